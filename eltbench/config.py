@@ -1,0 +1,145 @@
+"""What a run is made of: an architecture, an optimisation, and the names of its parts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+Options = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The network's shape; the depth scheme (looped, unique, universal) is the trainer's.
+
+    Where the paper (arXiv 2604.09168) is silent the default is its plainest reading: no input injection, no loop
+    embedding, pre-norm, and a condition that enters every loop in the same way.
+    """
+
+    unique_layers: int = 2  # N
+    max_loops: int = 4  # L_max
+    min_loops: int = 1  # L_min
+    width: int = 64
+    heads: int = 4
+    mlp_ratio: int = 4
+    block: Literal["dit", "bert"] = "dit"  # adaLN-Zero, or a plain transformer block with a condition token
+    patch: int = 2  # side of a patch of a continuous input, in pixels
+    norm: Literal["pre", "sandwich"] = "pre"
+    input_injection: bool = False  # the embedded input is added again before every loop
+    loop_embedding: bool = False  # a sinusoidal embedding of the loop index is added before every loop
+    loop_conditioning: bool = False  # the loop index also enters the condition of the block
+    attention_radius: int | None = None  # tokens farther apart on the grid (Chebyshev) do not see each other
+
+    def __post_init__(self) -> None:
+        for name in ("unique_layers", "max_loops", "min_loops", "width", "heads", "mlp_ratio", "patch"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"architecture: {name} must be a positive integer, given {value!r}")
+        if self.width % self.heads:
+            raise ValueError(f"architecture: heads must divide width, given width {self.width} and heads {self.heads}")
+        if self.width % 4:
+            raise ValueError(f"architecture: width must be a multiple of 4 (2-D positions), given {self.width}")
+        if self.min_loops > self.max_loops:
+            raise ValueError(
+                f"architecture: min_loops must not exceed max_loops, given {self.min_loops} > {self.max_loops}"
+            )
+        for name, allowed in (("block", ("dit", "bert")), ("norm", ("pre", "sandwich"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"architecture: {name} must be one of {allowed}, given {getattr(self, name)!r}")
+        if self.attention_radius is not None and self.attention_radius < 0:
+            raise ValueError(f"architecture: attention_radius must be 0 or more, given {self.attention_radius}")
+
+    @property
+    def effective_depth(self) -> int:
+        """D = N·L_max, in layers."""
+        return self.unique_layers * self.max_loops
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How the weights are fitted: AdamW with warm-up, a constant or cosine rate, clipping, and an average of weights."""
+
+    steps: int = 1000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup_steps: int = 50
+    schedule: Literal["constant", "cosine"] = "constant"
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0  # largest norm of the gradient
+    ema_decay: float = 0.995
+    label_dropout: float = 0.1
+    log_every: int = 50
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"optimisation: {name} must be at least 1, given {getattr(self, name)}")
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(f"optimisation: schedule must be 'constant' or 'cosine', given {self.schedule!r}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"optimisation: ema_decay must be in [0, 1), given {self.ema_decay}")
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"optimisation: label_dropout must be in [0, 1], given {self.label_dropout}")
+        object.__setattr__(self, "betas", tuple(self.betas))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model to be trained: everything that decides its weights, and nothing about where it is trained."""
+
+    trainer: str
+    task: str
+    dataset: str
+    seed: int = 0
+    architecture: Architecture = Architecture()
+    optimisation: Optimisation = Optimisation()
+    trainer_options: Options = ()
+    task_options: Options = ()
+    dataset_options: Options = ()
+    backend: str = "torch"
+    device: str = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"run: precision must be 'fp32' or 'bf16', given {self.precision!r}")
+        if self.threads < 1:
+            raise ValueError(f"run: threads must be at least 1, given {self.threads}")
+        for name in ("trainer_options", "task_options", "dataset_options"):
+            pairs = getattr(self, name)
+            pairs = pairs.items() if isinstance(pairs, dict) else pairs
+            object.__setattr__(self, name, tuple(sorted((key, _frozen(value)) for key, value in pairs)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as plain JSON values; `run_from_dict` is the inverse."""
+        plain = asdict(self)
+        for name in ("trainer_options", "task_options", "dataset_options"):
+            plain[name] = dict(plain[name])
+        return plain
+
+
+def run_from_dict(values: dict[str, Any]) -> Run:
+    """The run that `Run.to_dict` wrote; an unknown field raises ValueError."""
+    values = dict(values)
+    values["architecture"] = build(Architecture, values.get("architecture", {}))
+    values["optimisation"] = build(Optimisation, values.get("optimisation", {}))
+    return build(Run, values)
+
+
+def build(cls: type, values: dict[str, Any]) -> Any:
+    """A frozen dataclass from plain values; an unknown field raises ValueError with the near miss."""
+    from eltbench.registry import unknown
+
+    known = [field.name for field in fields(cls)]
+    for name in values:
+        if name not in known:
+            raise ValueError(unknown(f"{cls.__name__.lower()} field", name, known))
+    return cls(**values)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

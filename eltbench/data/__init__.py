@@ -1,0 +1,17 @@
+"""Datasets: NumPy in, NumPy out, the same batches for every backend."""
+
+from eltbench.data.base import Clean, Dataset, DataSpec
+from eltbench.registry import Registry
+
+registry: Registry[Dataset] = Registry(
+    "dataset",
+    {
+        "digits": "eltbench.data.digits:Digits",
+        "digits-codes": "eltbench.data.digits:DigitsCodes",
+        "digits-levels": "eltbench.data.digits:DigitsLevels",
+        "relay": "eltbench.data.relay:Relay",
+    },
+)
+register, get, create, names = registry.register, registry.get, registry.create, registry.names
+
+__all__ = ["Clean", "DataSpec", "Dataset", "create", "get", "names", "register", "registry"]

@@ -1,0 +1,77 @@
+"""What a dataset is: clean items in NumPy, a training stream and a fixed held-out split."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+
+class Clean(NamedTuple):
+    """Items without noise or masks.
+
+    values: (B, H, W, C) float32 in [-1, 1], or (B, T) int32 tokens in row order of the grid.
+    labels: (B,) int32 classes; zeros where the dataset has none.
+    context: (B, T) int32 tokens that the network always sees beside the masked ones, or None.
+    hidden: (B, T) bool, the tokens that this world hides, or None where the task draws its own masks.
+    """
+
+    values: np.ndarray
+    labels: np.ndarray
+    context: np.ndarray | None = None
+    hidden: np.ndarray | None = None
+
+    def __getitem__(self, index):  # type: ignore[override]
+        """The items at `index` (a slice or an array of positions), every field alike."""
+        return Clean(*(None if field is None else field[index] for field in tuple(self)))
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The form of a dataset's items, all that a network needs to know of it."""
+
+    kind: Literal["continuous", "tokens"]
+    grid: tuple[int, int]  # pixels (H, W), or the grid of tokens
+    channels: int = 1  # continuous only
+    vocabulary: int = 0  # tokens only; the mask is one further symbol, with this index
+    classes: int = 0  # 0: unconditional; the null label has index `classes`
+    context_vocabulary: int = 0  # 0: no context tokens
+
+    @property
+    def tokens(self) -> int:
+        """Number of grid positions."""
+        return self.grid[0] * self.grid[1]
+
+
+class Dataset(ABC):
+    """One world of data; its dataclass fields are its options and are part of a run's identity."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+
+    @property
+    @abstractmethod
+    def spec(self) -> DataSpec:
+        """The form of the items."""
+
+    @abstractmethod
+    def batch(self, rng: np.random.Generator, size: int) -> Clean:
+        """`size` training items drawn with `rng`."""
+
+    @abstractmethod
+    def training(self) -> Clean:
+        """The training split, or for a generated world a fixed sample of its stream."""
+
+    @abstractmethod
+    def heldout(self) -> Clean:
+        """The held-out split, always the same items."""
+
+    def images(self, values: np.ndarray) -> np.ndarray | None:
+        """Values as images (B, H, W, C) float32 in [-1, 1], or None where they are none."""
+        return None
+
+    def strata(self, clean: Clean) -> np.ndarray | None:
+        """An integer per position (B, T) by which errors are also reported (relay: distance), or None."""
+        return None

@@ -1,0 +1,96 @@
+"""Names for the parts that users may add: trainers, tasks, datasets, backends, studies."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+C = TypeVar("C", bound=type)
+
+
+class UnknownName(ValueError):
+    """A name that no registry entry carries; the message suggests the nearest one."""
+
+
+class Registry(Generic[T]):
+    """Maps a name to a class, given directly, as a lazy "module:Class", or by an installed package's entry point.
+
+    `version` belongs to what the class computes, not to its code style: raise it when the same configuration
+    would train or measure something else, so that cached runs of the old behaviour are not mistaken for new ones.
+    """
+
+    def __init__(self, kind: str, builtin: dict[str, str] | None = None) -> None:
+        self.kind = kind
+        self.group = f"eltbench.{kind.replace(' ', '_')}s"
+        self._entries: dict[str, type[T] | str] = dict(builtin or {})
+        self._plugins_read = False
+
+    def register(self, name: str, target: str | None = None, *, version: int = 1) -> Callable[[C], C]:
+        """Register a class by decorator, or a lazy `target` "module:Class"; the name must be free or lead to this class."""
+        if target is not None:
+            self._add(name, target)
+
+        def decorate(cls: C) -> C:
+            self._add(name, cls)
+            cls.name, cls.version = name, version
+            return cls
+
+        return decorate
+
+    def get(self, name: str) -> type[T]:
+        """The class registered under `name`; raises UnknownName with the near miss and the known names."""
+        self._read_plugins(unless=name)
+        entry = self._entries.get(name)
+        if entry is None:
+            raise UnknownName(unknown(self.kind, name, self.names()))
+        if isinstance(entry, str):
+            module, _, attribute = entry.partition(":")
+            entry = getattr(importlib.import_module(module), attribute)
+            self._entries[name] = entry
+            if getattr(entry, "name", None) is None:  # a lazy class that did not use the decorator
+                entry.name, entry.version = name, 1  # type: ignore[attr-defined]
+        return entry
+
+    def create(self, name: str, **options: Any) -> T:
+        """An instance of the class under `name`; an option that the class does not know raises ValueError."""
+        cls = self.get(name)
+        known = getattr(cls, "__dataclass_fields__", {})
+        for option in options:
+            if option not in known:
+                raise ValueError(unknown(f"option of {self.kind} {name!r}", option, list(known)))
+        return cls(**options)
+
+    def names(self) -> list[str]:
+        """All registered names, in alphabetical order."""
+        self._read_plugins()
+        return sorted(self._entries)
+
+    def _add(self, name: str, entry: type[T] | str) -> None:
+        existing = self._entries.get(name)
+        if existing is not None and _target(existing) != _target(entry):
+            raise ValueError(f"{self.kind} {name!r} is already registered as {_target(existing)}; choose another name")
+        self._entries[name] = entry
+
+    def _read_plugins(self, unless: str | None = None) -> None:
+        if self._plugins_read or unless in self._entries:
+            return
+        self._plugins_read = True
+        for point in entry_points(group=self.group):
+            self._add(point.name, point.value)
+
+
+def unknown(kind: str, name: str, known: list[str]) -> str:
+    """The message for a name that is not among `known`, with the near miss where there is one."""
+    near = difflib.get_close_matches(name, known, n=1)
+    if not near:  # transposed letters in a short name fall below difflib's default cut-off
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"unknown {kind} {name!r}{hint} known: {', '.join(known) or 'none'}"
+
+
+def _target(entry: type | str) -> str:
+    return entry if isinstance(entry, str) else f"{entry.__module__}:{entry.__qualname__}"

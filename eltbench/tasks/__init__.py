@@ -1,0 +1,15 @@
+"""Tasks: what one network call predicts and how samples are drawn."""
+
+from eltbench.registry import Registry
+from eltbench.tasks.base import Batch, ExitOutput, Ops, Task
+
+registry: Registry[Task] = Registry(
+    "task",
+    {
+        "masked": "eltbench.tasks.masked:Masked",
+        "diffusion": "eltbench.tasks.diffusion:Diffusion",
+    },
+)
+register, get, create, names = registry.register, registry.get, registry.create, registry.names
+
+__all__ = ["Batch", "ExitOutput", "Ops", "Task", "create", "get", "names", "register", "registry"]

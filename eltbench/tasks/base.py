@@ -1,0 +1,114 @@
+"""What a task is: how items are corrupted, how a prediction is judged, and how samples are drawn.
+
+Everything that touches the network's outputs is written against the Array API, so the same lines serve NumPy, torch
+and JAX; what the standard lacks is asked of the backend's `Ops`. Corruption and random draws are made on the host in
+NumPy, so that two backends see the same numbers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+from eltbench.data.base import Clean, DataSpec
+
+Array = Any  # an array of the backend in use
+
+
+class Batch(NamedTuple):
+    """What one network call is given and judged by; arrays of NumPy on the host, of the backend inside a step.
+
+    inputs: (B, H, W, C) noisy values or (B, T) tokens with masks. labels: (B,), the null label where dropped.
+    context: (B, T) or None. log_snr: (B,) or None. target: clean values, shaped like `inputs`.
+    weight: (B,) loss weights (diffusion), or (B, T) with 1 at masked positions.
+    """
+
+    inputs: Array
+    labels: Array
+    context: Array | None
+    log_snr: Array | None
+    target: Array
+    weight: Array
+
+
+class ExitOutput(NamedTuple):
+    """What the network gives at one exit; fields that were not asked for are None.
+
+    prediction: shaped (B, H, W, C), or logits (B, T, vocabulary). state: (B, T, width), the hidden state after that
+    loop. ponder: (B, T), loops spent plus remainder (universal depth).
+    """
+
+    prediction: Array | None = None
+    state: Array | None = None
+    ponder: Array | None = None
+
+
+class Ops(Protocol):
+    """What the Array API standard lacks or a fused kernel does better; each backend brings one."""
+
+    def cross_entropy(self, logits: Array, targets: Array) -> Array:
+        """-ln p(target): logits (..., V), integer targets (...) -> (...)."""
+
+    def log_softmax(self, logits: Array) -> Array:
+        """Over the last axis."""
+
+    def stop_gradient(self, array: Array) -> Array:
+        """The same values, constant to differentiation."""
+
+    def asarray(self, array: np.ndarray) -> Array:
+        """A host array as an array of the backend, on its device."""
+
+
+Predict = Callable[..., Array]
+"""predict(inputs, labels, log_snr, context, loops) -> prediction, on arrays of the backend."""
+
+
+class Task(ABC):
+    """What one network call predicts; dataclass fields are options and part of a run's identity."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    data_kind: ClassVar[str]  # the DataSpec.kind this task works on
+
+    @abstractmethod
+    def corrupt(self, clean: Clean, spec: DataSpec, rng: np.random.Generator, label_dropout: float = 0.0) -> Batch:
+        """The network's input and its target, drawn on the host in float32."""
+
+    @abstractmethod
+    def heldout(self, clean: Clean, spec: DataSpec, rng: np.random.Generator, draws: int) -> list[Batch]:
+        """`draws` corruptions of every item at corruption levels spread evenly over the training distribution."""
+
+    @abstractmethod
+    def loss(self, output: ExitOutput, batch: Batch, ops: Ops) -> Array:
+        """The ground-truth loss GT(F, y), a scalar."""
+
+    @abstractmethod
+    def distillation(self, student: ExitOutput, teacher: ExitOutput, batch: Batch, ops: Ops) -> Array:
+        """dist(student, teacher), a scalar; the caller stops the teacher's gradient."""
+
+    @abstractmethod
+    def errors(self, output: ExitOutput, batch: Batch, ops: Ops) -> Array:
+        """The ground-truth loss of each item (B,), such that the mean over a batch of equal weights is `loss`."""
+
+    @abstractmethod
+    def sampling(self, **options: Any) -> Any:
+        """This task's sampling settings (a frozen dataclass); unknown options raise ValueError."""
+
+    @abstractmethod
+    def sample(
+        self,
+        predict: Predict,
+        spec: DataSpec,
+        labels: np.ndarray,
+        loops: int,
+        rng: np.random.Generator,
+        ops: Ops,
+        settings: Any = None,
+    ) -> Generator[Array, int | None, None]:
+        """Draw one item per label, yielding the state after each sampling step.
+
+        Send an integer into the generator to change `loops` from the next step on; stop iterating to stop early.
+        """

@@ -1,0 +1,17 @@
+"""Trainers: one a file, written once for all backends."""
+
+from eltbench.registry import Registry
+from eltbench.trainers.base import Trainer
+
+registry: Registry[Trainer] = Registry(
+    "trainer",
+    {
+        "elt": "eltbench.trainers.elt:ELT",
+        "no-ilsd": "eltbench.trainers.no_ilsd:NoILSD",
+        "unique-depth": "eltbench.trainers.unique_depth:UniqueDepth",
+        "universal-transformer": "eltbench.trainers.universal_transformer:UniversalTransformer",
+    },
+)
+register, get, create, names = registry.register, registry.get, registry.create, registry.names
+
+__all__ = ["Trainer", "create", "get", "names", "register", "registry"]

@@ -1,0 +1,40 @@
+"""What a trainer is: which exits are read at a step, and how their outputs combine into a loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from eltbench.config import Architecture
+from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Task
+
+
+class Trainer(ABC):
+    """How a network is supervised; dataclass fields are options and part of a run's identity.
+
+    A trainer knows no optimiser, no loop and no backend.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    depth: ClassVar[Literal["looped", "unique", "universal"]]
+
+    def check(self, architecture: Architecture) -> None:
+        """Raise ValueError for an architecture that this trainer cannot train."""
+        if self.depth == "unique" and architecture.max_loops != 1:
+            raise ValueError(
+                f"trainer {self.name!r} has no loops: give max_loops = 1 and all layers as unique_layers, "
+                f"given max_loops = {architecture.max_loops}"
+            )
+
+    @abstractmethod
+    def exits(self, architecture: Architecture, rng: np.random.Generator) -> tuple[int, ...]:
+        """The loop counts at which the head is read at this step, strictly increasing."""
+
+    @abstractmethod
+    def objective(
+        self, outputs: list[ExitOutput], batch: Batch, progress: float, task: Task, ops: Ops
+    ) -> dict[str, Array]:
+        """Named loss terms, whose sum is the loss; `progress` runs from 0 at the first step to 1 at the last."""
