@@ -1,0 +1,32 @@
+"""Benchmark and analysis of looped depth: Elastic Looped Transformers (arXiv 2604.09168) and their baselines.
+
+Importing this package loads neither torch nor jax; `load_rows` and `load_model` bring in what they need when called for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from eltbench import data, tasks, trainers
+from eltbench.config import Architecture, Optimisation, Run
+
+if TYPE_CHECKING:
+    from eltbench.model import load_model
+    from eltbench.results import load_rows
+
+__version__ = "0.1.0"
+
+__all__ = ["Architecture", "Optimisation", "Run", "data", "load_model", "load_rows", "tasks", "trainers"]
+
+_LAZY = {"load_model": "eltbench.model", "load_rows": "eltbench.results"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'eltbench' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
