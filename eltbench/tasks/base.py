@@ -11,11 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import array_api_compat
 import numpy as np
 
 from eltbench.data.base import Clean, DataSpec
 
 Array = Any  # an array of the backend in use
+
+
+def namespace(*arrays: Array) -> Any:
+    """The Array API functions of the arrays' own library."""
+    return array_api_compat.array_namespace(*(array for array in arrays if array is not None))
 
 
 class Batch(NamedTuple):
@@ -72,6 +78,7 @@ class Task(ABC):
     name: ClassVar[str]
     version: ClassVar[int]
     data_kind: ClassVar[str]  # the DataSpec.kind this task works on
+    timed: ClassVar[bool]  # whether the network is told log_snr
 
     @abstractmethod
     def corrupt(self, clean: Clean, spec: DataSpec, rng: np.random.Generator, label_dropout: float = 0.0) -> Batch:
@@ -91,7 +98,11 @@ class Task(ABC):
 
     @abstractmethod
     def errors(self, output: ExitOutput, batch: Batch, ops: Ops) -> Array:
-        """The ground-truth loss of each item (B,), such that the mean over a batch of equal weights is `loss`."""
+        """The ground-truth loss of each item (B,); averaged with `item_weights` they give `loss`."""
+
+    @abstractmethod
+    def item_weights(self, batch: Batch) -> Array:
+        """How much each item counts in `loss` (B,)."""
 
     @abstractmethod
     def sampling(self, **options: Any) -> Any:
@@ -107,8 +118,10 @@ class Task(ABC):
         rng: np.random.Generator,
         ops: Ops,
         settings: Any = None,
+        given: Clean | None = None,
     ) -> Generator[Array, int | None, None]:
-        """Draw one item per label, yielding the state after each sampling step.
+        """Draw one item per label, yielding the state after each sampling step; the last state is the sample.
 
         Send an integer into the generator to change `loops` from the next step on; stop iterating to stop early.
+        `given` carries context tokens and known values where the world has them.
         """

@@ -20,6 +20,7 @@ class Trainer(ABC):
     name: ClassVar[str]
     version: ClassVar[int]
     depth: ClassVar[Literal["looped", "unique", "universal"]]
+    fields: ClassVar[tuple[str, ...]] = ("prediction",)  # what `objective` needs of every exit
 
     def check(self, architecture: Architecture) -> None:
         """Raise ValueError for an architecture that this trainer cannot train."""

@@ -1,0 +1,153 @@
+"""The torch engine: optimiser step, averaged weights, precision, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from eltbench.backends.base import Engine
+from eltbench.backends.torch.network import Network
+from eltbench.backends.torch.ops import TorchOps
+from eltbench.config import Run
+from eltbench.data.base import DataSpec
+from eltbench.streams import stream
+from eltbench.tasks.base import Array, Batch, ExitOutput, Task
+from eltbench.trainers.base import Trainer
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class TorchEngine(Engine):
+    """One network on one device, with AdamW and an exponential average of its weights."""
+
+    def __init__(self, run: Run, spec: DataSpec, trainer: Trainer, task: Task) -> None:
+        self.run, self.trainer, self.task = run, trainer, task
+        self.device = torch.device(run.device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device {run.device!r} asked for, but torch sees no CUDA device here; known: cpu")
+        if self.device.type == "cpu":
+            torch.set_num_threads(run.threads)
+        self.ops = TorchOps(self.device)
+        seed = int(stream(run.dataset, run.seed, "weights").integers(2**62))
+        network = Network(
+            run.architecture,
+            trainer.depth,
+            spec,
+            timed=task.timed,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        self.network = network.to(self.device)
+        optimisation = run.optimisation
+        self.average = AveragedModel(
+            self.network, multi_avg_fn=get_ema_multi_avg_fn(optimisation.ema_decay), use_buffers=False
+        )
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=optimisation.learning_rate,
+            betas=optimisation.betas,
+            weight_decay=optimisation.weight_decay,
+            fused=True,
+        )
+        if run.compile:
+            self.network.compile_block()
+            self.average.module.compile_block()
+
+    def upload(self, batch: Batch) -> Batch:
+        return Batch(*(None if array is None else self.ops.asarray(array) for array in batch))
+
+    def numpy(self, array: Array) -> np.ndarray:
+        array = array.detach().cpu()
+        return (array.float() if array.is_floating_point() else array).numpy()
+
+    def step(self, batch: Batch, exits: tuple[int, ...], progress: float, learning_rate: float) -> dict[str, Array]:
+        batch = self.upload(batch)
+        self.network.train()
+        outputs = self._call(self.network, batch, exits, self.trainer.fields)
+        terms = self.trainer.objective(outputs, batch, progress, self.task, self.ops)
+        loss = torch.stack(list(terms.values())).sum()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.run.optimisation.gradient_clip)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate
+        self.optimiser.step()
+        self.average.update_parameters(self.network)
+        detached = {name: term.detach() for name, term in terms.items()}
+        return {**detached, "loss": loss.detach(), "gradient_norm": norm.detach()}
+
+    @torch.inference_mode()
+    def predict(
+        self, batch: Batch, exits: Sequence[int], fields: tuple[str, ...] = ("prediction",)
+    ) -> list[ExitOutput]:
+        self.average.eval()
+        return self._call(self.average.module, batch, tuple(exits), fields)
+
+    def _call(
+        self, network: Any, batch: Batch, exits: tuple[int, ...], fields: tuple[str, ...]
+    ) -> list[ExitOutput]:
+        with self.autocast():
+            outputs = network(batch.inputs, batch.labels, batch.context, batch.log_snr, exits, fields)
+        if self.run.precision == "fp32":
+            return outputs
+        return [ExitOutput(*(None if field is None else field.float() for field in output)) for output in outputs]
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The run's precision as a context: matrix products in bf16, weights and losses in fp32."""
+        if self.run.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def save(self, directory: Path, step: int) -> None:
+        tensors: dict[str, torch.Tensor] = {}
+        averaged = dict(self.average.module.named_parameters())
+        for name, parameter in self.network.named_parameters():
+            tensors[f"weights.{name}"] = parameter.detach()
+            tensors[f"average.{name}"] = averaged[name].detach()
+            for moment in MOMENTS:
+                state = self.optimiser.state.get(parameter, {})
+                tensors[f"{moment}.{name}"] = state.get(moment, torch.zeros_like(parameter))
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        directory.mkdir(parents=True, exist_ok=True)
+        target = directory / "checkpoint.safetensors"
+        temporary = target.with_suffix(f".{os.getpid()}.tmp")
+        save_file(tensors, temporary, metadata={"step": str(step), "format": "eltbench-1"})
+        os.replace(temporary, target)
+        description = {"step": step, "run": self.run.to_dict(), "parameters": self.parameter_count()}
+        temporary = directory / f"checkpoint.json.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps(description, indent=1, sort_keys=True))
+        os.replace(temporary, directory / "checkpoint.json")
+
+    def load(self, directory: Path) -> int:
+        path = directory / "checkpoint.safetensors"
+        try:
+            with safe_open(path, framework="pt") as file:
+                step = int((file.metadata() or {})["step"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise ValueError(f"checkpoint {path} is damaged or not eltbench's: {error}") from error
+        averaged = dict(self.average.module.named_parameters())
+        expected = {f"{part}.{name}" for name in averaged for part in ("weights", "average", *MOMENTS)}
+        if expected != set(tensors):
+            odd = sorted(expected ^ set(tensors))
+            raise ValueError(f"checkpoint {path} does not fit this network: {len(odd)} names differ, first {odd[0]}")
+        with torch.no_grad():
+            for name, parameter in self.network.named_parameters():
+                parameter.copy_(tensors[f"weights.{name}"])
+                averaged[name].copy_(tensors[f"average.{name}"])
+                state = {moment: tensors[f"{moment}.{name}"].to(self.device) for moment in MOMENTS}
+                self.optimiser.state[parameter] = {"step": torch.tensor(float(step), device=self.device), **state}
+            self.average.n_averaged.fill_(step)
+        return step

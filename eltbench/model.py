@@ -1,0 +1,124 @@
+"""A trained model, ready to be asked: predictions at any exits and samples at any loop count."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eltbench.backends import check_exits
+from eltbench.backends.base import Engine
+from eltbench.config import Run, run_from_dict
+from eltbench.data.base import Clean, DataSpec
+from eltbench.identity import run_id
+from eltbench.streams import stream
+from eltbench.tasks.base import Array, Batch
+from eltbench.training import CHECKPOINT, Parts, build_engine, parts
+
+
+class Model:
+    """A run with its trained (averaged) weights."""
+
+    def __init__(self, run: Run, engine: Engine, made: Parts) -> None:
+        self.run, self.engine = run, engine
+        self.trainer, self.task, self.dataset = made.trainer, made.task, made.dataset
+
+    @property
+    def spec(self) -> DataSpec:
+        """The form of this model's data."""
+        return self.dataset.spec
+
+    @property
+    def run_id(self) -> str:
+        """The identity of the run that trained it."""
+        return run_id(self.run)
+
+    def exits(self, exits: Sequence[int]) -> tuple[int, ...]:
+        """The exits, checked against this network (ValueError)."""
+        return check_exits(exits, deepest=1 if self.trainer.depth == "unique" else None)
+
+    def predict(
+        self,
+        inputs: np.ndarray,
+        labels: np.ndarray | None = None,
+        log_snr: np.ndarray | float | None = None,
+        context: np.ndarray | None = None,
+        *,
+        exits: Sequence[int],
+    ) -> list[np.ndarray]:
+        """One prediction per exit, from one pass: clean values (B, H, W, C), or logits (B, T, vocabulary).
+
+        inputs: noisy values (B, H, W, C) or tokens (B, T) with `spec.vocabulary` where masked. labels: (B,), the null
+        label by default. log_snr: (B,) or one number; diffusion needs it. Raises ValueError for impossible exits.
+        """
+        exits = self.exits(exits)
+        items = len(inputs)
+        if self.task.timed and log_snr is None:
+            raise ValueError(f"predict: task {self.run.task!r} needs log_snr, the noise level of the inputs")
+        if self.spec.context_vocabulary and context is None:
+            raise ValueError(f"predict: dataset {self.run.dataset!r} needs context tokens")
+        if labels is None:
+            labels = np.full(items, self.spec.classes, np.int32)
+        level = None if log_snr is None else np.broadcast_to(np.asarray(log_snr, np.float32), (items,)).copy()
+        batch = self.engine.upload(Batch(inputs, np.asarray(labels, np.int32), context, level, None, None))
+        return [self.engine.numpy(output.prediction) for output in self.engine.predict(batch, exits)]
+
+    def trajectory(
+        self, labels: np.ndarray, loops: int, *, seed: int = 0, given: Clean | None = None, **settings: Any
+    ) -> Iterator[np.ndarray]:
+        """The state after each sampling step; see `Task.sampling` for the settings."""
+        (loops,) = self.exits([loops])
+
+        def predict(inputs: Array, labels: Array, log_snr: Array, context: Array, loops: int) -> Array:
+            return self.engine.predict(Batch(inputs, labels, context, log_snr, None, None), (loops,))[0].prediction
+
+        rng = stream(self.run.dataset, seed, "sampling")
+        states = self.task.sample(
+            predict, self.spec, labels, loops, rng, self.engine.ops, self.task.sampling(**settings), given
+        )
+        return map(self.engine.numpy, states)
+
+    def sample(
+        self, labels: np.ndarray, loops: int, *, seed: int = 0, given: Clean | None = None, **settings: Any
+    ) -> np.ndarray:
+        """One item per label at this loop count; the same seed draws the same noise at every loop count."""
+        state = None
+        for state in self.trajectory(np.asarray(labels), loops, seed=seed, given=given, **settings):  # noqa: B007
+            pass
+        assert state is not None
+        return state
+
+
+def runs_root(root: str | Path | None = None) -> Path:
+    """Where trained runs are kept: the given folder, else $ELTBENCH_RUNS, else the user's cache folder."""
+    if root is not None:
+        return Path(root)
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("ELTBENCH_RUNS") or Path(cache) / "eltbench" / "runs")
+
+
+def load_model(run: str | Path, *, runs: str | Path | None = None, device: str | None = None) -> Model:
+    """The model of a run, named by its id (or a beginning of it that fits one run) or by its folder.
+
+    Raises ValueError when there is no such run or its checkpoint is damaged. `device` overrides where it is loaded.
+    """
+    directory = Path(run)
+    if not (directory / CHECKPOINT).exists():
+        root = runs_root(runs)
+        found = sorted(path.parent for path in root.glob(f"{run}*/{CHECKPOINT}"))
+        if len(found) != 1:
+            problem = "no trained run" if not found else f"{len(found)} runs"
+            raise ValueError(f"{problem} named {str(run)!r} in {root}")
+        directory = found[0]
+    values = json.loads((directory / "checkpoint.json").read_text())["run"]
+    if device is not None:
+        values["device"] = device
+    configured = run_from_dict(values)
+    made = parts(configured)
+    engine = build_engine(configured, made)
+    engine.load(directory)
+    return Model(configured, engine, made)

@@ -1,0 +1,123 @@
+"""The only training loop: batches → engine.step → log → checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eltbench import backends, data, tasks, trainers
+from eltbench.backends.base import Engine
+from eltbench.config import Optimisation, Run
+from eltbench.data.base import Dataset
+from eltbench.streams import stream
+from eltbench.tasks.base import Task
+from eltbench.trainers.base import Trainer
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+class Diverged(ArithmeticError):
+    """A loss that is no longer finite; `step` is where."""
+
+    def __init__(self, step: int, value: float) -> None:
+        super().__init__(f"the loss became {value} at step {step}; try a smaller learning_rate or gradient_clip")
+        self.step = step
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects that a run's names stand for."""
+
+    trainer: Trainer
+    task: Task
+    dataset: Dataset
+
+
+def parts(run: Run) -> Parts:
+    """Look the run's names up and refuse what does not fit together, before anything is trained (ValueError)."""
+    trainer = trainers.create(run.trainer, **dict(run.trainer_options))
+    task = tasks.create(run.task, **dict(run.task_options))
+    dataset = data.create(run.dataset, **dict(run.dataset_options))
+    backends.get(run.backend)
+    trainer.check(run.architecture)
+    if task.data_kind != dataset.spec.kind:
+        raise ValueError(
+            f"task {run.task!r} works on {task.data_kind} data, dataset {run.dataset!r} gives {dataset.spec.kind}"
+        )
+    return Parts(trainer, task, dataset)
+
+
+def build_engine(run: Run, made: Parts | None = None) -> Engine:
+    """The run's engine with fresh weights."""
+    made = made or parts(run)
+    return backends.get(run.backend)(run, made.dataset.spec, made.trainer, made.task)
+
+
+def learning_rate(optimisation: Optimisation, step: int) -> float:
+    """Linear warm-up, then constant or half a cosine down to zero."""
+    warmup = min(1.0, (step + 1) / max(1, optimisation.warmup_steps))
+    if optimisation.schedule == "constant":
+        return optimisation.learning_rate * warmup
+    done = max(0, step - optimisation.warmup_steps) / max(1, optimisation.steps - optimisation.warmup_steps)
+    return optimisation.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def fit(run: Run, directory: Path, report: Callable[[int, int], None] | None = None) -> Engine:
+    """Train a run to its end in `directory`, resuming from the checkpoint there; returns the trained engine.
+
+    Raises Diverged when a loss is not finite, ValueError for a configuration that cannot be or a damaged checkpoint.
+    """
+    made = parts(run)
+    spec, optimisation = made.dataset.spec, run.optimisation
+    engine = build_engine(run, made)
+    directory.mkdir(parents=True, exist_ok=True)
+    start = engine.load(directory) if (directory / CHECKPOINT).exists() else 0
+    log = Log(directory / "log.jsonl", start)
+    for step in range(start, optimisation.steps):
+        clean = made.dataset.batch(stream(run.dataset, run.seed, "batch", step), optimisation.batch_size)
+        corruption = stream(run.dataset, run.seed, "corruption", step)
+        batch = made.task.corrupt(clean, spec, corruption, optimisation.label_dropout)
+        exits = made.trainer.exits(run.architecture, stream(run.dataset, run.seed, "exits", step))
+        progress = step / max(1, optimisation.steps - 1)
+        terms = engine.step(batch, exits, progress, learning_rate(optimisation, step))
+        log.add(step, exits, terms)
+        done = step + 1
+        if done % optimisation.log_every == 0 or done == optimisation.steps:
+            log.flush(engine)
+            if report:
+                report(done, optimisation.steps)
+        if done % optimisation.checkpoint_every == 0 or done == optimisation.steps:
+            log.flush(engine)
+            engine.save(directory, done)
+    return engine
+
+
+class Log:
+    """Loss terms by step as JSON lines; values stay on the device until `flush`, so that no step waits for them."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        self.path = path
+        self.pending: list[tuple[int, tuple[int, ...], dict[str, Any]]] = []
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < start]
+        path.write_text("".join(line + "\n" for line in kept))
+
+    def add(self, step: int, exits: tuple[int, ...], terms: dict[str, Any]) -> None:
+        self.pending.append((step, exits, terms))
+
+    def flush(self, engine: Engine) -> None:
+        """Write what is pending; the first value that is not finite raises Diverged with its step."""
+        with self.path.open("a") as file:
+            for step, exits, terms in self.pending:
+                values = {name: float(np.asarray(engine.numpy(term))) for name, term in terms.items()}
+                for value in values.values():
+                    if not math.isfinite(value):
+                        raise Diverged(step, value)
+                file.write(json.dumps({"step": step, "exits": exits, **values}) + "\n")
+        self.pending.clear()
