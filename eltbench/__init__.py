@@ -1,6 +1,6 @@
 """Benchmark and analysis of looped depth: Elastic Looped Transformers (arXiv 2604.09168) and their baselines.
 
-Importing this package loads neither torch nor jax; `load_rows` and `load_model` bring in what they need when called for.
+Importing this package loads neither torch nor jax; `load_rows` and `load_model` bring in what they need when asked for.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
@@ -12,7 +13,7 @@ T = TypeVar("T")
 C = TypeVar("C", bound=type)
 
 
-class UnknownName(ValueError):
+class UnknownNameError(ValueError):
     """A name that no registry entry carries; the message suggests the nearest one."""
 
 
@@ -30,38 +31,38 @@ class Registry(Generic[T]):
         self._plugins_read = False
 
     def register(self, name: str, target: str | None = None, *, version: int = 1) -> Callable[[C], C]:
-        """Register a class by decorator, or a lazy `target` "module:Class"; the name must be free or lead to this class."""
+        """Register a class by decorator, or a lazy `target` "module:Class"; the name must be free or lead there."""
         if target is not None:
             self._add(name, target)
 
         def decorate(cls: C) -> C:
             self._add(name, cls)
-            cls.name, cls.version = name, version
+            cls.name, cls.version = name, version  # type: ignore[attr-defined]
             return cls
 
         return decorate
 
     def get(self, name: str) -> type[T]:
-        """The class registered under `name`; raises UnknownName with the near miss and the known names."""
+        """The class registered under `name`; raises UnknownNameError with the near miss and the known names."""
         self._read_plugins(unless=name)
         entry = self._entries.get(name)
         if entry is None:
-            raise UnknownName(unknown(self.kind, name, self.names()))
+            raise UnknownNameError(unknown(self.kind, name, self.names()))
         if isinstance(entry, str):
             module, _, attribute = entry.partition(":")
             entry = getattr(importlib.import_module(module), attribute)
             self._entries[name] = entry
-            if getattr(entry, "name", None) is None:  # a lazy class that did not use the decorator
-                entry.name, entry.version = name, 1  # type: ignore[attr-defined]
+            if "name" not in vars(entry):  # a lazy class that did not use the decorator; its parent may have
+                entry.name, entry.version = name, vars(entry).get("version", 1)  # type: ignore[attr-defined]
         return entry
 
     def create(self, name: str, **options: Any) -> T:
         """An instance of the class under `name`; an option that the class does not know raises ValueError."""
         cls = self.get(name)
-        known = getattr(cls, "__dataclass_fields__", {})
+        known = [field.name for field in fields(cls)] if is_dataclass(cls) else []
         for option in options:
             if option not in known:
-                raise ValueError(unknown(f"option of {self.kind} {name!r}", option, list(known)))
+                raise ValueError(unknown(f"option of {self.kind} {name!r}", option, known))
         return cls(**options)
 
     def names(self) -> list[str]:

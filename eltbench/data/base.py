@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -23,9 +23,9 @@ class Clean(NamedTuple):
     context: np.ndarray | None = None
     hidden: np.ndarray | None = None
 
-    def __getitem__(self, index):  # type: ignore[override]
+    def __getitem__(self, index: Any) -> Clean:  # type: ignore[override]
         """The items at `index` (a slice or an array of positions), every field alike."""
-        return Clean(*(None if field is None else field[index] for field in tuple(self)))
+        return Clean._make(None if field is None else field[index] for field in tuple(self))
 
 
 @dataclass(frozen=True)
