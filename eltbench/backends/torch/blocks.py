@@ -1,0 +1,117 @@
+"""The layers of a network: attention, the two kinds of transformer block, and the head."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eltbench.config import Architecture
+
+Modulation = tuple[Tensor, ...]  # shifts, scales (one already added) and gates, each (B, 1, D)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one matrix product for queries, keys and values."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.projection = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x (B, T, D), mask (T, T) with True where a query (row) sees a key (column)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, heads, D / heads)
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, T, D / heads)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        return self.projection(mixed.transpose(1, 2).flatten(2))  # (B, T, D)
+
+
+class MLP(nn.Module):
+    """Two linear maps with a GELU between them."""
+
+    def __init__(self, width: int, ratio: int, approximate: str) -> None:
+        super().__init__()
+        self.approximate = approximate
+        self.expand = nn.Linear(width, ratio * width)
+        self.contract = nn.Linear(ratio * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.contract(F.gelu(self.expand(x), approximate=self.approximate))  # (B, T, D)
+
+
+class DiTBlock(nn.Module):
+    """adaLN-Zero block (DiT, arXiv 2212.09748): 18 D² weights, of which 6 D² make the modulation.
+
+    The modulation is a separate call because it depends on the condition and not on the state: a looped network makes
+    it once and passes it in at every loop.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        width, affine = architecture.width, False
+        self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=affine)
+        self.attention = Attention(width, architecture.heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=affine)
+        self.mlp = MLP(width, architecture.mlp_ratio, "tanh")
+        self.modulation = nn.Linear(width, 6 * width)
+        # The gate that follows scales each channel, so the sandwich needs no weights of its own.
+        sandwich = architecture.norm == "sandwich"
+        self.after1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=affine) if sandwich else nn.Identity()
+        self.after2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=affine) if sandwich else nn.Identity()
+
+    def modulate(self, activated: Tensor) -> Modulation:
+        """The six vectors (B, 1, D) of this layer from the activated condition (B, D)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(activated).unsqueeze(1).chunk(6, dim=-1)
+        return shift1, 1 + scale1, gate1, shift2, 1 + scale2, gate2
+
+    def forward(self, x: Tensor, modulation: Modulation, mask: Tensor | None) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation
+        attended = self.attention(torch.addcmul(shift1, self.norm1(x), scale1), mask)
+        x = torch.addcmul(x, gate1, self.after1(attended))  # (B, T, D)
+        return torch.addcmul(x, gate2, self.after2(self.mlp(torch.addcmul(shift2, self.norm2(x), scale2))))
+
+
+class BertBlock(nn.Module):
+    """Transformer block with the LayerNorm first; the condition is a token of its own, so there is no modulation."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        width = architecture.width
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attention = Attention(width, architecture.heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = MLP(width, architecture.mlp_ratio, "none")
+        sandwich = architecture.norm == "sandwich"
+        self.after1 = nn.LayerNorm(width, eps=1e-6) if sandwich else nn.Identity()
+        self.after2 = nn.LayerNorm(width, eps=1e-6) if sandwich else nn.Identity()
+
+    def modulate(self, activated: Tensor) -> Modulation:
+        """Nothing: this block takes its condition from the prefix token."""
+        return ()
+
+    def forward(self, x: Tensor, modulation: Modulation, mask: Tensor | None) -> Tensor:
+        x = x + self.after1(self.attention(self.norm1(x), mask))  # (B, T, D)
+        return x + self.after2(self.mlp(self.norm2(x)))
+
+
+class Head(nn.Module):
+    """From the state to the prediction: a norm (modulated in a DiT, affine otherwise) and a linear map."""
+
+    def __init__(self, width: int, outputs: int, *, modulated: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=not modulated)
+        self.modulation = nn.Linear(width, 2 * width) if modulated else None
+        self.linear = nn.Linear(width, outputs)
+
+    def modulate(self, activated: Tensor) -> Modulation:
+        """Shift and scale (B, 1, D) from the activated condition (B, D), or nothing."""
+        if self.modulation is None:
+            return ()
+        shift, scale = self.modulation(activated).unsqueeze(1).chunk(2, dim=-1)
+        return shift, 1 + scale
+
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        x = self.norm(x)  # (B, T, D)
+        return self.linear(torch.addcmul(modulation[0], x, modulation[1]) if modulation else x)  # (B, T, outputs)

@@ -1,0 +1,232 @@
+"""The network: N unique layers applied L times, read at any of the loops.
+
+A call is made of three steps that convergence diagnostics use one by one:
+
+    state, conditioning = network.embed(inputs, labels, context, log_snr)
+    state = network.loop(state, conditioning, index)  # index = 1, 2, …
+    prediction = network.read(state, conditioning)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eltbench.accounting import Depth, token_grid
+from eltbench.backends import positions
+from eltbench.backends.base import check_exits
+from eltbench.backends.torch.blocks import BertBlock, DiTBlock, Head, Modulation
+from eltbench.backends.torch.halting import Halting, Tally
+from eltbench.backends.torch.initialisation import initialise
+from eltbench.config import Architecture
+from eltbench.data.base import DataSpec
+from eltbench.tasks.base import ExitOutput
+
+
+class Conditioning(NamedTuple):
+    """What does not depend on the loop, made once per call.
+
+    vector: the condition (B, D). blocks: one modulation per layer, or None where it differs from loop to loop.
+    head: the modulation of the head. injected: (B, P + T, D), added before every loop after the first, or None.
+    """
+
+    vector: Tensor
+    blocks: tuple[Modulation, ...] | None
+    head: Modulation
+    injected: Tensor | None
+
+
+class Embedding(nn.Module):
+    """Patches of a continuous input, or tokens and the context beside them, as vectors (B, T, D)."""
+
+    def __init__(self, architecture: Architecture, spec: DataSpec) -> None:
+        super().__init__()
+        self.patch, width = architecture.patch, architecture.width
+        if spec.kind == "continuous":
+            self.patches = nn.Linear(self.patch**2 * spec.channels, width)
+        else:
+            self.tokens = nn.Embedding(spec.vocabulary + 1, width)  # the last row is the mask
+        self.context = nn.Embedding(spec.context_vocabulary, width) if spec.context_vocabulary else None
+
+    def forward(self, inputs: Tensor, context: Tensor | None) -> Tensor:
+        if inputs.ndim == 4:
+            cells = inputs.unflatten(2, (-1, self.patch)).unflatten(1, (-1, self.patch))  # (B, h, p, w, p, C)
+            x = self.patches(cells.transpose(2, 3).flatten(3).flatten(1, 2))  # (B, T, D)
+        else:
+            x = self.tokens(inputs)
+        if self.context is None:
+            return x
+        if context is None:
+            raise ValueError("network: this dataset has context tokens, given context None")
+        return x + self.context(context)
+
+
+class Condition(nn.Module):
+    """Label and log-SNR as one vector (B, D); zeros where there is neither."""
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, classes: int, *, timed: bool) -> None:
+        super().__init__()
+        self.width, self.timed = width, timed
+        self.labels = nn.Embedding(classes + 1, width) if classes else None  # the last row is the null label
+        if timed:
+            self.log_snr_in = nn.Linear(width, width)
+            self.log_snr_out = nn.Linear(width, width)
+            frequencies = torch.tensor(positions.log_snr_frequencies(width))
+            self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, labels: Tensor, log_snr: Tensor | None) -> Tensor:
+        vector = self.labels(labels) if self.labels is not None else None
+        if self.timed:
+            if log_snr is None:
+                raise ValueError("network: this task has a noise level, given log_snr None")
+            angles = log_snr.unsqueeze(-1) * self.frequencies  # (B, D / 2)
+            waves = torch.cat([angles.sin(), angles.cos()], dim=-1)  # (B, D)
+            timing = self.log_snr_out(F.silu(self.log_snr_in(waves)))
+            vector = timing if vector is None else vector + timing
+        return labels.new_zeros((len(labels), self.width), dtype=torch.float32) if vector is None else vector
+
+
+class Network(nn.Module):
+    """A looped, unique-depth or universal transformer (arXiv 2604.09168, 1807.03819) with exits at its loops.
+
+    `timed` says that the task supplies log_snr; all weights are drawn from `generator` (torch's global one if None).
+    Inside, the state is (B, P + T, D) with P = 1 where a prefix token carries the condition (block "bert"). The
+    parameter count does not depend on `max_loops`, and any number of loops can be run. Raises ValueError where the
+    patch does not divide the grid or a unique-depth network is given loops.
+    """
+
+    positions: Tensor  # (T, D)
+    frequencies: Tensor  # (D / 2,), of the loop index
+    mask: Tensor | None  # (P + T, P + T)
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        depth: Depth,
+        spec: DataSpec,
+        *,
+        timed: bool,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.architecture, self.depth, self.spec = architecture, depth, spec
+        self.grid = token_grid(architecture, depth, spec)
+        width, modulated = architecture.width, architecture.block == "dit"
+        conditioned = spec.classes > 0 or timed or architecture.loop_conditioning
+        self.prefix = int(conditioned and not modulated)  # P
+
+        self.embedding = Embedding(architecture, spec)
+        self.condition = Condition(width, spec.classes, timed=timed)
+        self.injection = nn.Linear(width, width) if architecture.input_injection else None
+        block = DiTBlock if modulated else BertBlock
+        self.blocks = nn.ModuleList(block(architecture) for _ in range(architecture.unique_layers))
+        outputs = architecture.patch**2 * spec.channels if spec.kind == "continuous" else spec.vocabulary
+        self.head = Head(width, outputs, modulated=modulated)
+        self.halting = Halting(width) if depth == "universal" else None
+
+        radius = architecture.attention_radius
+        mask = None if radius is None else torch.tensor(positions.visible(self.grid, radius, self.prefix))
+        places = torch.tensor(positions.grid_positions(self.grid, width))
+        self.register_buffer("positions", places, persistent=False)
+        self.register_buffer("frequencies", torch.tensor(positions.index_frequencies(width)), persistent=False)
+        self.register_buffer("mask", mask, persistent=False)
+        initialise(self, generator, zero_head=spec.kind == "continuous")
+
+    def forward(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        context: Tensor | None,
+        log_snr: Tensor | None,
+        exits: Sequence[int],
+        fields: tuple[str, ...] = ("prediction",),
+    ) -> list[ExitOutput]:
+        """One output per exit, from one run of loops 1 … exits[-1]; the head is read at the exits only.
+
+        inputs (B, H, W, C) or (B, T), labels (B,), context (B, T), log_snr (B,). Of ExitOutput's fields only those
+        named are filled; `ponder` stays None unless the depth is universal. Raises ValueError for exits that are not
+        strictly increasing from 1 on, or lie beyond a unique-depth network, and for unknown fields.
+        """
+        exits = check_exits(exits, deepest=1 if self.depth == "unique" else None)
+        if unknown := set(fields) - set(ExitOutput._fields):
+            raise ValueError(f"network: fields must be among {ExitOutput._fields}, given {sorted(unknown)}")
+        state, conditioning = self.embed(inputs, labels, context, log_snr)
+        tally = None if self.halting is None else self.halting.start(state)
+        outputs = []
+        for index in range(1, exits[-1] + 1):
+            if self.halting is not None and tally is not None and index > 1:
+                tally = self.halting.advance(tally, state)
+            state = self.loop(state, conditioning, index)
+            if index in exits:
+                outputs.append(self._exit(state, tally, conditioning, fields))
+        return outputs
+
+    def embed(
+        self, inputs: Tensor, labels: Tensor, context: Tensor | None, log_snr: Tensor | None
+    ) -> tuple[Tensor, Conditioning]:
+        """The state before the first loop (B, P + T, D), and what all loops share."""
+        vector = self.condition(labels, log_snr)  # (B, D)
+        state = self.embedding(inputs, context) + self.positions  # (B, T, D)
+        if self.prefix:
+            state = torch.cat([vector.unsqueeze(1).to(state.dtype), state], dim=1)  # (B, 1 + T, D)
+        activated = F.silu(vector)
+        blocks = None if self.architecture.loop_conditioning else self._modulations(activated)
+        injected = None if self.injection is None else self.injection(state)
+        return state, Conditioning(vector, blocks, self.head.modulate(activated), injected)
+
+    def loop(self, state: Tensor, conditioning: Conditioning, index: int) -> Tensor:
+        """The state (B, P + T, D) after loop `index` (1 is the first), given the state before it."""
+        architecture, blocks = self.architecture, conditioning.blocks
+        if conditioning.injected is not None and index > 1:
+            state = state + conditioning.injected
+        if architecture.loop_embedding or self.depth == "universal":
+            state = state + self.loop_vector(index)
+        if blocks is None:
+            blocks = self._modulations(F.silu(conditioning.vector + self.loop_vector(index)))
+            if self.prefix:  # without modulation the loop index enters through the token that carries the condition
+                state = torch.cat([state[:, :1] + self.loop_vector(index), state[:, 1:]], dim=1)
+        for block, modulation in zip(self.blocks, blocks, strict=True):
+            state = block(state, modulation, self.mask)
+        return state
+
+    def read(self, state: Tensor, conditioning: Conditioning) -> Tensor:
+        """The prediction (B, H, W, C) or (B, T, vocabulary) from a state (B, P + T, D).
+
+        At universal depth an exit reads the halting's weighted mean of states, not the state itself.
+        """
+        x = self.head(state[:, self.prefix :], conditioning.head)  # (B, T, outputs)
+        if self.spec.kind == "tokens":
+            return x
+        patch = self.architecture.patch
+        x = x.unflatten(2, (patch, patch, -1)).unflatten(1, self.grid)  # (B, h, w, p, p, C)
+        return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, H, W, C)
+
+    def loop_vector(self, index: int) -> Tensor:
+        """The sinusoidal embedding (D,) of a loop index."""
+        angles = self.frequencies * index
+        return torch.cat([angles.sin(), angles.cos()])
+
+    def compile_block(self) -> None:
+        """Compile the blocks in place; the loop stays eager, so a new loop count never recompiles."""
+        for block in self.blocks:
+            block.compile()
+
+    def _modulations(self, activated: Tensor) -> tuple[Modulation, ...]:
+        return tuple(block.modulate(activated) for block in self.blocks)  # type: ignore[operator]
+
+    def _exit(
+        self, state: Tensor, tally: Tally | None, conditioning: Conditioning, fields: tuple[str, ...]
+    ) -> ExitOutput:
+        prediction = ponder = None
+        if "prediction" in fields:
+            halted = state if self.halting is None or tally is None else self.halting.output(tally, state)
+            prediction = self.read(halted, conditioning)
+        if "ponder" in fields and self.halting is not None and tally is not None:
+            ponder = self.halting.ponder(tally)[:, self.prefix :]  # (B, T)
+        return ExitOutput(prediction, state[:, self.prefix :] if "state" in fields else None, ponder)
