@@ -1,0 +1,22 @@
+"""The paper's numbers and claims as tables (arXiv 2604.09168), carried inside the package."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+
+import pandas as pd
+
+from eltbench.registry import unknown
+
+
+def names() -> list[str]:
+    """The tables there are, in alphabetical order."""
+    return sorted(entry.name.removesuffix(".csv") for entry in files(__name__).iterdir() if entry.name.endswith(".csv"))
+
+
+def table(name: str) -> pd.DataFrame:
+    """The table `name` with the file's own columns; an unknown name raises ValueError with the near miss."""
+    if name not in names():
+        raise ValueError(unknown("table of the paper", name, names()))
+    with as_file(files(__name__) / f"{name}.csv") as path:
+        return pd.read_csv(path)

@@ -1,0 +1,150 @@
+"""Effects paired by seed and their intervals over seeds.
+
+Student t at every n: on normal effects a percentile bootstrap of the mean covers 76 % instead of 95 % at three seeds
+(the calibration tests measure both). An interval covers the training seed only; it is conditional on one data split
+and one feature extractor, whose variation no number of seeds can show.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
+
+
+class NonFiniteError(ValueError):
+    """An effect that is NaN or infinite; the message names its position."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds with a two-sided confidence interval.
+
+    estimate: the mean, NaN without a single seed.
+    low, high: the closed interval; infinite below two seeds, of zero width where all seeds agree exactly.
+    n: number of seeds.
+    level: what this interval covers by itself, after any widening for several comparisons.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+    level: float
+
+
+class Pairs(NamedTuple):
+    """Two measurements of the same seeds, each of shape (n,), in ascending order of seed."""
+
+    numerator: np.ndarray
+    denominator: np.ndarray
+    seeds: tuple[Hashable, ...]
+    dropped: tuple[Hashable, ...]  # seeds that only one side had
+
+
+def pair_by_seed(numerator: pd.Series, denominator: pd.Series, *, allow_lone: bool = False) -> Pairs:
+    """Pair two series indexed by seed; with `allow_lone` seeds on one side only are dropped and reported.
+
+    Raises ValueError for a lone seed otherwise, and for a seed that occurs twice on one side.
+    """
+    for side, series in (("numerator", numerator), ("denominator", denominator)):
+        twice = sorted(set(series.index[series.index.duplicated()]))
+        if twice:
+            raise ValueError(f"the {side} has several values for seeds {twice}; give one value a seed")
+    left, right = set(numerator.index), set(denominator.index)
+    lone, seeds = sorted(left ^ right), sorted(left & right)
+    if lone and not allow_lone:
+        raise ValueError(
+            f"seeds {sorted(left - right)} are only in the numerator, {sorted(right - left)} only in the denominator; "
+            "run what is missing, or pass allow_lone=True to drop them"
+        )
+    first, second = (side.loc[seeds].to_numpy(dtype=float) for side in (numerator, denominator))
+    return Pairs(first, second, tuple(seeds), tuple(lone))
+
+
+def log_ratio(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
+    """ln(numerator / denominator) seed by seed, (n,): dimensionless, positive where the numerator is larger.
+
+    A value that is NaN or infinite (a diverged model) gives an effect that is: `paired_interval` refuses it by name.
+    Raises ValueError for shapes or seed indices that differ, and for a value of zero or below.
+    """
+    first, second = (side.index if isinstance(side, pd.Series) else None for side in (numerator, denominator))
+    if first is not None and second is not None and not first.equals(second):
+        raise ValueError("numerator and denominator have different seeds; pair them with pair_by_seed first")
+    sides = {"numerator": np.asarray(numerator, dtype=float), "denominator": np.asarray(denominator, dtype=float)}
+    if sides["numerator"].shape != sides["denominator"].shape:
+        raise ValueError(
+            f"numerator {sides['numerator'].shape} and denominator {sides['denominator'].shape} differ in shape"
+        )
+    for side, values in sides.items():
+        if (values <= 0).any():
+            position = int(np.argmax(values <= 0))
+            raise ValueError(
+                f"value {position} of the {side} is {values[position]}; a log-ratio needs values above zero, "
+                "for a metric that can be zero or below use the additive difference"
+            )
+    with np.errstate(invalid="ignore"):  # both infinite: NaN
+        return np.log(sides["numerator"]) - np.log(sides["denominator"])
+
+
+def percent(log_ratio: float) -> float:
+    """A log-ratio as the change it means, in percent: 100·(e^x − 1)."""
+    with np.errstate(over="ignore"):  # a diverged model may be off by more than e^709
+        return 100.0 * float(np.expm1(log_ratio))
+
+
+def paired_interval(differences: ArrayLike, *, level: float = 0.95, comparisons: int = 1) -> Interval:
+    """Student's t interval of the mean of paired differences (n,), widened by Bonferroni.
+
+    The two tails together hold (1 − level)/comparisons, so `comparisons` such intervals all cover at once with
+    probability `level` or more. Raises NonFiniteError (a ValueError) for NaN or infinite differences, ValueError for a
+    level outside (0, 1) or fewer than one comparison.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, given {level}")
+    if comparisons < 1:
+        raise ValueError(f"comparisons must be at least 1, given {comparisons}")
+    values = _differences(differences)
+    tails = (1 - level) / comparisons
+    n = len(values)
+    if n < 2:
+        return Interval(float(values[0]) if n else math.nan, -math.inf, math.inf, n, 1 - tails)
+    if np.ptp(values) == 0:  # the rounding of the mean must not invent a width
+        return Interval(float(values[0]), float(values[0]), float(values[0]), n, 1 - tails)
+    mean = float(values.mean())
+    half_width = float(stats.t.isf(tails / 2, n - 1) * stats.sem(values))
+    return Interval(mean, mean - half_width, mean + half_width, n, 1 - tails)
+
+
+def cohens_dz(differences: ArrayLike) -> float:
+    """Cohen's d_z, mean over standard deviation of paired differences (n,) (Lakens 2013, eq. 6).
+
+    d_z·√n is the t statistic, so d_z says directly what a verdict takes. NaN below two seeds or where all differences
+    are zero, infinite where they agree exactly on another value; biased upwards in size at few seeds.
+    Raises NonFiniteError for NaN or infinite differences.
+    """
+    values = _differences(differences)
+    if len(values) < 2:
+        return math.nan
+    if np.ptp(values) == 0:
+        return math.copysign(math.inf, values[0]) if values[0] else math.nan
+    return float(values.mean() / values.std(ddof=1))
+
+
+def _differences(differences: ArrayLike) -> np.ndarray:
+    values = np.asarray(differences, dtype=float)
+    if values.ndim != 1:
+        raise ValueError(f"differences must have one value a seed, shape (n,), given {values.shape}")
+    finite = np.isfinite(values)
+    if not finite.all():
+        position = int(np.argmin(finite))
+        raise NonFiniteError(
+            f"value {position} of the differences is {values[position]}; every seed needs a finite one"
+        )
+    return values
