@@ -1,0 +1,167 @@
+"""Rows on disk: written whole, read back checked, gathered from the runs, and merged with what is published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eltbench.atomic import replacing
+from eltbench.config import Run
+from eltbench.provenance import row_provenance
+from eltbench.runs import Job, RunStore, set_aside
+from eltbench.schema import COLUMNS, SCHEMA_VERSION, VERSION_KEY, part_schema, row_schema, validate
+
+OF_RUN = ("trainer", "task", "dataset", "backend", "device", "precision", "seed")
+OF_ARCHITECTURE = ("unique_layers", "max_loops", "min_loops", "width")
+CELL = ("trainer", "task", "dataset", "backend", *OF_ARCHITECTURE, "seed")
+"""Columns that, with the study's own key columns, name one model of a plan whatever its version."""
+
+
+def stamp(rows: Iterable[Mapping[str, Any]], run: Run, run_id: str, extra: Mapping[str, pa.DataType]) -> pd.DataFrame:
+    """Measured rows completed with what the run and this process know; what a row says itself is kept.
+
+    Raises ValueError where the completed rows do not fit the study's schema.
+    """
+    shape = run.architecture
+    known = {
+        "run_id": run_id,
+        **{name: getattr(run, name) for name in OF_RUN},
+        **{name: getattr(shape, name) for name in OF_ARCHITECTURE},
+        "compiled": run.compile,
+        **row_provenance(run.backend),
+    }
+    completed = []
+    for row in rows:
+        loops = row.get("loops")
+        depth = None if loops is None else shape.unique_layers * loops
+        macs = row.get("macs")
+        completed.append({**known, "effective_depth": depth, "flops": None if macs is None else 2 * macs, **row})
+    frame = pd.DataFrame(completed)
+    schema = part_schema(extra)
+    for field in schema:
+        if field.nullable and field.name not in frame:
+            frame[field.name] = None
+    return validate(frame, schema).to_pandas()
+
+
+def write_rows(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
+    """Write rows as parquet, atomically; raises ValueError where they do not fit `schema`."""
+    write_table(path, validate(frame, schema))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write any table as compressed parquet with checksums, atomically."""
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """The rows of one file; raises ValueError when it is damaged, no table of rows, or of another schema version."""
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise ValueError(f"no rows at {path}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
+    version = (table.schema.metadata or {}).get(VERSION_KEY, b"").decode()
+    if version != SCHEMA_VERSION:
+        found = f"schema version {version!r}" if version else "no schema version"
+        raise ValueError(f"{path} has {found}, this eltbench reads version {SCHEMA_VERSION!r}; make the results anew")
+    return table.to_pandas()
+
+
+def load_rows(path: str | Path) -> pd.DataFrame:
+    """Published rows of a parquet file, or of every rows.parquet below a folder; columns as in `schema.COLUMNS`.
+
+    Raises ValueError when there is none, or one is damaged or of another schema version.
+    """
+    path = Path(path)
+    files = sorted(path.rglob("rows.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise ValueError(f"no rows.parquet in {path} or below it")
+    return _joined([read_rows(file) for file in files])
+
+
+def collect(
+    jobs: Sequence[Job], store: RunStore, study: str, preset: str, extra: Mapping[str, pa.DataType]
+) -> pd.DataFrame:
+    """The study's rows from the measurements of the planned runs; runs without a measurement give none.
+
+    Each row is stamped with study, preset and the key columns of its job. A damaged measurement is set aside and
+    raises ValueError naming it: the repeated command measures it again.
+    """
+    schema, parts, damaged = row_schema(extra), [], []
+    for job in jobs:
+        path = store.measurement_path(job.run_id, study, job.digest)
+        if not path.exists():
+            continue
+        try:
+            part = read_rows(path)
+        except ValueError as error:
+            damaged.append(set_aside(path, str(error)))
+            continue
+        parts.append(part.assign(study=study, preset=preset, **job.keys))
+    if damaged:
+        raise ValueError("\n".join([*damaged, "repeat the command to measure these again"]))
+    return validate(_joined(parts, schema.names), schema).to_pandas()
+
+
+def cells(jobs: Iterable[Job]) -> pd.DataFrame:
+    """One row per job: its run_id, the columns of CELL and its key columns."""
+    rows = []
+    for job in jobs:
+        known = {**job.run.to_dict(), **job.run.to_dict()["architecture"]}
+        rows.append({"run_id": job.run_id, **{name: known[name] for name in CELL}, **job.keys})
+    return pd.DataFrame(rows, columns=["run_id", *CELL] if not rows else None)
+
+
+def superseded(published: pd.DataFrame, planned: pd.DataFrame) -> pd.DataFrame:
+    """Published rows of another version of a planned cell: same cell, but a run_id that is not in the plan.
+
+    planned: as `cells` gives it.
+    """
+    names = [name for name in planned.columns if name != "run_id" and name in published.columns]
+    of_plan = pd.MultiIndex.from_frame(planned[names])
+    same_cell = pd.MultiIndex.from_frame(published[names]).isin(of_plan)
+    return published[same_cell & ~published["run_id"].isin(planned["run_id"])]
+
+
+def refuse_superseded(published: pd.DataFrame, planned: pd.DataFrame) -> None:
+    """Raise ValueError where publishing the plan would mix two versions of one cell; call it before any training."""
+    stale = superseded(published, planned)
+    if len(stale):
+        examples = stale.drop_duplicates("run_id")[["run_id", "trainer", "task", "dataset", "seed"]]
+        raise ValueError(
+            f"the published rows hold {len(examples)} runs of the planned cells under another identity (configuration "
+            f"or versions changed), for example {examples.iloc[0].to_dict()}; repeat with --force to replace all "
+            "published rows by this command's, or choose another results directory"
+        )
+
+
+def merge_published(
+    published: pd.DataFrame | None, new: pd.DataFrame, planned: pd.DataFrame, force: bool = False
+) -> pd.DataFrame:
+    """New rows beside the published ones that they do not replace; with `force` the new rows alone.
+
+    A narrowed command removes nothing: a run's rows give way only to new rows of that run in the same key columns.
+    Raises ValueError where published rows are another version of a planned cell (see `superseded`).
+    """
+    if published is None or force or published.empty:
+        return new
+    refuse_superseded(published, planned)
+    names = ["run_id", *(name for name in planned.columns if name not in COLUMNS and name in published.columns)]
+    replaced = pd.MultiIndex.from_frame(published[names]).isin(pd.MultiIndex.from_frame(new[names]))
+    return _joined([published[~replaced], new])
+
+
+def _joined(frames: Sequence[pd.DataFrame], columns: Sequence[str] = ()) -> pd.DataFrame:
+    """The frames under one another; joined in arrow, where a column that is empty in one frame keeps its type."""
+    if not frames:
+        return pd.DataFrame(columns=list(columns))
+    tables = [pa.Table.from_pandas(frame, preserve_index=False) for frame in frames]
+    return pa.concat_tables(tables, promote_options="permissive").replace_schema_metadata().to_pandas()

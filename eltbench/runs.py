@@ -1,0 +1,239 @@
+"""The run cache on disk: one folder per trained model, its checkpoint, and what was measured of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+
+from eltbench import atomic
+from eltbench.config import Run
+from eltbench.identity import run_id
+from eltbench.provenance import provenance
+
+State = Literal["done", "partial", "missing", "failed"]
+WEIGHTS = "checkpoint.safetensors"
+CHECKPOINT = (WEIGHTS, "checkpoint.json")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be trained and, if a study is named, one measurement of it.
+
+    `settings` decide what is measured and are hashed; `keys` are the values of the study's key columns that only the
+    plan knows (the role of a control) and touch neither training nor measurement.
+    """
+
+    run: Run
+    study: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def run_id(self) -> str:
+        """Identity of the run."""
+        return run_id(self.run)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the measurement; raises ValueError where the job names no study."""
+        from eltbench import studies
+
+        if self.study is None:
+            raise ValueError("this job trains a run and measures nothing")
+        return measurement_hash(self.study, studies.get(self.study).version, self.settings)
+
+    @property
+    def name(self) -> str:
+        """The run in words, for people."""
+        run, shape = self.run, self.run.architecture
+        return f"{run.trainer} {run.task} {run.dataset} {shape.unique_layers}N×{shape.max_loops}L seed {run.seed}"
+
+
+def measurement_hash(study: str, version: int, settings: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits of what is measured: the study, its version and every setting."""
+    canonical = json.dumps([study, version, dict(settings)], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """The folder of all runs: ROOT/RUN_ID/{run.json, checkpoint.*, log.parquet, done.json, failure.txt, measurements/}.
+
+    Whoever changes a run's folder holds its lock; reading needs none, since every file appears whole.
+    """
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root))
+
+    def directory(self, run_id: str) -> Path:
+        """The run's folder, which need not exist."""
+        return self.root / run_id
+
+    def lock(self, run_id: str) -> FileLock:
+        """The run's lock, freed by the kernel when its holder dies."""
+        self.directory(run_id).mkdir(parents=True, exist_ok=True)
+        return FileLock(self.directory(run_id) / "lock")
+
+    def state(self, run_id: str) -> State:
+        """What is there, judged by names and sizes alone; only `repair` reads whole checkpoints."""
+        directory = self.directory(run_id)
+        if self._sizes_agree(run_id):
+            return "done"
+        if (directory / "failure.txt").exists():
+            return "failed"
+        return "partial" if (directory / WEIGHTS).exists() else "missing"
+
+    def record(self, run_id: str) -> dict[str, Any] | None:
+        """What done.json says (seconds, steps, provenance …), or None where it is absent or damaged."""
+        try:
+            record = json.loads((self.directory(run_id) / "done.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return record if isinstance(record, dict) and isinstance(record.get("checkpoint"), dict) else None
+
+    def failure(self, run_id: str) -> str | None:
+        """The traceback of the last attempt, or None where it did not fail."""
+        path = self.directory(run_id) / "failure.txt"
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+    def measurement_path(self, run_id: str, study: str, digest: str) -> Path:
+        """Where the rows of one measurement lie; its raw tables lie beside it as STEM.TABLE.parquet."""
+        return self.directory(run_id) / "measurements" / f"{study}-{digest}.parquet"
+
+    def measured(self, run_id: str, study: str, digest: str) -> bool:
+        """Whether the measurement is there and ends as a parquet file does; thousands are asked in a second."""
+        return _ends_as_parquet(self.measurement_path(run_id, study, digest))
+
+    def is_cached(self, job: Job) -> bool:
+        """Whether nothing of the job is left to do."""
+        if self.state(job.run_id) != "done":
+            return False
+        return job.study is None or self.measured(job.run_id, job.study, job.digest)
+
+    def begin(self, run: Run, run_id: str) -> None:
+        """Write run.json; the caller holds the lock."""
+        path = self.directory(run_id) / "run.json"
+        if not path.exists():
+            atomic.write_text(path, json.dumps(run.to_dict(), indent=2) + "\n")
+
+    def finish(self, run: Run, run_id: str, seconds: float, resumed: bool) -> None:
+        """Write done.json with the hash of every checkpoint file; the caller holds the lock."""
+        directory = self.directory(run_id)
+        files = {name: _digest(directory / name) for name in CHECKPOINT if (directory / name).exists()}
+        record = {
+            "run_id": run_id,
+            "steps": run.optimisation.steps,
+            "seconds": round(seconds, 3),
+            "resumed": resumed,  # if so, `seconds` counts the last attempt alone
+            "checkpoint": files,
+            "provenance": provenance(),
+        }
+        atomic.write_text(directory / "done.json", json.dumps(record, indent=2) + "\n")
+        self.forgive(run_id)
+
+    def fail(self, run_id: str, traceback: str) -> None:
+        """Leave the traceback of a failed attempt, which is never taken for a result; the caller holds the lock."""
+        atomic.write_text(self.directory(run_id) / "failure.txt", traceback)
+
+    def forgive(self, run_id: str) -> None:
+        """Forget the failure of an earlier attempt; the caller holds the lock."""
+        (self.directory(run_id) / "failure.txt").unlink(missing_ok=True)
+
+    def repair(self, run_id: str, warn: Callable[[str], None]) -> None:
+        """Set damaged files aside, one warning each, and drop what killed writers left; the caller holds the lock."""
+        directory = self.directory(run_id)
+        for folder in (directory, directory / "measurements"):
+            for leftover in folder.glob(atomic.TEMPORARY):
+                leftover.unlink(missing_ok=True)
+        if (directory / "done.json").exists() and self.record(run_id) is None:
+            warn(set_aside(directory / "done.json", "unreadable"))
+        if problem := self._checkpoint_damage(run_id):
+            for name in (*CHECKPOINT, "done.json"):
+                if (directory / name).exists():
+                    warn(set_aside(directory / name, problem))
+        for path in (directory / "measurements").glob("*.parquet"):
+            if problem := _parquet_damage(path):
+                warn(set_aside(path, problem))
+
+    def _sizes_agree(self, run_id: str) -> bool:
+        record = self.record(run_id)
+        if record is None or WEIGHTS not in record["checkpoint"]:
+            return False
+        directory = self.directory(run_id)
+        try:
+            files = record["checkpoint"].items()
+            return all((directory / name).stat().st_size == file["bytes"] for name, file in files)
+        except OSError:
+            return False
+
+    def _checkpoint_damage(self, run_id: str) -> str:
+        """What is wrong with the checkpoint: by its hash where the run is done, by its form where it is not."""
+        directory, record = self.directory(run_id), self.record(run_id)
+        if record is not None:
+            for name, file in record["checkpoint"].items():
+                if not (directory / name).exists():
+                    return f"{name} is gone"
+                if _digest(directory / name) != file:
+                    return f"{name} is not the file that was written"
+            return ""
+        weights, about = (directory / name for name in CHECKPOINT)
+        if weights.exists():
+            try:
+                with safe_open(weights, framework="numpy"):
+                    pass
+            except (SafetensorError, OSError) as error:
+                return f"{weights.name}: {error}"
+        if about.exists():
+            try:
+                json.loads(about.read_bytes())
+            except ValueError as error:
+                return f"{about.name}: {error}"
+        return ""
+
+
+def set_aside(path: Path, why: str) -> str:
+    """Rename a damaged file to NAME.damaged-N and return the line that reports it."""
+    number = 1
+    while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    path.rename(target)
+    return f"damaged file {path} ({why}): set aside as {target.name}, will be redone"
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+
+
+def _ends_as_parquet(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            begin = file.read(4)
+            size = file.seek(0, 2)
+            file.seek(max(0, size - 8))
+            end = file.read()
+    except OSError:
+        return False
+    footer = int.from_bytes(end[:4], "little")
+    return begin == b"PAR1" == end[4:] and 0 < footer <= size - 12
+
+
+def _parquet_damage(path: Path) -> str:
+    """What is wrong with a parquet file, found by reading all of it; empty where nothing is."""
+    try:
+        pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        return str(error).splitlines()[0]
+    return ""
