@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.special import expit
 
 
 def shifted_cosine_log_snr(
@@ -33,8 +34,8 @@ def sigmoid_weight(log_snr: np.ndarray, bias: float) -> np.ndarray:
 
 
 def sigmoid(value: np.ndarray | float) -> np.ndarray:
-    """1 / (1 + e^-x), without overflow."""
-    return 0.5 * (1 + np.tanh(np.asarray(value, np.float64) / 2))
+    """1 / (1 + e^-x) to full relative precision at both ends."""
+    return expit(np.asarray(value, np.float64))
 
 
 def masked_count(level: np.ndarray, positions: int, minimum_rate: float = 0.0) -> np.ndarray:
@@ -44,8 +45,11 @@ def masked_count(level: np.ndarray, positions: int, minimum_rate: float = 0.0) -
 
 
 def still_masked(unknown: int, initially_unknown: int, step: int, steps: int) -> int:
-    """Positions left masked after decoding step k of K: max(1, min(unknown - 1, ⌊n₀ cos(π/2 · (k+1)/K)⌋)), 0 at the end."""
-    if step == steps - 1:
+    """Positions left masked after decoding step k of K: max(1, min(unknown - 1, ⌊n₀ cos(π/2 · (k+1)/K)⌋)).
+
+    0 after the last step, and where nothing is unknown, so that no known token is masked.
+    """
+    if step == steps - 1 or unknown == 0:
         return 0
     return max(1, min(unknown - 1, math.floor(initially_unknown * math.cos(math.pi / 2 * (step + 1) / steps))))
 
