@@ -15,12 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eltbench.registry import unknown
+from eltbench.registry import UnknownNameError, unknown
 
 WEIGHTS = Path(__file__).parent / "weights"
 DIGITS = "digits-conv-1d74230e"
 INCEPTION = "inception-v3-compat"
-INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # its last eight digits begin the file's SHA-256
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_SHA256 = (
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # torch-fidelity unpickles the file
+)
 INCEPTION_VARIABLE = "ELTBENCH_INCEPTION_WEIGHTS"
 LAYERS = {DIGITS: ("early", "logits"), INCEPTION: ("2048", "logits_unbiased")}
 
@@ -33,10 +36,10 @@ class Features(NamedTuple):
 
 
 def full_name(extractor: str) -> str:
-    """The extractor's name with its hash: "digits-conv-1a2b3c4d" for "digits-conv"; raises ValueError if unknown."""
+    """The extractor's name with its hash: "digits-conv-1a2b3c4d" for "digits-conv"; raises UnknownNameError."""
     name = DIGITS if extractor == "digits-conv" else extractor
     if name not in LAYERS:
-        raise ValueError(unknown("feature extractor", extractor, ["digits-conv", *LAYERS]))
+        raise UnknownNameError(unknown("feature extractor", extractor, ["digits-conv", *LAYERS]))
     return name
 
 
@@ -75,7 +78,7 @@ def inception_weights(path: str | Path | None = None) -> Path | None:
         if given:
             raise FileNotFoundError(f"no Inception weights at {file}; give the path of {INCEPTION_FILE}")
         return None
-    _check_hash(file, INCEPTION_FILE.removesuffix(".pth")[-8:])
+    _check_hash(file, INCEPTION_SHA256)
     return file
 
 
@@ -114,7 +117,7 @@ def train_digits(directory: Path = WEIGHTS, *, epochs: int = 30, seed: int = 0) 
 
 @functools.cache
 def _network(name: str) -> Any:
-    """The extractor as torch-fidelity builds it, registered there at its first use."""
+    """The extractor as torch-fidelity builds it; the digits' own is registered there at its first use."""
     import torch_fidelity
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
     from torch_fidelity.utils import create_feature_extractor
