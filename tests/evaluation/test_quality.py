@@ -63,6 +63,29 @@ def test_spoilt_images_are_less_precise(ladder, worse):
     assert ladder[worse]["precision"] < ladder["real"]["precision"] - 0.05
 
 
+def test_the_logits_are_blind_to_independent_pixels_where_the_maps_are_not():
+    digits = data.create("digits")
+    training, heldout = digits.training(), digits.heldout()
+    rng = np.random.default_rng(1)
+    real, spoilt = extract(heldout.values), extract(independent_pixels(training, heldout.labels, rng))
+    pool = extract(training.values)
+
+    def deviations(layer):  # the kernel distance of spoilt images in units of its spread between real ones
+        known = getattr(pool, layer)
+        standard = {name: (getattr(read, layer) - known.mean(0)) / known.std(0) for name, read in sets.items()}
+        null = []
+        for _ in range(60):
+            order = rng.permutation(len(known))[: 2 * HELDOUT].reshape(2, HELDOUT)
+            null.append(kernel_distance(*standard["pool"][order]))
+        return kernel_distance(standard["spoilt"], standard["real"]) / np.std(null)
+
+    def kernel_distance(one, two):
+        return values(scores(Features(one, one), Features(two, two), "given"))["kernel_distance"]
+
+    sets = {"pool": pool, "real": real, "spoilt": spoilt}
+    assert deviations("logits") < 3 < 4 < deviations("maps")
+
+
 def gaussian_features(rng, n, d, scale=1.0, shift=0.0):
     """Features whose sample mean and covariance are exactly `shift` and scale²·I."""
     drawn = rng.standard_normal((n, d))

@@ -14,8 +14,8 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 class DigitsClassifier(nn.Module):
     """Three convolutions and a linear layer on (B, 1, 8, 8) images in [-1, 1]; logits (B, 10).
 
-    The early maps are averaged to 2×2, so their features say what strokes are found and roughly where. The penultimate
-    layer would be blind to quality: trained to forget all but the class, it scores independent pixels like real digits.
+    The early maps are averaged to 2×2, so their features say which strokes are found and roughly where. Deeper layers
+    are trained to forget all but the class: on the logits, images of independent pixels are as near as real ones.
     """
 
     mean: Tensor
