@@ -32,6 +32,9 @@ class DiffusionSampling:
             raise ValueError(f"sampling: steps must be at least 1, given {self.steps}")
         if self.sampler not in ("ddim", "ddpm"):
             raise ValueError(f"sampling: sampler must be 'ddim' or 'ddpm', given {self.sampler!r}")
+        for name in ("eta", "gamma"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"sampling: {name} must be in [0, 1], given {getattr(self, name)}")
 
 
 @register("diffusion", version=1)
