@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal
 
 Options = tuple[tuple[str, Any], ...]
@@ -57,7 +57,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Optimisation:
-    """How the weights are fitted: AdamW with warm-up, a constant or cosine rate, clipping, and an average of weights."""
+    """How the weights are fitted: AdamW with warm-up, a constant or cosine rate, clipping, and averaged weights."""
 
     steps: int = 1000
     batch_size: int = 64
@@ -73,16 +73,20 @@ class Optimisation:
     checkpoint_every: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"optimisation: {name} must be at least 1, given {getattr(self, name)}")
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "warmup_steps"):
+            value, least = getattr(self, name), 0 if name == "warmup_steps" else 1
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"optimisation: {name} must be an integer of at least {least}, given {value!r}")
+        for field in fields(self):
+            if field.type == "float":  # 1 and 1.0 are one setting and have one identity
+                object.__setattr__(self, field.name, float(getattr(self, field.name)))
         if self.schedule not in ("constant", "cosine"):
             raise ValueError(f"optimisation: schedule must be 'constant' or 'cosine', given {self.schedule!r}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"optimisation: ema_decay must be in [0, 1), given {self.ema_decay}")
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"optimisation: label_dropout must be in [0, 1], given {self.label_dropout}")
-        object.__setattr__(self, "betas", tuple(self.betas))
+        object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class Run:
 
 
 def run_from_dict(values: dict[str, Any]) -> Run:
-    """The run that `Run.to_dict` wrote; an unknown field raises ValueError."""
+    """The run that `Run.to_dict` wrote; an unknown or missing field raises ValueError."""
     values = dict(values)
     values["architecture"] = build(Architecture, values.get("architecture", {}))
     values["optimisation"] = build(Optimisation, values.get("optimisation", {}))
@@ -131,13 +135,16 @@ def run_from_dict(values: dict[str, Any]) -> Run:
 
 
 def build(cls: type, values: dict[str, Any]) -> Any:
-    """A frozen dataclass from plain values; an unknown field raises ValueError with the near miss."""
+    """A frozen dataclass from plain values; a missing or unknown field raises ValueError, with the near miss."""
     from eltbench.registry import unknown
 
     known = [field.name for field in fields(cls)]
     for name in values:
         if name not in known:
             raise ValueError(unknown(f"{cls.__name__.lower()} field", name, known))
+    for field in fields(cls):
+        if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"{cls.__name__.lower()}: {field.name} is missing, given {', '.join(values) or 'nothing'}")
     return cls(**values)
 
 
