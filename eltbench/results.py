@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,17 @@ CELL = ("trainer", "task", "dataset", "backend", *OF_ARCHITECTURE, "seed")
 """Columns that, with the study's own key columns, name one model of a plan whatever its version."""
 
 
-def stamp(rows: Iterable[Mapping[str, Any]], run: Run, run_id: str, extra: Mapping[str, pa.DataType]) -> pd.DataFrame:
+def stamp(
+    rows: Iterable[Mapping[str, Any]],
+    run: Run,
+    run_id: str,
+    extra: Mapping[str, pa.DataType],
+    costs: Callable[[int | None], Mapping[str, int]] = lambda loops: {},
+) -> pd.DataFrame:
     """Measured rows completed with what the run and this process know; what a row says itself is kept.
 
-    Raises ValueError where the completed rows do not fit the study's schema.
+    costs: params, weight_bytes and macs of a call by its loops (None: no call). Raises ValueError where the completed
+    rows do not fit the study's schema.
     """
     shape = run.architecture
     known = {
@@ -38,9 +45,10 @@ def stamp(rows: Iterable[Mapping[str, Any]], run: Run, run_id: str, extra: Mappi
     completed = []
     for row in rows:
         loops = row.get("loops")
+        row = {**costs(loops), **row}
         depth = None if loops is None else shape.unique_layers * loops
-        macs = row.get("macs")
-        completed.append({**known, "effective_depth": depth, "flops": None if macs is None else 2 * macs, **row})
+        flops = None if row.get("macs") is None else 2 * row["macs"]
+        completed.append({**known, "effective_depth": depth, "flops": flops, **row})
     frame = pd.DataFrame(completed)
     schema = part_schema(extra)
     for field in schema:

@@ -163,9 +163,12 @@ class RunStore:
             for name in (*CHECKPOINT, "done.json"):
                 if (directory / name).exists():
                     warn(set_aside(directory / name, problem))
-        for path in (directory / "measurements").glob("*.parquet"):
-            if problem := _parquet_damage(path):
+        for path in sorted((directory / "measurements").glob("*.parquet")):
+            if path.exists() and (problem := _parquet_damage(path)):
                 warn(set_aside(path, problem))
+                rows = path.with_name(path.name.partition(".")[0] + ".parquet")
+                if rows.exists():  # a raw table is made again with its rows
+                    warn(set_aside(rows, f"belongs to {path.name}"))
 
     def _sizes_agree(self, run_id: str) -> bool:
         record = self.record(run_id)
