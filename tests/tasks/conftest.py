@@ -21,6 +21,6 @@ class NumpyOps:
         return np.array(array)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def numpy_ops() -> NumpyOps:
     return NumpyOps()
