@@ -1,8 +1,9 @@
 """Effects paired by seed and their intervals over seeds.
 
-Student t at every n: on normal effects a percentile bootstrap of the mean covers 76 % instead of 95 % at three seeds
-(the calibration tests measure both). An interval covers the training seed only; it is conditional on one data split
-and one feature extractor, whose variation no number of seeds can show.
+Student t at every n: at three seeds a percentile bootstrap of the mean runs from the least to the greatest effect,
+which holds a symmetric distribution's mean in 1 − 2/2³ = 75 % of cases instead of 95 % (the calibration tests measure
+both). An interval covers the training seed only; it is conditional on one data split and one feature extractor, whose
+variation no number of seeds can show.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def paired_interval(differences: ArrayLike, *, level: float = 0.95, comparisons:
     if np.ptp(values) == 0:  # the rounding of the mean must not invent a width
         return Interval(float(values[0]), float(values[0]), float(values[0]), n, 1 - tails)
     mean = float(values.mean())
-    half_width = float(stats.t.isf(tails / 2, n - 1) * stats.sem(values))
+    half_width = float(stats.t.isf(tails / 2, n - 1) * values.std(ddof=1)) / math.sqrt(n)
     return Interval(mean, mean - half_width, mean + half_width, n, 1 - tails)
 
 
