@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -12,6 +13,25 @@ from eltbench.config import Run
 from eltbench.data.base import DataSpec
 from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Task
 from eltbench.trainers.base import Trainer
+
+
+class Recurrence(Protocol):
+    """The looped map of one uploaded batch on averaged weights, in float32, open to the study of its dynamics.
+
+    initial: the embedded input h_0, the state before the first loop. A state is (B, T, width) with all that the loop
+    carries on; T may count a prefix token more than `ExitOutput.state` does.
+    """
+
+    initial: Array
+
+    def loop(self, state: Array, index: int) -> Array:
+        """The state after loop `index` (1 is the first), given the state before it."""
+
+    def read(self, state: Array) -> Array:
+        """The head's prediction from a state; at universal depth without the halting's mean over earlier states."""
+
+    def jacobian(self, state: Array, index: int) -> Callable[[Array], Array]:
+        """v ↦ J·v, where J is the derivative of loop `index` at `state`; v is shaped like the state."""
 
 
 class Engine(ABC):
@@ -32,6 +52,10 @@ class Engine(ABC):
         self, batch: Batch, exits: Sequence[int], fields: tuple[str, ...] = ("prediction",)
     ) -> list[ExitOutput]:
         """One output per exit from the averaged weights, on arrays of the backend (see `upload`)."""
+
+    @abstractmethod
+    def recurrence(self, batch: Batch) -> Recurrence:
+        """The loop that `predict` iterates on this batch of backend arrays, open to inspection."""
 
     @abstractmethod
     def upload(self, batch: Batch) -> Batch:
@@ -66,5 +90,3 @@ def check_exits(exits: Sequence[int], *, deepest: int | None = None) -> tuple[in
     if deepest is not None and checked[-1] > deepest:
         raise ValueError(f"exits: this unique-depth network ends at exit {deepest}, given {list(checked)}")
     return checked
-
-

@@ -105,6 +105,10 @@ class Task(ABC):
         """How much each item counts in `loss` (B,)."""
 
     @abstractmethod
+    def noisiness(self, batch: Batch) -> Array:
+        """How far each item was corrupted (B,), growing with the noise; only the order means something."""
+
+    @abstractmethod
     def sampling(self, **options: Any) -> Any:
         """This task's sampling settings (a frozen dataclass); unknown options raise ValueError."""
 

@@ -78,9 +78,7 @@ class Diffusion(Task):
         alpha, sigma = (np.sqrt(schedules.sigmoid(sign * log_snr)).reshape(per_item) for sign in (1, -1))
         noise = rng.standard_normal(clean.values.shape, np.float32)
         noisy = (alpha * clean.values + sigma * noise).astype(np.float32)
-        return Batch(
-            noisy, labels, clean.context, log_snr.astype(np.float32), clean.values, weight.astype(np.float32)
-        )
+        return Batch(noisy, labels, clean.context, log_snr.astype(np.float32), clean.values, weight.astype(np.float32))
 
     def loss(self, output: ExitOutput, batch: Batch, ops: Ops) -> Array:
         return namespace(output.prediction).mean(self.errors(output, batch, ops))
@@ -95,6 +93,9 @@ class Diffusion(Task):
 
     def item_weights(self, batch: Batch) -> Array:
         return namespace(batch.weight).ones_like(batch.weight)
+
+    def noisiness(self, batch: Batch) -> Array:
+        return -batch.log_snr
 
     def sampling(self, **options: Any) -> DiffusionSampling:
         return build(DiffusionSampling, options)

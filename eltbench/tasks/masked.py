@@ -100,6 +100,10 @@ class Masked(Task):
         uniform = -xp.mean(ops.log_softmax(output.prediction), axis=-1)
         return (1 - self.label_smoothing) * hard + self.label_smoothing * uniform
 
+    def noisiness(self, batch: Batch) -> Array:
+        """The share of masked positions."""
+        return namespace(batch.weight).mean(batch.weight, axis=1)
+
     def sampling(self, **options: Any) -> MaskedSampling:
         return build(MaskedSampling, options)
 

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from eltbench.backends.base import Engine
 from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
+from eltbench.backends.torch.recurrence import TorchRecurrence
 from eltbench.config import Run
 from eltbench.data.base import DataSpec
 from eltbench.streams import stream
@@ -92,9 +93,11 @@ class TorchEngine(Engine):
         self.average.eval()
         return self._call(self.average.module, batch, tuple(exits), fields)
 
-    def _call(
-        self, network: Any, batch: Batch, exits: tuple[int, ...], fields: tuple[str, ...]
-    ) -> list[ExitOutput]:
+    def recurrence(self, batch: Batch) -> TorchRecurrence:
+        self.average.eval()
+        return TorchRecurrence(cast(Network, self.average.module), batch)
+
+    def _call(self, network: Any, batch: Batch, exits: tuple[int, ...], fields: tuple[str, ...]) -> list[ExitOutput]:
         with self.autocast():
             outputs = network(batch.inputs, batch.labels, batch.context, batch.log_snr, exits, fields)
         if self.run.precision == "fp32":
