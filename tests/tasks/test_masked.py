@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -47,7 +49,7 @@ def test_the_number_masked_after_each_step_follows_the_cosine_schedule(numpy_ops
 
 def test_a_revealed_token_never_changes(numpy_ops):
     trajectory = list(states(random_network, numpy_ops, steps=8))
-    for before, after in zip(trajectory, trajectory[1:], strict=False):
+    for before, after in pairwise(trajectory):
         known = before != MASK
         assert np.array_equal(after[known], before[known])
 
