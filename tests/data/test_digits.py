@@ -106,7 +106,7 @@ def test_a_batch_is_drawn_with_replacement_from_the_training_split():
 @pytest.mark.parametrize("name", FORMS)
 def test_a_caller_cannot_change_the_world(name):
     world = data.create(name)
-    before = world.training().values
+    before = world.training().values.copy()
     world.training().values[:] = 0
     world.heldout().labels[:] = 0
     assert np.array_equal(world.training().values, before)

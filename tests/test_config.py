@@ -1,0 +1,163 @@
+"""Configuration: refused with what was given and what is allowed, and the same after a trip through JSON."""
+
+import json
+from dataclasses import FrozenInstanceError, asdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eltbench.config import Architecture, Optimisation, Run, build, run_from_dict
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"width": 64, "heads": 5}, "heads must divide width, given width 64 and heads 5"),
+        ({"width": 66, "heads": 2}, "width must be a multiple of 4 .*, given 66"),
+        ({"min_loops": 5, "max_loops": 4}, "min_loops must not exceed max_loops, given 5 > 4"),
+        ({"unique_layers": 0}, "unique_layers must be a positive integer, given 0"),
+        ({"max_loops": -1}, "max_loops must be a positive integer, given -1"),
+        ({"min_loops": 1.5}, "min_loops must be a positive integer, given 1.5"),
+        ({"patch": "2"}, "patch must be a positive integer, given '2'"),
+        ({"block": "dti"}, r"block must be one of \('dit', 'bert'\), given 'dti'"),
+        ({"norm": "post"}, r"norm must be one of \('pre', 'sandwich'\), given 'post'"),
+        ({"attention_radius": -1}, "attention_radius must be 0 or more, given -1"),
+    ],
+)
+def test_an_impossible_architecture_is_refused(fields, message):
+    with pytest.raises(ValueError, match=f"^architecture: {message}$"):
+        Architecture(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 0}, "steps must be an integer of at least 1, given 0"),
+        ({"batch_size": 2.5}, "batch_size must be an integer of at least 1, given 2.5"),
+        ({"warmup_steps": -1}, "warmup_steps must be an integer of at least 0, given -1"),
+        ({"schedule": "cosin"}, "schedule must be 'constant' or 'cosine', given 'cosin'"),
+        ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), given 1.0"),
+        ({"label_dropout": 1.1}, r"label_dropout must be in \[0, 1\], given 1.1"),
+    ],
+)
+def test_an_impossible_optimisation_is_refused(fields, message):
+    with pytest.raises(ValueError, match=f"^optimisation: {message}$"):
+        Optimisation(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"precision": "fp16"}, "precision must be 'fp32' or 'bf16', given 'fp16'"),
+        ({"threads": 0}, "threads must be at least 1, given 0"),
+    ],
+)
+def test_an_impossible_run_is_refused(fields, message):
+    with pytest.raises(ValueError, match=f"^run: {message}$"):
+        Run("elt", "masked", "digits-codes", **fields)
+
+
+def test_the_edges_of_the_allowed_are_allowed():
+    assert Architecture(min_loops=4, max_loops=4, attention_radius=0, heads=64).effective_depth == 8
+    assert Optimisation(steps=1, warmup_steps=0, ema_decay=0, label_dropout=1).label_dropout == 1
+
+
+def test_a_configuration_cannot_be_changed():
+    run = Run("elt", "masked", "digits-codes")
+    with pytest.raises(FrozenInstanceError):
+        run.seed = 1  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        run.architecture.width = 8  # type: ignore[misc]
+
+
+@st.composite
+def architectures(draw):
+    heads = draw(st.sampled_from([1, 2, 4]))
+    max_loops = draw(st.integers(1, 12))
+    return Architecture(
+        unique_layers=draw(st.integers(1, 24)),
+        max_loops=max_loops,
+        min_loops=draw(st.integers(1, max_loops)),
+        width=4 * heads * draw(st.integers(1, 32)),
+        heads=heads,
+        block=draw(st.sampled_from(["dit", "bert"])),
+        norm=draw(st.sampled_from(["pre", "sandwich"])),
+        input_injection=draw(st.booleans()),
+        attention_radius=draw(st.none() | st.integers(0, 9)),
+    )
+
+
+finite = st.floats(0, 1e3)
+optimisations = st.builds(
+    Optimisation,
+    steps=st.integers(1, 10**6),
+    learning_rate=finite,
+    betas=st.tuples(finite, finite),
+    ema_decay=st.floats(0, 1, exclude_max=True),
+)
+values = st.none() | st.booleans() | st.integers() | finite | st.text(max_size=5)
+options = st.dictionaries(st.text(min_size=1, max_size=5), values | st.lists(values | st.lists(values), max_size=3))
+runs = st.builds(
+    Run,
+    trainer=st.text(),
+    task=st.text(),
+    dataset=st.text(),
+    seed=st.integers(0, 2**63),
+    architecture=architectures(),
+    optimisation=optimisations,
+    trainer_options=options,
+    dataset_options=options,
+    precision=st.sampled_from(["fp32", "bf16"]),
+    compile=st.booleans(),
+    threads=st.integers(1, 64),
+)
+
+
+@given(runs)
+@settings(deadline=None)
+def test_a_run_survives_a_trip_through_json(run):
+    assert run_from_dict(run.to_dict()) == run
+    back = run_from_dict(json.loads(json.dumps(run.to_dict())))
+    assert back == run
+    assert hash(back) == hash(run)
+    assert back.to_dict() == run.to_dict()
+
+
+@given(options)
+@settings(deadline=None)
+def test_options_have_no_order_and_may_be_given_as_a_mapping_or_as_pairs(options):
+    pairs = list(options.items())
+    given_as = [options, tuple(pairs), tuple(reversed(pairs))]
+    assert len({Run("elt", "masked", "relay", dataset_options=form) for form in given_as}) == 1
+
+
+def test_whole_numbers_stand_for_their_floats():
+    whole, decimal = Optimisation(gradient_clip=1, betas=(0, 1)), Optimisation(gradient_clip=1.0, betas=(0.0, 1.0))
+    assert json.dumps(asdict(whole)) == json.dumps(asdict(decimal))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"traner": "elt"}, r"unknown run field 'traner'; did you mean 'trainer'\?"),
+        ({"architecture": {"witdh": 64}}, r"unknown architecture field 'witdh'; did you mean 'width'\?"),
+        (
+            {"optimisation": {"learning_rat": 1}},
+            r"unknown optimisation field 'learning_rat'; did you mean 'learning_rate",
+        ),
+        ({"architecture": {"heads": 3}}, "heads must divide width"),
+    ],
+)
+def test_plain_values_that_are_no_run_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        run_from_dict({"trainer": "elt", "task": "masked", "dataset": "relay"} | change)
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(ValueError, match="run: task is missing, given trainer, dataset"):
+        run_from_dict({"trainer": "elt", "dataset": "relay"})
+
+
+def test_fields_left_out_take_their_defaults():
+    assert build(Architecture, {"width": 32}) == Architecture(width=32)

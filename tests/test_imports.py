@@ -1,0 +1,121 @@
+"""What importing the package loads, and which way its imports run."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import eltbench
+
+PACKAGE = Path(eltbench.__file__).parent
+ROOMS = {"torch": {"torch", "torchvision", "torch_fidelity"}, "jax": {"jax", "jaxlib", "equinox", "optax"}}
+FRAMEWORKS = ROOMS["torch"] | ROOMS["jax"]
+
+# Imports run from a higher storey to a lower one or stay on their own.
+STOREYS = [
+    {"cli"},
+    {"studies"},
+    {"sweep", "claims", "figures"},
+    {"training", "evaluation", "model"},
+    {"trainers", "tasks", "data", "backends"},
+    {"config", "registry", "streams"},
+]
+STOREY = {name: len(STOREYS) - number for number, names in enumerate(STOREYS) for name in names}
+
+
+NOT_WHEN_IMPORTED = ("TYPE_CHECKING", "__name__ == '__main__'")
+
+
+def ask(code: str) -> str:
+    process = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip()
+
+
+def imports_at_module_level(path: Path) -> set[str]:
+    """Full names of the modules that importing this file imports."""
+    names: set[str] = set()
+    pending = list(ast.parse(path.read_text()).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.If) and ast.unparse(node.test) in NOT_WHEN_IMPORTED:
+            pending += node.orelse
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            pending += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
+    return names
+
+
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def test_importing_the_package_loads_neither_torch_nor_jax():
+    loaded = ask("import sys, eltbench; print(*{name.partition('.')[0] for name in sys.modules})").split()
+    assert "eltbench" in loaded
+    assert not FRAMEWORKS & set(loaded)
+
+
+def test_naming_describing_and_identifying_runs_loads_neither_torch_nor_jax():
+    loaded = ask("""
+import sys
+import eltbench
+from eltbench.identity import run_id
+assert "elt" in eltbench.trainers.names()
+for registry in (eltbench.trainers, eltbench.tasks, eltbench.data):
+    for name in registry.names():
+        registry.create(name)
+run_id(eltbench.Run("elt", "masked", "digits-codes"))
+print(*{name.partition('.')[0] for name in sys.modules})
+""").split()
+    assert not FRAMEWORKS & set(loaded)
+
+
+def test_the_registries_are_there_after_a_plain_import():
+    names = ask("import eltbench; print(*eltbench.trainers.names())").split()
+    assert {"elt", "no-ilsd", "unique-depth", "universal-transformer"} <= set(names)
+
+
+@pytest.mark.parametrize("name", eltbench.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(eltbench, name) is not None
+    assert name in dir(eltbench)
+
+
+def test_the_lazy_names_are_those_of_their_modules():
+    from eltbench import model, results
+
+    assert eltbench.load_rows is results.load_rows
+    assert eltbench.load_model is model.load_model
+
+
+def test_an_unknown_attribute_is_refused_with_the_public_names():
+    with pytest.raises(AttributeError, match=r"no attribute 'load_row'; public names: .*load_rows"):
+        eltbench.load_row  # noqa: B018
+
+
+def test_the_version_is_that_of_the_distribution():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    assert eltbench.__version__ == project["version"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_only_a_backends_own_room_imports_its_framework(path):
+    imported = imports_at_module_level(PACKAGE / path)
+    outside = {part for name in imported if not name.startswith("eltbench") for part in name.split(".")}
+    room = path.parts[1] if path.parts[0] == "backends" else ""
+    assert not outside & (FRAMEWORKS - ROOMS.get(room, set()))
+    for other in ROOMS.keys() - {room}:
+        assert not {name for name in imported if name.startswith(f"eltbench.backends.{other}.")}
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parts[0].removesuffix(".py") in STOREY], ids=str)
+def test_imports_run_downwards(path):
+    own = STOREY[path.parts[0].removesuffix(".py")]
+    imported = {name.split(".")[1] for name in imports_at_module_level(PACKAGE / path) if name.startswith("eltbench.")}
+    assert not {name for name in imported if STOREY.get(name, 0) > own}
