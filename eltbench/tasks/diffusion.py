@@ -95,7 +95,7 @@ class Diffusion(Task):
         return namespace(batch.weight).ones_like(batch.weight)
 
     def noisiness(self, batch: Batch) -> Array:
-        return -batch.log_snr
+        return namespace(batch.log_snr).negative(batch.log_snr)
 
     def sampling(self, **options: Any) -> DiffusionSampling:
         return build(DiffusionSampling, options)
