@@ -9,8 +9,8 @@ A call is made of three steps that convergence diagnostics use one by one:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -72,13 +72,12 @@ class Condition(nn.Module):
 
     def __init__(self, width: int, classes: int, *, timed: bool) -> None:
         super().__init__()
-        self.width, self.timed = width, timed
+        self.timed = timed
         self.labels = nn.Embedding(classes + 1, width) if classes else None  # the last row is the null label
         if timed:
             self.log_snr_in = nn.Linear(width, width)
             self.log_snr_out = nn.Linear(width, width)
-            frequencies = torch.tensor(positions.log_snr_frequencies(width))
-            self.register_buffer("frequencies", frequencies, persistent=False)
+        self.register_buffer("frequencies", torch.tensor(positions.log_snr_frequencies(width)), persistent=False)
 
     def forward(self, labels: Tensor, log_snr: Tensor | None) -> Tensor:
         vector = self.labels(labels) if self.labels is not None else None
@@ -89,7 +88,7 @@ class Condition(nn.Module):
             waves = torch.cat([angles.sin(), angles.cos()], dim=-1)  # (B, D)
             timing = self.log_snr_out(F.silu(self.log_snr_in(waves)))
             vector = timing if vector is None else vector + timing
-        return labels.new_zeros((len(labels), self.width), dtype=torch.float32) if vector is None else vector
+        return self.frequencies.new_zeros(len(labels), 2 * len(self.frequencies)) if vector is None else vector
 
 
 class Network(nn.Module):
@@ -212,10 +211,10 @@ class Network(nn.Module):
         angles = self.frequencies * index
         return torch.cat([angles.sin(), angles.cos()])
 
-    def compile_block(self) -> None:
-        """Compile the blocks in place; the loop stays eager, so a new loop count never recompiles."""
+    def compile_block(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile the blocks in place, names kept; the loop stays eager, so a new loop count never recompiles."""
         for block in self.blocks:
-            block.compile()
+            block.compile(backend=backend)
 
     def _modulations(self, activated: Tensor) -> tuple[Modulation, ...]:
         return tuple(block.modulate(activated) for block in self.blocks)  # type: ignore[operator]

@@ -1,0 +1,126 @@
+"""The closed forms equal what torch holds and what torch's own counter counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from eltbench import accounting
+from eltbench.backends.torch.network import Network
+from eltbench.config import Architecture
+from eltbench.data.base import DataSpec
+
+CONTINUOUS = DataSpec("continuous", (8, 4), channels=3, classes=10)
+UNCONDITIONAL = DataSpec("continuous", (4, 4), channels=1)
+TOKENS = DataSpec("tokens", (3, 4), vocabulary=11, classes=5)
+RELAY = DataSpec("tokens", (2, 6), vocabulary=4, context_vocabulary=6)
+DEPTHS = ("looped", "unique", "universal")
+
+architectures = st.builds(
+    lambda heads, quarter, **others: Architecture(heads=heads, width=4 * heads * quarter, **others),
+    heads=st.sampled_from([1, 2, 3]),
+    quarter=st.integers(1, 3),
+    unique_layers=st.integers(1, 3),
+    max_loops=st.just(1),
+    mlp_ratio=st.integers(1, 4),
+    block=st.sampled_from(["dit", "bert"]),
+    patch=st.sampled_from([1, 2]),
+    norm=st.sampled_from(["pre", "sandwich"]),
+    input_injection=st.booleans(),
+    loop_embedding=st.booleans(),
+    loop_conditioning=st.booleans(),
+    attention_radius=st.sampled_from([None, 1]),
+)
+specs = st.sampled_from([CONTINUOUS, UNCONDITIONAL, TOKENS, RELAY])
+timing = st.booleans()
+
+
+def on_meta(architecture, depth, spec, timed):
+    with torch.device("meta"):
+        return Network(architecture, depth, spec, timed=timed)
+
+
+def counted_flops(network, spec, timed, exits, batch=1):
+    shape = (*spec.grid, spec.channels) if spec.kind == "continuous" else (spec.tokens,)
+    dtype = torch.float32 if spec.kind == "continuous" else torch.int32
+    with torch.device("meta"):
+        inputs, labels = torch.empty(batch, *shape, dtype=dtype), torch.empty(batch, dtype=torch.int32)
+        context = torch.empty(batch, spec.tokens, dtype=torch.int32) if spec.context_vocabulary else None
+        log_snr = torch.empty(batch) if timed else None
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(inputs, labels, context, log_snr, exits)
+    return counter.get_total_flops()
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(architectures, st.sampled_from(DEPTHS), specs, timing)
+def test_parameters_equal_torchs_by_part(architecture, depth, spec, timed):
+    parts = dict.fromkeys(("embedding", "block", "conditioning", "head", "halting"), 0)
+    part_of = {"blocks": "block", "condition": "conditioning", "injection": "embedding"}
+    for name, parameter in on_meta(architecture, depth, spec, timed).named_parameters():
+        room = name.split(".")[0]
+        parts[part_of.get(room, room)] += parameter.numel()
+    assert accounting.parameters(architecture, depth, spec, timed) == parts
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(architectures, st.sampled_from(DEPTHS), specs, timing, st.sets(st.integers(1, 5), min_size=1))
+def test_flops_equal_torchs_counter(architecture, depth, spec, timed, exits):
+    exits = (1,) if depth == "unique" else tuple(sorted(exits))
+    counted = counted_flops(on_meta(architecture, depth, spec, timed), spec, timed, exits, batch=2)
+    assert 2 * accounting.flops(architecture, depth, spec, timed, exits[-1], len(exits)) == counted
+
+
+@pytest.mark.parametrize("block", ["dit", "bert"])
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("spec", [CONTINUOUS, TOKENS, RELAY], ids=["continuous", "tokens", "relay"])
+def test_flops_equal_torchs_counter_for_every_scheme_block_and_data(depth, block, spec):
+    architecture = Architecture(width=16, heads=2, block=block, max_loops=1)
+    timed, exits = spec.kind == "continuous", (1,) if depth == "unique" else (2, 3)
+    counted = counted_flops(on_meta(architecture, depth, spec, timed), spec, timed, exits)
+    assert accounting.flops(architecture, depth, spec, timed, exits[-1], len(exits)) == counted
+    assert accounting.macs(architecture, depth, spec, timed, exits[-1], len(exits)) * 2 == counted
+
+
+@pytest.mark.parametrize("depth", ["looped", "universal"])
+def test_parameter_count_does_not_depend_on_the_number_of_loops(depth):
+    counts = set()
+    for max_loops in (1, 4, 32):
+        architecture = Architecture(width=16, heads=2, max_loops=max_loops)
+        parts = accounting.parameters(architecture, depth, CONTINUOUS, True)
+        trained = sum(parameter.numel() for parameter in on_meta(architecture, depth, CONTINUOUS, True).parameters())
+        assert trained == sum(parts.values())
+        counts.add(trained)
+    assert len(counts) == 1
+
+
+def test_a_dit_layer_holds_18_squared_widths_of_weights():
+    """DiT (arXiv 2212.09748): 4 D² attention, 8 D² MLP, 6 D² modulation; the rest are biases, linear in D."""
+    block = [accounting.parameters(Architecture(width=d), "looped", CONTINUOUS, True)["block"] / 2 for d in (64, 128)]
+    squares = (block[1] - 2 * block[0]) / (128**2 - 2 * 64**2)
+    assert squares == 18
+
+
+def test_weight_bytes_follow_the_precision():
+    total = sum(accounting.parameters(Architecture(), "looped", CONTINUOUS, True).values())
+    assert accounting.weight_bytes(Architecture(), "looped", CONTINUOUS, True) == 4 * total
+    assert accounting.weight_bytes(Architecture(), "looped", CONTINUOUS, True, precision="bf16") == 2 * total
+    with pytest.raises(ValueError, match=r"precision must be one of .*fp32.*given 'int8'"):
+        accounting.weight_bytes(Architecture(), "looped", CONTINUOUS, True, precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("depth", "loops", "exits", "message"),
+    [
+        ("looped", 0, 1, "at least 1, given 0"),
+        ("unique", 2, 1, "exactly 1 at unique depth, given 2"),
+        ("looped", 3, 4, "between 1 and the 3 loops, given 4"),
+        ("endless", 1, 1, "given 'endless'"),
+    ],
+)
+def test_impossible_calls_are_refused(depth, loops, exits, message):
+    with pytest.raises(ValueError, match=message):
+        accounting.macs(Architecture(max_loops=1), depth, CONTINUOUS, True, loops, exits)
