@@ -249,3 +249,26 @@ def test_update_norms_are_averaged_over_late_loops_in_quarters_from_clean_to_noi
 def test_a_world_that_hides_its_own_tokens_has_no_quarters_of_noise():
     model = linear_model(lambda batch: NoisyGrowth(np.ones(4)), task="masked", dataset="relay")
     assert update_norms_by_noise(model, model.dataset.heldout()[:4]) == []
+
+
+class Stretch(LinearMap):
+    """An identity map whose Jacobian at item b, state s and loop L is claimed to be 100·label_b + 10·L + s times it."""
+
+    def __init__(self, batch):
+        labels = np.asarray(batch.labels, np.float64)
+        self.initial, self.labels = np.ones((len(labels), 2, 4)) * (1 + labels).reshape(-1, 1, 1), labels
+
+    def loop(self, state, index):
+        return state
+
+    def jacobian(self, state, index):
+        (label,) = self.labels
+        return lambda vector: vector * (100 * label + 10 * index + state)
+
+
+def test_spectral_radius_is_of_the_next_loop_at_each_items_own_state_and_condition():
+    labels = np.array([0, 3, 8], np.int32)
+    model = linear_model(Stretch)
+    rows = diagnose(model, batch_of(3)._replace(labels=labels), [1], stability_exits=[4], samples=3)
+    (radius,) = [row for row in rows if row["metric"] == "spectral_radius"]
+    assert radius["value"] == pytest.approx(np.mean(100 * labels + 10 * 5 + (1 + labels)))

@@ -49,8 +49,7 @@ class TorchRecurrence(Recurrence):
             (transposed,) = torch.autograd.grad(looped, point, cotangent, create_graph=True)
 
         def product(vector: Tensor) -> Tensor:
-            with torch.inference_mode(False):
-                (image,) = torch.autograd.grad(transposed, cotangent, vector.clone(), retain_graph=True)
+            (image,) = torch.autograd.grad(transposed, cotangent, vector, retain_graph=True)
             return image
 
         return product
