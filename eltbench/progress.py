@@ -32,7 +32,7 @@ class Lines:
     """Plain lines on stderr, for logs and pipes."""
 
     def begin(self, runs: int, cached: int) -> None:
-        self._say(f"{runs} runs to make, {cached} cached")
+        self._say(f"runs to make: {runs}, cached: {cached}")
 
     def phase(self, run_id: str, name: str, text: str, fraction: float | None) -> None:
         if text.startswith("waiting"):
@@ -61,7 +61,7 @@ class Live:
 
     def begin(self, runs: int, cached: int) -> None:
         self._progress.start()
-        self._progress.print(f"{runs} runs to make, {cached} cached", highlight=False, markup=False)
+        self._progress.print(f"runs to make: {runs}, cached: {cached}", highlight=False, markup=False)
 
     def phase(self, run_id: str, name: str, text: str, fraction: float | None) -> None:
         if run_id not in self._bars:
@@ -89,7 +89,7 @@ def reporter() -> Reporter:
 
 def duration(seconds: float) -> str:
     """Seconds in words: 8.2 s, 3 min 05 s, 1 h 20 min."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

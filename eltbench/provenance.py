@@ -67,7 +67,8 @@ def _commit() -> dict[str, Any]:
 
 def _git(directory: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(("git", *arguments), cwd=directory, capture_output=True, text=True, timeout=20)
+        command = ("git", "--no-optional-locks", *arguments)  # looking must not get in the way of someone's commit
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -22,6 +22,10 @@ CELL = ("trainer", "task", "dataset", "backend", *OF_ARCHITECTURE, "seed")
 """Columns that, with the study's own key columns, name one model of a plan whatever its version."""
 
 
+class DamagedError(ValueError):
+    """A file that holds no readable table."""
+
+
 def stamp(
     rows: Iterable[Mapping[str, Any]],
     run: Run,
@@ -75,7 +79,7 @@ def read_rows(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise ValueError(f"no rows at {path}") from None
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
+        raise DamagedError(f"{path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
     version = (table.schema.metadata or {}).get(VERSION_KEY, b"").decode()
     if version != SCHEMA_VERSION:
         found = f"schema version {version!r}" if version else "no schema version"
@@ -117,6 +121,19 @@ def collect(
     if damaged:
         raise ValueError("\n".join([*damaged, "repeat the command to measure these again"]))
     return validate(_joined(parts, schema.names), schema).to_pandas()
+
+
+def collect_table(jobs: Sequence[Job], store: RunStore, name: str) -> pd.DataFrame:
+    """One raw table of the measurements of the planned runs, keyed by run_id; raises ValueError for a damaged file."""
+    frames = []
+    for path in dict.fromkeys(store.measurement_path(job.run_id, str(job.study), job.digest) for job in jobs):
+        raw = path.with_suffix(f".{name}.parquet")
+        if path.exists() and raw.exists():
+            try:
+                frames.append(pq.read_table(raw, page_checksum_verification=True).to_pandas())
+            except (OSError, pa.ArrowException) as error:
+                raise ValueError(f"{set_aside(raw, str(error))}; remove {path} and repeat the command") from None
+    return _joined(frames)
 
 
 def cells(jobs: Iterable[Job]) -> pd.DataFrame:

@@ -174,6 +174,8 @@ class Children:
 
     def _silent_end(self, job: Job, code: int, errors: Any) -> str:
         """The message for a process that ended without one: killed, or crashed below Python."""
+        if self._ended:
+            return "interrupted; what it had finished stays"
         errors.seek(0)
         said = errors.read().decode(errors="replace").strip()
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -195,6 +197,11 @@ class Durations:
 
     def add(self, run: Run, seconds: float) -> None:
         self._known.setdefault(replace(run, seed=0), []).append(seconds)
+
+    def mean(self, run: Run) -> float | None:
+        """Seconds that a run like this one took here, whatever its seed; None where none was made."""
+        seconds = self._known.get(replace(run, seed=0))
+        return statistics.fmean(seconds) if seconds else None
 
     def expected(self, runs: Sequence[Run], workers: int) -> float | None:
         """Seconds until `runs` are made; runs of an unknown kind count as the mean. None where nothing is known."""

@@ -1,0 +1,172 @@
+"""Processes that are really killed, files that are really cut short: nothing is lost, trained twice or left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from faulty_plugin import STEPS, install, job, logged, plug_in
+
+from eltbench.progress import Lines
+from eltbench.runs import RunStore
+from eltbench.sweep import sweep
+
+pytestmark = pytest.mark.slow
+
+COMMAND = """
+import json, sys
+from dataclasses import asdict
+from faulty_plugin import job
+from eltbench.runs import RunStore
+from eltbench.sweep import sweep
+jobs = [job(seed, **options) for seed, options in json.loads(sys.argv[2])]
+print(json.dumps(asdict(sweep(jobs, RunStore(sys.argv[1]), workers=2))))
+"""
+PATIENCE = 60  # seconds for what takes a few on an idle machine
+
+
+class Command:
+    """A sweep in a process of its own, as a user would start it."""
+
+    def __init__(self, folder: Path, runs: list) -> None:
+        self.store, self.runs = RunStore(folder / "runs"), runs
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", COMMAND, str(self.store.root), json.dumps(runs)],
+            env=install(folder / "plugin"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def outcome(self) -> dict:
+        said, _ = self.process.communicate(timeout=PATIENCE)
+        return json.loads(said)
+
+
+@pytest.fixture
+def started():
+    commands = []
+
+    def start(folder, runs):
+        commands.append(Command(folder, runs))
+        return commands[-1]
+
+    yield start
+    for command in commands:
+        if command.process.poll() is None:
+            os.killpg(command.process.pid, signal.SIGKILL)
+        command.process.communicate()
+
+
+@pytest.fixture
+def plugin(monkeypatch, tmp_path):
+    plug_in(monkeypatch, tmp_path / "plugin")
+
+
+def held(tmp_path, *seeds):
+    """Runs that stop at their third step, after a checkpoint at the second, until the gate is removed."""
+    (tmp_path / "gate").touch()
+    return [(seed, {"log": str(tmp_path / f"log-{seed}"), "gate": str(tmp_path / "gate")}) for seed in seeds]
+
+
+def steps(tmp_path, seed):
+    return logged(tmp_path / f"log-{seed}")
+
+
+def wait(condition, seconds=PATIENCE):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.05)
+
+
+def alive(pid):
+    """Whether a process runs; one that waits to be buried does not."""
+    try:
+        os.kill(int(pid), 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
+    except FileNotFoundError:
+        return not Path("/proc/self").exists()
+
+
+def ids(*runs):
+    return [job(seed, **options).run_id for seed, options in runs]
+
+
+@pytest.mark.parametrize("kill", [os.kill, os.killpg], ids=["the command alone", "its process group"])
+def test_a_killed_command_leaves_no_process_and_is_finished_by_its_repetition(tmp_path, started, plugin, kill):
+    runs = held(tmp_path, 1, 2)
+    command = started(tmp_path, runs)
+    wait(lambda: all(len(steps(tmp_path, seed)) == 3 for seed in (1, 2)))
+    children = {pid for seed in (1, 2) for pid in steps(tmp_path, seed)}
+    assert len(children) == 2
+    assert all(map(alive, children))
+    kill(command.process.pid, signal.SIGKILL)
+    wait(lambda: not any(map(alive, children)), seconds=5)
+
+    (tmp_path / "gate").unlink()
+    outcome = started(tmp_path, runs).outcome()
+    assert sorted(outcome["done"]) == sorted(ids(*runs))
+    # steps 0, 1, 2, then 2 and 3 from the checkpoint that the second step had left
+    assert [len(steps(tmp_path, seed)) for seed in (1, 2)] == [5, 5]
+
+
+def test_ctrl_c_ends_the_running_processes_and_keeps_their_checkpoints(tmp_path, started, plugin):
+    runs = held(tmp_path, 1, 2, 3)
+    command = started(tmp_path, runs)
+    wait(lambda: all(len(steps(tmp_path, seed)) == 3 for seed in (1, 2)))
+    os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does: to parent and children alike
+    assert command.process.wait(timeout=10) != 0
+    wait(lambda: not any(alive(pid) for seed in (1, 2) for pid in steps(tmp_path, seed)), seconds=5)
+    assert [command.store.state(run_id) for run_id in ids(*runs)] == ["partial", "partial", "missing"]
+
+
+def test_one_killed_run_fails_alone_and_is_made_by_the_repetition(tmp_path, started, plugin):
+    runs = held(tmp_path, 1, 2)
+    command = started(tmp_path, runs)
+    wait(lambda: all(len(steps(tmp_path, seed)) == 3 for seed in (1, 2)))
+    os.kill(int(steps(tmp_path, 1)[0]), signal.SIGKILL)
+    (tmp_path / "gate").unlink()
+    killed, sibling = ids(*runs)
+    assert command.outcome() == {"done": [sibling], "cached": [], "failed": {killed: "process killed by SIGKILL"}}
+    assert command.store.state(killed) == "failed"
+
+    assert started(tmp_path, runs).outcome() == {"done": [killed], "cached": [sibling], "failed": {}}
+    assert [len(steps(tmp_path, seed)) for seed in (1, 2)] == [5, STEPS]
+
+
+def test_two_commands_on_one_store_train_no_run_twice(tmp_path, started, plugin):
+    runs = held(tmp_path, 1, 2)
+    both = [started(tmp_path, runs), started(tmp_path, runs[::-1])]
+    wait(lambda: all(len(steps(tmp_path, seed)) == 3 for seed in (1, 2)))
+    time.sleep(1)  # the other command's processes wait at the locks meanwhile, or come later: both must do
+    (tmp_path / "gate").unlink()
+    outcomes = [command.outcome() for command in both]
+    assert [len(steps(tmp_path, seed)) for seed in (1, 2)] == [STEPS, STEPS]
+    assert sorted(outcomes[0]["done"] + outcomes[1]["done"]) == sorted(ids(*runs))
+    assert all(sorted(outcome["done"] + outcome["cached"]) == sorted(ids(*runs)) for outcome in outcomes)
+    assert all(both[0].store.is_cached(job(seed, **options)) for seed, options in runs)
+
+
+def test_truncated_files_are_reported_set_aside_and_redone(tmp_path, plugin, monkeypatch):
+    store, asked = RunStore(tmp_path / "runs"), job(1, log=str(tmp_path / "log-1"))
+    said = []
+    monkeypatch.setattr(Lines, "_say", lambda self, text: said.append(text))
+    rows = store.measurement_path(asked.run_id, "weighing", asked.digest)
+    weights = store.directory(asked.run_id) / "checkpoint.safetensors"
+    for damaged, trained in ((None, STEPS), (rows, STEPS), (weights, 2 * STEPS)):
+        if damaged:
+            damaged.write_bytes(damaged.read_bytes()[:-100])
+        outcome = sweep([asked], store, progress=Lines())
+        assert outcome.done == [asked.run_id]
+        assert len(steps(tmp_path, 1)) == trained
+        assert store.is_cached(asked)
+        if damaged:
+            assert damaged.with_name(f"{damaged.name}.damaged-1").exists()
+            assert any(line.startswith(f"warning: damaged file {damaged} (") for line in said)
