@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from eltbench import atomic
 from eltbench.backends.base import Engine
 from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
@@ -33,9 +33,7 @@ class TorchEngine(Engine):
 
     def __init__(self, run: Run, spec: DataSpec, trainer: Trainer, task: Task) -> None:
         self.run, self.trainer, self.task = run, trainer, task
-        self.device = torch.device(run.device)
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device {run.device!r} asked for, but torch sees no CUDA device here; known: cpu")
+        self.device = available_device(run.device)
         if self.device.type == "cpu":
             torch.set_num_threads(run.threads)
         self.ops = TorchOps(self.device)
@@ -61,7 +59,7 @@ class TorchEngine(Engine):
         )
         if run.compile:
             self.network.compile_block()
-            self.average.module.compile_block()
+            cast(Network, self.average.module).compile_block()
 
     def upload(self, batch: Batch) -> Batch:
         return Batch(*(None if array is None else self.ops.asarray(array) for array in batch))
@@ -123,15 +121,11 @@ class TorchEngine(Engine):
                 state = self.optimiser.state.get(parameter, {})
                 tensors[f"{moment}.{name}"] = state.get(moment, torch.zeros_like(parameter))
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        directory.mkdir(parents=True, exist_ok=True)
-        target = directory / "checkpoint.safetensors"
-        temporary = target.with_suffix(f".{os.getpid()}.tmp")
-        save_file(tensors, temporary, metadata={"step": str(step), "format": "eltbench-1"})
-        os.replace(temporary, target)
-        description = {"step": step, "run": self.run.to_dict(), "parameters": self.parameter_count()}
-        temporary = directory / f"checkpoint.json.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(description, indent=1, sort_keys=True))
-        os.replace(temporary, directory / "checkpoint.json")
+        # The description is the same at every step and comes first: where there are weights, it is there.
+        description = {"run": self.run.to_dict(), "parameters": self.parameter_count()}
+        atomic.write_text(directory / "checkpoint.json", json.dumps(description, indent=1, sort_keys=True))
+        with atomic.replacing(directory / "checkpoint.safetensors") as temporary:
+            save_file(tensors, temporary, metadata={"step": str(step), "format": "eltbench-1"})
 
     def load(self, directory: Path) -> int:
         path = directory / "checkpoint.safetensors"
@@ -142,10 +136,14 @@ class TorchEngine(Engine):
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise ValueError(f"checkpoint {path} is damaged or not eltbench's: {error}") from error
         averaged = dict(self.average.module.named_parameters())
-        expected = {f"{part}.{name}" for name in averaged for part in ("weights", "average", *MOMENTS)}
-        if expected != set(tensors):
-            odd = sorted(expected ^ set(tensors))
-            raise ValueError(f"checkpoint {path} does not fit this network: {len(odd)} names differ, first {odd[0]}")
+        parts = ("weights", "average", *MOMENTS)
+        expected = {(f"{part}.{name}", value.shape) for name, value in averaged.items() for part in parts}
+        if odd := sorted(expected ^ {(name, tensor.shape) for name, tensor in tensors.items()}):
+            name, shape = odd[0]
+            raise ValueError(
+                f"checkpoint {path} does not fit this network: {len(odd)} names or shapes differ, first {name} "
+                f"{tuple(shape)}"
+            )
         with torch.no_grad():
             for name, parameter in self.network.named_parameters():
                 parameter.copy_(tensors[f"weights.{name}"])
@@ -154,3 +152,11 @@ class TorchEngine(Engine):
                 self.optimiser.state[parameter] = {"step": torch.tensor(float(step), device=self.device), **state}
             self.average.n_averaged.fill_(step)
         return step
+
+
+def available_device(name: str) -> torch.device:
+    """The device of that name; raises ValueError, with the devices that are here, where there is none."""
+    known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name not in known and not (name == "cuda" and len(known) > 1):
+        raise ValueError(f"torch has no device {name!r} here; known: {', '.join(known)}")
+    return torch.device(name)
