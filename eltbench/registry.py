@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from importlib.metadata import entry_points
@@ -56,6 +57,11 @@ class Registry(Generic[T]):
                 entry.name, entry.version = name, vars(entry).get("version", 1)  # type: ignore[attr-defined]
         return entry
 
+    def check(self, name: str) -> None:
+        """Raise UnknownNameError unless `name` is registered; loads nothing."""
+        if name not in self._entries and name not in self.names():
+            raise UnknownNameError(unknown(self.kind, name, self.names()))
+
     def create(self, name: str, **options: Any) -> T:
         """An instance of the class under `name`; an option that the class does not know raises ValueError."""
         cls = self.get(name)
@@ -94,4 +100,9 @@ def unknown(kind: str, name: str, known: list[str]) -> str:
 
 
 def _target(entry: type | str) -> str:
-    return entry if isinstance(entry, str) else f"{entry.__module__}:{entry.__qualname__}"
+    if isinstance(entry, str):
+        return entry
+    module = entry.__module__
+    if module == "__main__":  # run as `python -m package.module`, which its lazy entry names by its real name
+        module = getattr(sys.modules["__main__"].__spec__, "name", module)
+    return f"{module}:{entry.__qualname__}"

@@ -46,19 +46,16 @@ def stamp(
         "compiled": run.compile,
         **row_provenance(run.backend),
     }
+    schema = part_schema(extra)
+    empty = {field.name: None for field in schema if field.nullable}  # a gap is None, never pandas' NaN
     completed = []
     for row in rows:
         loops = row.get("loops")
         row = {**costs(loops), **row}
         depth = None if loops is None else shape.unique_layers * loops
         flops = None if row.get("macs") is None else 2 * row["macs"]
-        completed.append({**known, "effective_depth": depth, "flops": flops, **row})
-    frame = pd.DataFrame(completed)
-    schema = part_schema(extra)
-    for field in schema:
-        if field.nullable and field.name not in frame:
-            frame[field.name] = None
-    return validate(frame, schema).to_pandas()
+        completed.append({**empty, **known, "effective_depth": depth, "flops": flops, **row})
+    return validate(pd.DataFrame(completed), schema).to_pandas()
 
 
 def write_rows(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:

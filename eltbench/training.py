@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from eltbench import backends, data, tasks, trainers
+from eltbench import accounting, backends, data, tasks, trainers
 from eltbench.backends.base import Engine
 from eltbench.config import Optimisation, Run
 from eltbench.data.base import Dataset
@@ -44,8 +44,9 @@ def parts(run: Run) -> Parts:
     trainer = trainers.create(run.trainer, **dict(run.trainer_options))
     task = tasks.create(run.task, **dict(run.task_options))
     dataset = data.create(run.dataset, **dict(run.dataset_options))
-    backends.get(run.backend)
+    backends.registry.check(run.backend)
     trainer.check(run.architecture)
+    accounting.token_grid(run.architecture, trainer.depth, dataset.spec)
     if task.data_kind != dataset.spec.kind:
         raise ValueError(
             f"task {run.task!r} works on {task.data_kind} data, dataset {run.dataset!r} gives {dataset.spec.kind}"

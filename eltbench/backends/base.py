@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,7 +86,7 @@ def check_exits(exits: Sequence[int], *, deepest: int | None = None) -> tuple[in
         raise ValueError("exits: give at least one loop count")
     if checked[0] < 1:
         raise ValueError(f"exits: a loop count is at least 1, given {list(checked)}")
-    if any(later <= earlier for earlier, later in zip(checked, checked[1:], strict=False)):
+    if any(later <= earlier for earlier, later in itertools.pairwise(checked)):
         raise ValueError(f"exits: loop counts must be strictly increasing, given {list(checked)}")
     if deepest is not None and checked[-1] > deepest:
         raise ValueError(f"exits: this unique-depth network ends at exit {deepest}, given {list(checked)}")

@@ -10,7 +10,7 @@ from eltbench.trainers.base import Trainer
 @register("universal-transformer", version=1)
 @dataclass(frozen=True)
 class UniversalTransformer(Trainer):
-    """Shared block that halts per token, supervised at L_max with a ponder cost (arXiv 1807.03819; 1603.08983 eq. 10)."""
+    """Shared block that halts per token, supervised at L_max with a ponder cost (arXiv 1807.03819, 1603.08983)."""
 
     depth = "universal"
     fields = ("prediction", "ponder")

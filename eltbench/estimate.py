@@ -1,0 +1,52 @@
+"""How long missing runs will take: as long as the same runs took here before, else from this machine's speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from eltbench import accounting
+from eltbench.config import Run
+from eltbench.sweep import Durations
+from eltbench.training import parts
+
+SHARE_OF_PEAK = 0.3  # of the matrix-product rate that training reaches at small widths; measurement included
+START = 8.0  # seconds to start a process and load its libraries
+
+
+def estimated_seconds(runs: Sequence[Run], workers: int, known: Durations) -> float:
+    """Seconds until `runs` are made by `workers` processes; a guess where no run of that kind was made here."""
+    rate = None
+    total = longest = 0.0
+    for kind in {replace(run, seed=0): run for run in runs}:
+        count = sum(replace(run, seed=0) == kind for run in runs)
+        seconds = known.mean(kind)
+        if seconds is None:
+            rate = rate or matrix_rate()
+            seconds = START + training_flops(kind) / (SHARE_OF_PEAK * rate)
+        total, longest = total + count * seconds, max(longest, seconds)
+    return max(total / workers, longest)
+
+
+def training_flops(run: Run) -> float:
+    """FLOPs of a whole training: forward, and twice that backward, at L_max."""
+    made = parts(run)
+    shape = (run.architecture, made.trainer.depth, made.dataset.spec, made.task.timed)
+    per_item = 3 * 2 * accounting.macs(*shape, run.architecture.max_loops)
+    return float(per_item) * run.optimisation.batch_size * run.optimisation.steps
+
+
+def matrix_rate(size: int = 512) -> float:
+    """FLOP/s of single-precision matrix products on this machine now, the best of a few."""
+    matrix = np.ones((size, size), np.float32)
+    best = min(_seconds(matrix) for _ in range(5))
+    return 2 * size**3 / best
+
+
+def _seconds(matrix: np.ndarray) -> float:
+    start = time.perf_counter()
+    matrix @ matrix
+    return time.perf_counter() - start

@@ -1,0 +1,75 @@
+"""Held-out loss at every exit, on corruptions that are the same for every model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eltbench.model import Model
+from eltbench.streams import stream
+from eltbench.tasks.base import Batch
+
+BATCH = 512  # items a network call; fixed, so that a result does not depend on the machine's memory
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """What `evaluate` measured.
+
+    exits: (E,) loop counts. errors: (E, draws, items), the loss of every item. weights: (draws, items), how much each
+    counts. correct: (E, strata), the share of hidden tokens predicted right in each stratum of the dataset, or None.
+    strata: (strata,) their names.
+    """
+
+    exits: tuple[int, ...]
+    errors: np.ndarray
+    weights: np.ndarray
+    correct: np.ndarray | None = None
+    strata: tuple[int, ...] = ()
+
+    @property
+    def losses(self) -> np.ndarray:
+        """The held-out loss at each exit (E,), weighted as the training loss is."""
+        return (self.errors * self.weights).sum(axis=(1, 2)) / self.weights.sum()
+
+
+def evaluate(model: Model, exits: Sequence[int], draws: int) -> Heldout:
+    """Held-out losses of all exits, from one pass per batch.
+
+    Every held-out item is corrupted `draws` times, at levels spread over the training distribution; levels, noise and
+    masks come from one stream of the dataset, whatever the model, its seed or its backend. Raises ValueError for
+    impossible exits.
+    """
+    exits = model.exits(exits)
+    clean = model.dataset.heldout()
+    batches = model.task.heldout(clean, model.spec, stream(model.run.dataset, 0, "heldout"), draws)
+    strata = model.dataset.strata(clean)
+    errors, weights, hits, seen = [], [], [], []
+    for batch in batches:
+        parts = []
+        for start, piece in _pieces(batch):
+            uploaded = model.engine.upload(piece)
+            outputs = model.engine.predict(uploaded, exits)
+            per_exit = [model.engine.numpy(model.task.errors(out, uploaded, model.engine.ops)) for out in outputs]
+            parts.append((np.stack(per_exit), model.engine.numpy(model.task.item_weights(uploaded))))
+            if strata is not None:
+                where = np.where(piece.weight > 0, strata[start : start + len(piece.labels)], -1)
+                right = [model.engine.numpy(out.prediction).argmax(-1) == piece.target for out in outputs]
+                hits.append(np.stack([[(good & (where == s)).sum() for s in np.unique(strata)] for good in right]))
+                seen.append([(where == s).sum() for s in np.unique(strata)])
+        errors.append(np.concatenate([part[0] for part in parts], axis=1))  # (E, items)
+        weights.append(np.concatenate([part[1] for part in parts]))  # (items,)
+    stacked = np.stack(errors, axis=1).astype(np.float64), np.stack(weights).astype(np.float64)
+    if strata is None:
+        return Heldout(exits, *stacked)
+    names, counts = np.unique(strata), np.sum(seen, axis=0)  # (S,)
+    present = counts > 0  # a stratum without hidden tokens has nothing to predict
+    correct = np.sum(hits, axis=0)[:, present] / counts[present]
+    return Heldout(exits, *stacked, correct, tuple(int(name) for name in names[present]))
+
+
+def _pieces(batch: Batch) -> Iterator[tuple[int, Batch]]:
+    for start in range(0, len(batch.labels), BATCH):
+        yield start, Batch(*(None if field is None else field[start : start + BATCH] for field in batch))

@@ -1,0 +1,56 @@
+"""Samples by loop count, scored beside what real images score at the same size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from eltbench.evaluation.memorising import memorising
+from eltbench.evaluation.quality import kernel_null, quality, real_floor, reference
+from eltbench.model import Model
+
+
+def sample_scores(model: Model, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of sample quality at each of settings["sample_loops"]; none where the dataset holds no images.
+
+    settings: `sample_loops`, `samples` (how many, at most the held-out split), `sampling` (options of the task). The
+    labels are those of the held-out images they are compared with, and every loop count draws the same noise.
+    """
+    dataset, count = model.dataset, settings["samples"]
+    heldout = dataset.heldout()
+    if not settings["sample_loops"] or dataset.images(heldout.values[:1]) is None:
+        return []
+    labels = heldout.labels[:count]
+    count = len(labels)
+    real = reference(dataset, count)
+    training = dataset.images(dataset.training().values)
+    assert training is not None
+    sampling = model.task.sampling(**settings["sampling"])
+    keys = {
+        "split": "heldout",
+        "sampler": getattr(sampling, "sampler", "maskgit"),
+        "sampling_steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
+    }
+    floor = real_floor(dataset, count)
+    extractor = floor[0].feature_extractor
+    rows = [{**keys, **vars(score), "metric": f"{score.metric}_of_real_images"} for score in floor]
+    null = {"value": kernel_null(dataset, count), "higher_is_better": False, "n_samples": count}
+    rows.append({**keys, **null, "metric": "kernel_distance_null_deviation", "feature_extractor": extractor})
+    for loops in settings["sample_loops"]:
+        values = model.sample(labels, loops, **settings["sampling"])
+        images = dataset.images(values)
+        assert images is not None
+        if broken := int((~np.isfinite(images).reshape(count, -1).all(axis=1)).sum()):
+            why = f"{broken} of {count} samples are not finite"
+            rows.append({**keys, "loops": loops, "metric": "kernel_distance", "value": None, "reason": why})
+            continue
+        rows += [{**keys, **vars(score), "loops": loops} for score in quality(images, real)]
+        nearest = memorising(images, training, real)
+        rows += [
+            {**keys, "loops": loops, "metric": name, "value": value, "n_samples": count}
+            for name, value in nearest._asdict().items()
+        ]
+    return rows

@@ -1,0 +1,95 @@
+"""One style for every plot: colours that colour-blind readers tell apart, a marker per trainer, intervals as bands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+SOLVED = 0.9  # a distance counts as solved above this accuracy
+PALETTE = sns.color_palette("colorblind")
+TRAINERS = {"elt": 0, "no-ilsd": 1, "unique-depth": 2, "universal-transformer": 4}
+MARKERS = "osD^vP*X"
+
+
+def grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    """An empty figure of rows × columns panels, and its axes as an array of that shape."""
+    canvas = Figure(figsize=(5.2 * columns, 3.8 * rows), layout="constrained")
+    axes = canvas.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    return canvas, axes
+
+
+def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = False, floor: float | None = None) -> None:
+    """A metric by loop count: a line with its interval per main model, a lone marker per control.
+
+    table: columns of a study's summary. The dotted line is L_max; `floor` is what real images score.
+    """
+    for (trainer, role, layers, deepest), curve in table.groupby(["trainer", "role", "unique_layers", "max_loops"]):
+        curve = curve.sort_values("loops")
+        colour, marker = _style(trainer)
+        label = f"{trainer} {layers}N×{deepest}L" + ("" if role == "main" else f" ({role})")
+        errors = np.clip([curve["mean"] - curve["low"], curve["high"] - curve["mean"]], 0, None)
+        if trainer == "unique-depth":
+            axis.axhline(curve["mean"].iloc[0], color=colour, ls="--", lw=1.2, label=label)
+        elif len(curve) == 1:
+            axis.errorbar(
+                curve["loops"], curve["mean"], errors, color=colour, marker=marker, mfc="white", ls="", label=label
+            )
+        else:
+            line = {"color": colour, "marker": marker, "ms": 4, "ls": "-" if role == "main" else ":"}
+            axis.plot(curve["loops"], curve["mean"], label=label, **line)
+            axis.fill_between(curve["loops"], curve["low"], curve["high"], color=colour, alpha=0.2, lw=0)
+    if floor is not None and np.isfinite(floor):
+        axis.axhline(floor, color="0.4", ls=":", lw=1.2, label="real images")
+    _mark_trained_depth(axis, table)
+    if log:
+        axis.set_yscale("log")
+    axis.set(xlabel="loops at inference, L", title=title)
+    axis.legend(fontsize=7, frameon=False)
+
+
+def staircase(axis: Axes, table: pd.DataFrame, title: str) -> None:
+    """The furthest distance solved at each exit, beside the line N·L·ρ (ρ = 1) that no network can cross."""
+    table = table.assign(distance=table["stratum"].str.removeprefix("distance ").astype(int))
+    for (trainer, role, layers, deepest), model in table.groupby(["trainer", "role", "unique_layers", "max_loops"]):
+        by_exit = {loops: furthest_solved(exit) for loops, exit in model.groupby("loops")}
+        colour, marker = _style(trainer)
+        label = f"{trainer} {layers}N×{deepest}L" + ("" if role == "main" else f" ({role})")
+        depth = [layers * loops for loops in by_exit]
+        axis.plot(depth, list(by_exit.values()), color=colour, marker=marker, ms=4, alpha=0.8, label=label)
+    reach = np.arange(0, table["distance"].max() + 1)
+    axis.plot(reach, reach, color="0.4", ls=":", lw=1.2, label="theorem: distance = N·L")
+    axis.set(xlabel="effective depth N·L at inference", ylabel=f"distance (accuracy > {SOLVED})", title=title)
+    axis.legend(fontsize=7, frameon=False)
+
+
+def furthest_solved(table: pd.DataFrame) -> int:
+    """The largest distance up to which every distance is solved; columns `distance` and `mean`."""
+    ordered = table.sort_values("distance")
+    unsolved = ordered[ordered["mean"] <= SOLVED]["distance"]
+    return int(unsolved.iloc[0] - 1 if len(unsolved) else ordered["distance"].iloc[-1])
+
+
+def save(figure: Figure, stem: Any) -> None:
+    """Write STEM.png and STEM.pdf without dates, so that the same rows give the same files."""
+    with matplotlib.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(f"{stem}.png", dpi=150, metadata={"Software": None})
+        figure.savefig(f"{stem}.pdf", metadata={"CreationDate": None})
+
+
+def _style(trainer: str) -> tuple[Any, str]:
+    index = TRAINERS.get(trainer, 5 + sum(trainer.encode()) % 3)
+    return PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+
+
+def _mark_trained_depth(axis: Axes, table: pd.DataFrame) -> None:
+    for deepest in sorted(set(table[table["role"] == "main"]["max_loops"]) - {1}):
+        axis.axvline(deepest, color="0.6", ls=":", lw=1)

@@ -1,0 +1,9 @@
+"""Studies: one question asked of many runs. `python -m eltbench.studies.NAME` is `eltbench study NAME`."""
+
+from eltbench.registry import Registry
+from eltbench.studies.base import Measured, Study
+
+registry: Registry[Study] = Registry("study", {"extrapolation": "eltbench.studies.extrapolation:Extrapolation"})
+register, get, create, names = registry.register, registry.get, registry.create, registry.names
+
+__all__ = ["Measured", "Study", "create", "get", "names", "register", "registry"]

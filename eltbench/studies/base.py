@@ -1,0 +1,71 @@
+"""What a study is: plan → measure → summarise → figure, and the evidence for the claims it decides."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+import pyarrow as pa
+
+from eltbench.claims import Cell, Evidence
+from eltbench.config import Run
+from eltbench.runs import Job
+from eltbench.studies.presets import Arm, Preset, World
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from eltbench.model import Model
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a study found in one model: rows to publish, and raw tables (per sample) that stay beside the run."""
+
+    rows: list[dict[str, Any]]
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+
+class Study(ABC):
+    """One question. `version` is raised when the same settings would measure something else."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    columns: ClassVar[dict[str, pa.DataType]]  # key columns beyond the shared ones
+    claims: ClassVar[tuple[str, ...]]  # the claims it decides; their number widens the intervals
+
+    def plan(self, preset: Preset) -> list[Job]:
+        """One job per world, arm and seed; an impossible architecture or an unknown name raises ValueError here."""
+        jobs = []
+        for world in preset.worlds:
+            for arm in preset.arms:
+                settings = self.settings(preset, world, arm)
+                jobs += [
+                    Job(preset.run(world, arm, seed), self.name, settings, {"role": arm.role}) for seed in preset.seeds
+                ]
+        if not jobs:
+            raise ValueError(f"preset {preset.name!r} plans no run: it needs worlds, arms and seeds")
+        return jobs
+
+    @abstractmethod
+    def settings(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
+        """What is measured of such a run, as plain JSON values; hashed into the measurement's identity."""
+
+    @abstractmethod
+    def measure(self, model: Model, run: Run, settings: Mapping[str, Any]) -> Measured:
+        """Rows with loops, metric, value and what else differs from row to row; the rest is stamped on."""
+
+    @abstractmethod
+    def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The table that people read: one line per curve point, with its interval over seeds."""
+
+    @abstractmethod
+    def figure(self, rows: pd.DataFrame) -> Figure:
+        """The study's figure."""
+
+    @abstractmethod
+    def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
+        """Per-seed effects of every claim, in every cell where its estimand exists."""

@@ -1,0 +1,194 @@
+"""The command line of every study: plan, check, sweep, collect, decide, write, print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import tyro
+from rich.console import Console
+
+from eltbench import backends, claims, results, studies
+from eltbench.atomic import NotWritableError, check_writable, replacing, write_text
+from eltbench.estimate import estimated_seconds
+from eltbench.model import runs_root
+from eltbench.progress import duration
+from eltbench.provenance import provenance
+from eltbench.runs import Job, RunStore, set_aside
+from eltbench.schema import row_schema
+from eltbench.studies import verdicts
+from eltbench.studies.base import Study
+from eltbench.studies.presets import Preset, load_preset
+from eltbench.sweep import Durations, Outcome, sweep
+from eltbench.sweep import plan as plan_sweep
+
+REFUSED, FAILED = 2, 1
+
+
+@dataclass(frozen=True)
+class StudyCommand:
+    """Train what is missing, measure it, decide the study's claims and write rows, summary, figure and provenance."""
+
+    preset: str = "quick"
+    """a packaged preset, or FILE.toml:NAME"""
+    tasks: tuple[str, ...] = ()
+    """only these tasks"""
+    trainers: tuple[str, ...] = ()
+    """only these trainers; +name adds a trainer that the preset does not have"""
+    seeds: tuple[str, ...] = ()
+    """these seeds: 0 1 2, or 0:5"""
+    backend: str = ""
+    """the preset's, or another: torch, jax"""
+    device: str = ""
+    """the preset's, or another: cpu, cuda"""
+    workers: int = 0
+    """runs at a time; 0 means as many as the processors serve"""
+    runs: Path | None = None
+    """where trained runs are kept (default: $ELTBENCH_RUNS, else the user's cache folder)"""
+    results: Path = Path("results")
+    """where the study's folder is written"""
+    dry_run: bool = False
+    """list the runs, which are cached, and the estimated time; train nothing"""
+    force: bool = False
+    """replace published rows that this command would otherwise refuse to remove"""
+
+
+def main(study: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a study's command line; returns the exit code: 0, 1 when a run failed, 2 for what was refused."""
+    command = tyro.cli(StudyCommand, prog=f"eltbench study {study}", description=StudyCommand.__doc__, args=arguments)
+    try:
+        return execute(study, command)
+    except (ValueError, NotWritableError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print("interrupted: what had finished stays; repeat the command to go on", file=sys.stderr)
+        return 130
+
+
+def execute(study_name: str, command: StudyCommand) -> int:
+    """What `main` does once the command line is read; ValueError is for the user, not a defect."""
+    started = time.monotonic()
+    study = studies.create(study_name)
+    presets = _presets(study_name, command)
+    jobs = [job for preset in presets for job in study.plan(preset)]
+    store = RunStore(runs_root(command.runs))
+    folder = command.results / study.name / presets[0].name
+    published = _published(folder / "rows.parquet")
+    if published is not None and not command.force:
+        results.refuse_superseded(published, results.cells(jobs))
+    workers = command.workers or max(1, processors() // presets[0].threads)
+    if command.dry_run:
+        _list(jobs, store, workers)
+        return 0
+    check_writable(folder)
+    outcome = sweep(jobs, store, workers)
+    rows = results.collect(jobs, store, study.name, presets[0].name, study.columns)
+    rows = results.merge_published(published, rows, results.cells(jobs), command.force)
+    if rows.empty:
+        decisions = []
+        print("error: no run left any rows", file=sys.stderr)
+    else:
+        decisions = _write(folder, study, presets[0], rows)
+        made = {"wall_seconds": round(time.monotonic() - started, 1), "workers": workers, **_times(store, jobs)}
+        runs = {"done": outcome.done, "cached": outcome.cached, "failed": outcome.failed}
+        record = {**provenance(), **made, "preset": presets[0].to_dict(), "runs": runs}
+        write_text(folder / "provenance.json", json.dumps(record, indent=1) + "\n")
+    _print(study.name, presets[0], folder, decisions, outcome)
+    return FAILED if outcome.failed else 0
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _presets(study: str, command: StudyCommand) -> list[Preset]:
+    """The preset as narrowed by the command line, once for every backend asked for."""
+    seeds = tuple(seed for text in _split(command.seeds) for seed in _seeds(text))
+    preset = load_preset(study, command.preset)
+    preset = preset.narrowed(_split(command.tasks), _split(command.trainers), seeds)
+    preset = replace(preset, device=command.device or preset.device)
+    asked = _split((command.backend or preset.backend,))
+    for backend in asked:
+        backends.registry.check(backend)
+        if preset.device != "cpu":
+            backends.get(backend).check_device(preset.device)
+    return [replace(preset, backend=backend) for backend in asked]
+
+
+def _split(given: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part for text in given for part in text.split(",") if part)
+
+
+def _seeds(text: str) -> range:
+    first, colon, end = text.partition(":")
+    try:
+        return range(int(first), int(end) if colon else int(first) + 1)
+    except ValueError:
+        raise ValueError(f"seeds: give numbers or a range such as 0:5, given {text!r}") from None
+
+
+def _published(path: Path) -> pd.DataFrame | None:
+    if not path.exists():
+        return None
+    try:
+        return results.read_rows(path)
+    except results.DamagedError as error:
+        print(f"warning: {set_aside(path, str(error))}", file=sys.stderr)
+        return None
+
+
+def _write(folder: Path, study: Study, preset: Preset, rows: pd.DataFrame) -> list[claims.Decision]:
+    """Rows, summary, figure and claims into the study's folder, each file whole."""
+    from eltbench import figures
+
+    results.write_rows(folder / "rows.parquet", rows, row_schema(study.columns))
+    with replacing(folder / "summary.csv") as temporary:
+        study.summarise(rows).to_csv(temporary, index=False, float_format="%.6g")
+    figures.save(study.figure(rows), folder / "figure")
+    decisions = verdicts.decide_all(study, rows, smoke=preset.smoke)
+    write_text(folder / "claims.json", verdicts.as_json(study.name, preset.name, decisions))
+    return decisions
+
+
+def _times(store: RunStore, jobs: Sequence[Job]) -> dict[str, Any]:
+    """Seconds that training the planned runs took, whenever that was."""
+    records = [store.record(run_id) for run_id in sorted({job.run_id for job in jobs})]
+    return {"training_seconds": round(sum(record["seconds"] for record in records if record), 1)}
+
+
+def _list(jobs: Sequence[Job], store: RunStore, workers: int) -> None:
+    planned = plan_sweep(jobs, store)
+    for run_id, job in {job.run_id: job for job in jobs}.items():
+        role = "" if job.keys["role"] == "main" else f" ({job.keys['role']})"
+        print(f"{run_id}  {'cached ' if run_id in planned.cached else 'to make'}  {job.name}{role}")
+    missing = [its[0].run for its in planned.missing.values()]
+    seconds = estimated_seconds(missing, workers, Durations(store, jobs)) if missing else 0.0
+    print(f"{len(planned.cached)} cached, {len(missing)} to make, about {duration(seconds)} with {workers} workers")
+
+
+def _print(study: str, preset: Preset, folder: Path, decisions: Sequence[claims.Decision], outcome: Outcome) -> None:
+    if decisions:
+        Console().print(verdicts.table(decisions))
+        print(f"intervals cover {claims.COVERS}")
+    for run_id, message in outcome.failed.items():
+        print(f"failed: run {run_id}: {message}", file=sys.stderr)
+    line = {
+        "study": study,
+        "preset": preset.name,
+        "results": str(folder),
+        "claims": verdicts.in_short(decisions),
+        "runs_done": len(outcome.done),
+        "runs_cached": len(outcome.cached),
+        "runs_failed": len(outcome.failed),
+    }
+    sys.stdout.flush()
+    print(json.dumps(line), flush=True)

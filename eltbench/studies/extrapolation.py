@@ -1,0 +1,195 @@
+"""Extrapolation: what happens to quality when a model runs fewer or more loops than it was trained for?
+
+Every elastic curve stands beside its controls: a model trained for that very depth (`dedicated`; at L_max `no-ilsd` is
+that control itself) and the unique-depth model of equal compute (`equal-compute`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from eltbench.claims import Cell, Evidence, Witness
+from eltbench.config import Run
+from eltbench.evaluation import heldout, trajectory
+from eltbench.evaluation.samples import sample_scores
+from eltbench.model import Model
+from eltbench.statistics import log_ratio, pair_by_seed
+from eltbench.streams import stream
+from eltbench.studies import curves, register
+from eltbench.studies.base import Measured, Study
+from eltbench.studies.presets import Arm, Preset, World
+from eltbench.training import parts
+
+REACH = 3  # losses are measured up to this multiple of L_max
+DIAGNOSED_ITEMS = 64
+CLEANEST, NOISIEST = "noise quarter 0", "noise quarter 3"
+
+# claim → condition → (trainer, loops) over (trainer, loops), loops as multiples of L_max
+RATIOS = {
+    "elastic": {"half": (("elt", 0.5), ("elt", 1))},
+    "over-iteration": {"triple": (("elt", 3), ("elt", 1))},
+    "modest-extrapolation": {"one-and-a-half": (("elt", 1.5), ("elt", 1))},
+    "vanilla-parity": {"at-max": (("no-ilsd", 1), ("elt", 1))},
+    "vanilla-collapse": {
+        "half": (("no-ilsd", 0.5), ("no-ilsd", 1)),
+        "double": (("no-ilsd", 2), ("no-ilsd", 1)),
+    },
+}
+
+
+@register("extrapolation", version=1)
+class Extrapolation(Study):
+    """Loss at every L from 1 to 3·L_max, samples at some, and how the state moves from loop to loop."""
+
+    columns: ClassVar = {
+        "role": pa.string(),  # main, or which control
+        "stratum": pa.string(),  # distance 3, noise quarter 0; empty for all together
+        "reason": pa.string(),  # why a value is missing or rests on fewer items
+        "sampler": pa.string(),
+        "sampling_steps": pa.int64(),
+        "guidance_scale": pa.float64(),
+    }
+    claims = ("elastic", "vanilla-collapse", "vanilla-parity", "over-iteration", "modest-extrapolation", "update-norms")
+
+    def settings(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
+        asked = {**preset.measurement, **world.measurement}
+        run = preset.run(world, arm, preset.seeds[0])
+        made = parts(run)
+        deepest = run.architecture.max_loops
+        if made.trainer.depth == "unique":
+            exits = [1]
+        elif arm.role == "dedicated":  # a control for one depth is asked at that depth
+            exits = [deepest]
+        else:
+            exits = list(range(1, REACH * deepest + 1))
+        made.task.sampling(**asked["sampling"])  # refuses unknown options before any training
+        sample_loops = [loops for loops in asked["sample_loops"] if loops in exits]
+        if asked["samples"] and not sample_loops:
+            sample_loops = exits[-1:]
+        return {
+            "exits": exits,
+            "heldout_draws": asked["heldout_draws"],
+            "sample_loops": [loops for loops in asked["sample_loops"] if loops in exits]
+            or (exits[-1:] if asked["samples"] else []),
+            "samples": asked["samples"],
+            "sampling": dict(asked["sampling"]),
+            "diagnose_loops": [loops for loops in asked["diagnose_loops"] if loops in exits and len(exits) > 1],
+        }
+
+    def measure(self, model: Model, run: Run, settings: Mapping[str, Any]) -> Measured:
+        losses = heldout.evaluate(model, settings["exits"], settings["heldout_draws"])
+        counted = losses.weights.size
+        rows: list[dict[str, Any]] = [
+            _heldout_row("heldout_loss", loops, value, counted)
+            for loops, value in zip(losses.exits, losses.losses, strict=True)
+        ]
+        if losses.correct is not None:
+            for loops, correct in zip(losses.exits, losses.correct, strict=True):
+                for stratum, value in zip(losses.strata, correct, strict=True):
+                    row = _heldout_row("token_accuracy", loops, value, counted, higher_is_better=True)
+                    rows.append({**row, "stratum": f"distance {stratum}"})
+        rows += sample_scores(model, settings)
+        if settings["diagnose_loops"]:
+            rows += _diagnostics(model, settings)
+        draws, items = losses.weights.shape
+        per_item = pd.DataFrame(
+            {
+                "loops": np.repeat(losses.exits, draws * items),
+                "draw": np.tile(np.repeat(np.arange(draws), items), len(losses.exits)),
+                "item": np.tile(np.arange(items), len(losses.exits) * draws),
+                "loss": losses.errors.ravel(),
+                "weight": np.tile(losses.weights.ravel(), len(losses.exits)),
+            }
+        )
+        return Measured(rows, {"items": per_item})
+
+    def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
+        found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
+        for (task, dataset, backend), cell in rows.groupby(["task", "dataset", "backend"]):
+            main = cell[cell["role"] == "main"]
+            where = Cell(task, dataset, backend)
+            for claim, conditions in RATIOS.items():
+                if {trainer for pair in conditions.values() for trainer, _ in pair} <= set(main["trainer"]):
+                    found[claim][where] = Evidence(
+                        {name: _effects(main, "heldout_loss", *pair) for name, pair in conditions.items()},
+                        _second_witness(main, conditions),
+                    )
+            norms = main[(main["trainer"] == "elt") & (main["metric"] == "late_update_norm")]
+            if len(norms):
+                sides = (norms[norms["stratum"] == quarter] for quarter in (NOISIEST, CLEANEST))
+                found["update-norms"][where] = Evidence({"late-loops": _log_ratio(*sides)})
+        return found
+
+    def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
+        return curves.summary(rows)
+
+    def figure(self, rows: pd.DataFrame):
+        return curves.figure(rows)
+
+
+def _heldout_row(
+    metric: str, loops: int, value: float, counted: int, *, higher_is_better: bool = False
+) -> dict[str, Any]:
+    return {
+        "loops": loops,
+        "split": "heldout",
+        "metric": metric,
+        "value": float(value),
+        "higher_is_better": higher_is_better,
+        "n_samples": counted,
+    }
+
+
+def _diagnostics(model: Model, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Convergence diagnostics at the exits on a few held-out items, and the update norms by quarter of denoising."""
+    clean = model.dataset.heldout()[:DIAGNOSED_ITEMS]
+    (batch,) = model.task.heldout(clean, model.spec, stream(model.run.dataset, 0, "diagnosis"), 1)
+    rows = trajectory.diagnose(model, batch, settings["exits"], stability_exits=settings["diagnose_loops"])
+    quarters = trajectory.update_norms_by_noise(model, model.dataset.heldout())
+    rows += [{**row, "stratum": f"noise quarter {row['stratum']}"} for row in quarters]
+    return [{**row, "split": "heldout"} for row in rows]
+
+
+def _at(rows: pd.DataFrame, metric: str, trainer: str, multiple: float) -> pd.DataFrame:
+    """The rows of one trainer's metric at a multiple of its L_max."""
+    here = rows[(rows["trainer"] == trainer) & (rows["metric"] == metric) & rows["stratum"].isna()]
+    return here[here["loops"] == multiple * here["max_loops"]]
+
+
+def _effects(rows: pd.DataFrame, metric: str, numerator: tuple, denominator: tuple) -> np.ndarray:
+    return _log_ratio(_at(rows, metric, *numerator), _at(rows, metric, *denominator))
+
+
+def _log_ratio(numerator: pd.DataFrame, denominator: pd.DataFrame) -> np.ndarray:
+    pairs = pair_by_seed(_by_seed(numerator), _by_seed(denominator), allow_lone=True)
+    return log_ratio(pairs.numerator, pairs.denominator)
+
+
+def _by_seed(rows: pd.DataFrame) -> pd.Series:
+    return rows.set_index("seed")["value"]
+
+
+def _second_witness(rows: pd.DataFrame, conditions: Mapping[str, tuple]) -> Witness | None:
+    """Kernel-distance differences; the margin is what two sets of real images differ by at the same size."""
+    null = rows[rows["metric"] == "kernel_distance_null_deviation"]["value"]
+    if null.empty:
+        return None
+    effects = {}
+    for name, (numerator, denominator) in conditions.items():
+        sides = (_at(rows, "kernel_distance", *numerator), _at(rows, "kernel_distance", *denominator))
+        pairs = pair_by_seed(*map(_by_seed, sides), allow_lone=True)
+        if len(pairs.seeds):
+            effects[name] = pairs.numerator - pairs.denominator
+    return Witness("kernel_distance", effects, float(null.iloc[0])) if effects else None
+
+
+if __name__ == "__main__":
+    from eltbench.studies.command import main
+
+    sys.exit(main("extrapolation"))

@@ -1,0 +1,157 @@
+"""Presets: the named sizes of a study, declared in TOML that reviewers read and edit."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from eltbench.config import Architecture, Optimisation, Run, build
+from eltbench.registry import unknown
+
+
+@dataclass(frozen=True)
+class World:
+    """A task on a dataset, with what differs from the preset's own settings."""
+
+    task: str
+    dataset: str
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    optimisation: Mapping[str, Any] = field(default_factory=dict)
+    measurement: Mapping[str, Any] = field(default_factory=dict)
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    dataset_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A trainer in a role: `main`, or a control such as `dedicated` (trained for that very depth)."""
+
+    trainer: str
+    role: str = "main"
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    trainer_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Every world with every arm and every seed."""
+
+    name: str
+    about: str = ""
+    smoke: bool = False  # a smoke preset's claims always read inconclusive
+    seeds: tuple[int, ...] = (0, 1, 2)
+    worlds: tuple[World, ...] = ()
+    arms: tuple[Arm, ...] = ()
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    optimisation: Mapping[str, Any] = field(default_factory=dict)
+    measurement: Mapping[str, Any] = field(default_factory=dict)
+    backend: str = "torch"
+    device: str = "cpu"
+    precision: str = "fp32"
+    compile: bool = False
+    threads: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """The preset as plain JSON values, for the provenance of results."""
+        return asdict(self)
+
+    def run(self, world: World, arm: Arm, seed: int) -> Run:
+        """The run of one arm in one world; the arm's settings win over the world's, the world's over the preset's."""
+        architecture = {**self.architecture, **world.architecture, **arm.architecture}
+        return Run(
+            trainer=arm.trainer,
+            task=world.task,
+            dataset=world.dataset,
+            seed=seed,
+            architecture=build(Architecture, architecture),
+            optimisation=build(Optimisation, {**self.optimisation, **world.optimisation}),
+            trainer_options=tuple(arm.trainer_options.items()),
+            task_options=tuple(world.task_options.items()),
+            dataset_options=tuple(world.dataset_options.items()),
+            backend=self.backend,
+            device=self.device,
+            precision=self.precision,  # type: ignore[arg-type]
+            compile=self.compile,
+            threads=self.threads,
+        )
+
+    def narrowed(
+        self, tasks: tuple[str, ...] = (), trainers: tuple[str, ...] = (), seeds: tuple[int, ...] = ()
+    ) -> Preset:
+        """Only these tasks, trainers and seeds; a trainer given as "+name" is added as a further main arm.
+
+        Seeds need not be the preset's own. Raises ValueError for a task or trainer that the preset does not have.
+        """
+        kept = tuple(name for name in trainers if not name.startswith("+"))
+        added = tuple(Arm(name[1:]) for name in trainers if name.startswith("+"))
+        for kind, wanted, known in (
+            ("task", tasks, [world.task for world in self.worlds]),
+            ("trainer", kept, [arm.trainer for arm in self.arms]),
+        ):
+            for name in wanted:
+                if name not in known:
+                    message = unknown(f"{kind} of preset {self.name!r}", name, sorted(set(known)))
+                    raise ValueError(message + (f"; add one with +{name}" if kind == "trainer" else ""))
+        return replace(
+            self,
+            worlds=tuple(world for world in self.worlds if not tasks or world.task in tasks),
+            arms=(*(arm for arm in self.arms if not kept or arm.trainer in kept), *added),
+            seeds=seeds or self.seeds,
+        )
+
+
+def preset_names(study: str) -> list[str]:
+    """The packaged presets of a study."""
+    return list(tomllib.loads(_packaged(study)))
+
+
+def load_preset(study: str, name_or_path: str) -> Preset:
+    """A packaged preset by name, or the presets of a file: PATH (if it holds one) or PATH:NAME.
+
+    A preset that says `extends = "other"` starts from that one of the same file. Raises ValueError for an unknown
+    name, a file that is no TOML, or an unknown field.
+    """
+    path, _, name = name_or_path.partition(":")
+    if path.endswith(".toml"):
+        try:
+            tables = tomllib.loads(Path(path).read_text())
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ValueError(f"preset file {path}: {error}") from error
+        if not name and len(tables) != 1:
+            raise ValueError(f"preset file {path} holds {sorted(tables)}; name one as {path}:NAME")
+        name = name or next(iter(tables))
+    else:
+        name, tables = name_or_path, tomllib.loads(_packaged(study))
+    return _preset(name, _extended(name, tables, study))
+
+
+def _packaged(study: str) -> str:
+    return (resources.files("eltbench.presets") / f"{study}.toml").read_text()
+
+
+def _extended(name: str, tables: Mapping[str, Any], study: str) -> dict[str, Any]:
+    if name not in tables:
+        raise ValueError(unknown(f"preset of {study}", name, list(tables)))
+    table = dict(tables[name])
+    parent = table.pop("extends", None)
+    return table if parent is None else _merged(_extended(parent, tables, study), table)
+
+
+def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables merge key by key, everything else is replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        merged[key] = _merged(merged[key], value) if isinstance(value, dict) and key in merged else value
+    return merged
+
+
+def _preset(name: str, table: dict[str, Any]) -> Preset:
+    table = dict(table)
+    table["worlds"] = tuple(build(World, world) for world in table.get("worlds", []))
+    table["arms"] = tuple(build(Arm, arm) for arm in table.get("arms", []))
+    table["seeds"] = tuple(range(table["seeds"])) if isinstance(table.get("seeds"), int) else table.get("seeds", (0,))
+    return build(Preset, {"name": name, **table})
