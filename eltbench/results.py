@@ -71,17 +71,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 def read_rows(path: Path) -> pd.DataFrame:
     """The rows of one file; raises ValueError when it is damaged, no table of rows, or of another schema version."""
-    try:
-        table = pq.read_table(path, page_checksum_verification=True)
-    except FileNotFoundError:
-        raise ValueError(f"no rows at {path}") from None
-    except (OSError, pa.ArrowException) as error:
-        raise DamagedError(f"{path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
-    version = (table.schema.metadata or {}).get(VERSION_KEY, b"").decode()
-    if version != SCHEMA_VERSION:
-        found = f"schema version {version!r}" if version else "no schema version"
-        raise ValueError(f"{path} has {found}, this eltbench reads version {SCHEMA_VERSION!r}; make the results anew")
-    return table.to_pandas()
+    return _read(path).to_pandas()
 
 
 def load_rows(path: str | Path) -> pd.DataFrame:
@@ -93,7 +83,7 @@ def load_rows(path: str | Path) -> pd.DataFrame:
     files = sorted(path.rglob("rows.parquet")) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"no rows.parquet in {path} or below it")
-    return _joined([read_rows(file) for file in files])
+    return _joined([_read(file) for file in files]).to_pandas()
 
 
 def collect(
@@ -104,33 +94,35 @@ def collect(
     Each row is stamped with study, preset and the key columns of its job. A damaged measurement is set aside and
     raises ValueError naming it: the repeated command measures it again.
     """
-    schema, parts, damaged = row_schema(extra), [], []
+    schema, damaged = row_schema(extra), []
+    parts = [schema.empty_table()]
     for job in jobs:
         path = store.measurement_path(job.run_id, study, job.digest)
         if not path.exists():
             continue
         try:
-            part = read_rows(path)
-        except ValueError as error:
+            part = _read(path)
+        except DamagedError as error:
             damaged.append(set_aside(path, str(error)))
             continue
-        parts.append(part.assign(study=study, preset=preset, **job.keys))
+        parts.append(_stamped(part, schema, {"study": study, "preset": preset, **job.keys}))
     if damaged:
         raise ValueError("\n".join([*damaged, "repeat the command to measure these again"]))
-    return validate(_joined(parts, schema.names), schema).to_pandas()
+    return pa.concat_tables(parts).to_pandas()
 
 
 def collect_table(jobs: Sequence[Job], store: RunStore, name: str) -> pd.DataFrame:
     """One raw table of the measurements of the planned runs, keyed by run_id; raises ValueError for a damaged file."""
-    frames = []
+    tables = []
     for path in dict.fromkeys(store.measurement_path(job.run_id, str(job.study), job.digest) for job in jobs):
         raw = path.with_suffix(f".{name}.parquet")
         if path.exists() and raw.exists():
             try:
-                frames.append(pq.read_table(raw, page_checksum_verification=True).to_pandas())
-            except (OSError, pa.ArrowException) as error:
-                raise ValueError(f"{set_aside(raw, str(error))}; remove {path} and repeat the command") from None
-    return _joined(frames)
+                tables.append(_table(raw))
+            except DamagedError as error:
+                said = [set_aside(raw, str(error)), set_aside(path, f"belongs to {raw.name}")]
+                raise ValueError("\n".join([*said, "repeat the command to measure this again"])) from None
+    return _joined(tables).to_pandas()
 
 
 def cells(jobs: Iterable[Job]) -> pd.DataFrame:
@@ -178,12 +170,43 @@ def merge_published(
     refuse_superseded(published, planned)
     names = ["run_id", *(name for name in planned.columns if name not in COLUMNS and name in published.columns)]
     replaced = pd.MultiIndex.from_frame(published[names]).isin(pd.MultiIndex.from_frame(new[names]))
-    return _joined([published[~replaced], new])
+    kept = [pa.Table.from_pandas(frame, preserve_index=False) for frame in (published[~replaced], new)]
+    return _joined(kept).to_pandas()
 
 
-def _joined(frames: Sequence[pd.DataFrame], columns: Sequence[str] = ()) -> pd.DataFrame:
-    """The frames under one another; joined in arrow, where a column that is empty in one frame keeps its type."""
-    if not frames:
-        return pd.DataFrame(columns=list(columns))
-    tables = [pa.Table.from_pandas(frame, preserve_index=False) for frame in frames]
-    return pa.concat_tables(tables, promote_options="permissive").replace_schema_metadata().to_pandas()
+def _read(path: Path) -> pa.Table:
+    table = _table(path)
+    version = (table.schema.metadata or {}).get(VERSION_KEY, b"").decode()
+    if version != SCHEMA_VERSION:
+        found = f"schema version {version!r}" if version else "no schema version"
+        raise ValueError(f"{path} has {found}, this eltbench reads version {SCHEMA_VERSION!r}; make the results anew")
+    return table
+
+
+def _table(path: Path) -> pa.Table:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read()
+    except FileNotFoundError:
+        raise ValueError(f"no rows at {path}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedError(f"{path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _stamped(part: pa.Table, schema: pa.Schema, stamps: Mapping[str, Any]) -> pa.Table:
+    """The part in the form of `schema`, with one value in every row of the stamped columns."""
+    lacking = [name for name in schema.names if name not in stamps and name not in part.column_names]
+    if lacking:
+        raise ValueError(f"a measurement lacks the columns {lacking}: they were declared later; raise the study's version")
+    columns = [
+        pa.repeat(pa.scalar(stamps[field.name], field.type), len(part))
+        if field.name in stamps
+        else part.column(field.name)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """The tables under one another; a column that is empty in one keeps the type it has in another."""
+    return pa.concat_tables(tables, promote_options="permissive").replace_schema_metadata() if tables else pa.table({})
