@@ -197,7 +197,9 @@ def _stamped(part: pa.Table, schema: pa.Schema, stamps: Mapping[str, Any]) -> pa
     """The part in the form of `schema`, with one value in every row of the stamped columns."""
     lacking = [name for name in schema.names if name not in stamps and name not in part.column_names]
     if lacking:
-        raise ValueError(f"a measurement lacks the columns {lacking}: they were declared later; raise the study's version")
+        raise ValueError(
+            f"a measurement lacks the columns {lacking}: they were declared later; raise the study's version"
+        )
     columns = [
         pa.repeat(pa.scalar(stamps[field.name], field.type), len(part))
         if field.name in stamps
