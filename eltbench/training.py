@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from eltbench import accounting, backends, data, tasks, trainers
+from eltbench import accounting, atomic, backends, data, tasks, trainers
 from eltbench.backends.base import Engine
 from eltbench.config import Optimisation, Run
 from eltbench.data.base import Dataset
@@ -22,11 +22,11 @@ from eltbench.trainers.base import Trainer
 CHECKPOINT = "checkpoint.safetensors"
 
 
-class Diverged(ArithmeticError):
-    """A loss that is no longer finite; `step` is where."""
+class DivergedError(ArithmeticError):
+    """A loss or gradient that is no longer finite; `step` is where."""
 
-    def __init__(self, step: int, value: float) -> None:
-        super().__init__(f"the loss became {value} at step {step}; try a smaller learning_rate or gradient_clip")
+    def __init__(self, step: int, name: str, value: float) -> None:
+        super().__init__(f"{name} became {value} at step {step}; try a smaller learning_rate or gradient_clip")
         self.step = step
 
 
@@ -72,7 +72,7 @@ def learning_rate(optimisation: Optimisation, step: int) -> float:
 def fit(run: Run, directory: Path, report: Callable[[int, int], None] | None = None) -> Engine:
     """Train a run to its end in `directory`, resuming from the checkpoint there; returns the trained engine.
 
-    Raises Diverged when a loss is not finite, ValueError for a configuration that cannot be or a damaged checkpoint.
+    Raises DivergedError when a loss is not finite, ValueError for an impossible configuration or a damaged checkpoint.
     """
     made = parts(run)
     spec, optimisation = made.dataset.spec, run.optimisation
@@ -107,18 +107,18 @@ class Log:
         self.pending: list[tuple[int, tuple[int, ...], dict[str, Any]]] = []
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < start]
-        path.write_text("".join(line + "\n" for line in kept))
+        atomic.write_text(path, "".join(line + "\n" for line in kept))
 
     def add(self, step: int, exits: tuple[int, ...], terms: dict[str, Any]) -> None:
         self.pending.append((step, exits, terms))
 
     def flush(self, engine: Engine) -> None:
-        """Write what is pending; the first value that is not finite raises Diverged with its step."""
+        """Write what is pending; the first value that is not finite raises DivergedError with its step."""
         with self.path.open("a") as file:
             for step, exits, terms in self.pending:
                 values = {name: float(np.asarray(engine.numpy(term))) for name, term in terms.items()}
-                for value in values.values():
+                for name, value in values.items():
                     if not math.isfinite(value):
-                        raise Diverged(step, value)
+                        raise DivergedError(step, name, value)
                 file.write(json.dumps({"step": step, "exits": exits, **values}) + "\n")
         self.pending.clear()
