@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,19 @@ class Model:
             raise ValueError(f"predict: dataset {self.run.dataset!r} needs context tokens")
         if labels is None:
             labels = np.full(items, self.spec.classes, np.int32)
+        inputs = np.asarray(inputs, np.float32 if self.spec.kind == "continuous" else np.int32)
+        context = None if context is None else np.asarray(context, np.int32)
         level = None if log_snr is None else np.broadcast_to(np.asarray(log_snr, np.float32), (items,)).copy()
         batch = self.engine.upload(Batch(inputs, np.asarray(labels, np.int32), context, level, None, None))
         return [self.engine.numpy(output.prediction) for output in self.engine.predict(batch, exits)]
 
     def trajectory(
         self, labels: np.ndarray, loops: int, *, seed: int = 0, given: Clean | None = None, **settings: Any
-    ) -> Iterator[np.ndarray]:
-        """The state after each sampling step; see `Task.sampling` for the settings."""
+    ) -> Generator[np.ndarray, int | None, None]:
+        """The state after each sampling step; send an integer to change the loops from the next step on.
+
+        See `Task.sampling` for the settings. Raises ValueError for impossible loops or settings, before any step.
+        """
         (loops,) = self.exits([loops])
 
         def predict(inputs: Array, labels: Array, log_snr: Array, context: Array, loops: int) -> Array:
@@ -80,7 +86,16 @@ class Model:
         states = self.task.sample(
             predict, self.spec, labels, loops, rng, self.engine.ops, self.task.sampling(**settings), given
         )
-        return map(self.engine.numpy, states)
+        return self._on_host(states)
+
+    def _on_host(self, states: Generator[Array, int | None, None]) -> Generator[np.ndarray, int | None, None]:
+        sent = None
+        while True:
+            try:
+                state = states.send(sent)
+            except StopIteration:
+                return
+            sent = yield self.engine.numpy(state)
 
     def sample(
         self, labels: np.ndarray, loops: int, *, seed: int = 0, given: Clean | None = None, **settings: Any
@@ -114,11 +129,13 @@ def load_model(run: str | Path, *, runs: str | Path | None = None, device: str |
             problem = "no trained run" if not found else f"{len(found)} runs"
             raise ValueError(f"{problem} named {str(run)!r} in {root}")
         directory = found[0]
-    values = json.loads((directory / "checkpoint.json").read_text())["run"]
-    if device is not None:
-        values["device"] = device
-    configured = run_from_dict(values)
-    made = parts(configured)
-    engine = build_engine(configured, made)
+    description = directory / "checkpoint.json"
+    try:
+        values = json.loads(description.read_bytes())["run"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"checkpoint {description} is damaged or not eltbench's: {error}") from error
+    trained = run_from_dict(values)
+    made = parts(trained)
+    engine = build_engine(trained if device is None else replace(trained, device=device), made)
     engine.load(directory)
-    return Model(configured, engine, made)
+    return Model(trained, engine, made)
