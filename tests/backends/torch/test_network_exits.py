@@ -220,6 +220,24 @@ def test_injection_brings_the_input_back_into_a_foreign_state(block):
 
 
 @pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(
+    ("depth", "options", "knows"),
+    [
+        ("looped", {}, False),
+        ("looped", {"loop_embedding": True}, True),
+        ("looped", {"loop_conditioning": True}, True),
+        ("universal", {}, True),
+    ],
+    ids=["looped", "loop embedding", "loop conditioning", "universal"],
+)
+def test_a_loop_knows_its_index_only_where_asked(depth, options, knows, block):
+    network, call = build(depth, block, **options)
+    state, conditioning = network.embed(*call)
+    first, second = (network.loop(state, conditioning, index) for index in (1, 2))
+    assert torch.equal(first, second) == (not knows)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
 def test_bfloat16_autocast_keeps_a_float32_state(block):
     network, call = build("universal", block)
     (exact,) = network(*call, (3,), ("prediction", "state", "ponder"))
