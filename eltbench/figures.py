@@ -78,6 +78,22 @@ def furthest_solved(table: pd.DataFrame) -> int:
     return int(unsolved.iloc[0] - 1 if len(unsolved) else ordered["distance"].iloc[-1])
 
 
+def pictures(images: np.ndarray, names: list[str], title: str) -> Figure:
+    """Images (rows, columns, H, W, C) in [-1, 1] as a table of pictures, one name a row."""
+    rows, columns = images.shape[:2]
+    canvas = Figure(figsize=(0.7 * columns + 0.8, 0.7 * rows + 0.4), layout="constrained")
+    canvas.suptitle(title, fontsize=9)
+    axes = canvas.subplots(rows, columns, squeeze=False)
+    for row in range(rows):
+        for column in range(columns):
+            axis = axes[row, column]
+            picture = (np.clip(images[row, column], -1, 1) + 1) / 2
+            axis.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+        axes[row, 0].set_ylabel(names[row], rotation=0, ha="right", va="center", fontsize=8)
+    return canvas
+
+
 def save(figure: Figure, stem: Any) -> None:
     """Write STEM.png and STEM.pdf without dates, so that the same rows give the same files."""
     with matplotlib.rc_context({"pdf.fonttype": 42}):

@@ -44,6 +44,11 @@ class Engine(ABC):
     def __init__(self, run: Run, spec: DataSpec, trainer: Trainer, task: Task) -> None:
         """Fresh weights, drawn from the run's seed."""
 
+    @staticmethod
+    @abstractmethod
+    def check_device(device: str) -> None:
+        """Raise ValueError for a device that this machine does not have, with what it has."""
+
     @abstractmethod
     def step(self, batch: Batch, exits: tuple[int, ...], progress: float, learning_rate: float) -> dict[str, Array]:
         """One optimiser step on a host batch; returns the loss terms, `loss` and `gradient_norm` without waiting."""

@@ -61,6 +61,10 @@ class TorchEngine(Engine):
             self.network.compile_block()
             cast(Network, self.average.module).compile_block()
 
+    @staticmethod
+    def check_device(device: str) -> None:
+        available_device(device)
+
     def upload(self, batch: Batch) -> Batch:
         return Batch(*(None if array is None else self.ops.asarray(array) for array in batch))
 

@@ -1,0 +1,32 @@
+# make setup   create .venv and install
+# make run     … and run the quick extrapolation study
+# make test    … and pass the tests
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup run test lint benchmark clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $(STAMP)
+
+run: setup
+	$(BIN)/python -m eltbench.studies.extrapolation
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+benchmark: setup
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable -s
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,49 @@
+"""The command `eltbench`: list · train · sample · study · doctor."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from eltbench import commands
+from eltbench.registry import unknown
+
+USAGE = """usage: eltbench COMMAND …
+
+  list                  what is registered: trainers, tasks, datasets, backends, studies and their presets
+  train                 train one model
+  sample RUN            draw the picture of samples by loops of a trained model
+  study NAME            ask a study's question; the same as python -m eltbench.studies.NAME
+  doctor                versions, devices, weights, and what is missing
+
+eltbench COMMAND --help says more."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code, 2 for what was refused. No traceback for what the user can mend."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    known: dict[str, Callable[[list[str]], int]] = {
+        "list": commands.list_names,
+        "train": commands.train,
+        "sample": commands.sample,
+        "study": commands.study,
+        "doctor": commands.doctor,
+    }
+    if not given or given[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if given else 2
+    if given[0] not in known:
+        print(f"error: {unknown('command', given[0], list(known))}", file=sys.stderr)
+        return 2
+    try:
+        return known[given[0]](given[1:])
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""What each command of `eltbench` does; the command line itself is read in `cli`."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from eltbench import backends, data, studies, tasks, trainers
+from eltbench.config import Architecture, Optimisation, Run
+from eltbench.identity import run_id
+from eltbench.model import load_model, runs_root
+from eltbench.provenance import provenance
+from eltbench.runs import Job, RunStore
+from eltbench.studies.presets import preset_names
+from eltbench.sweep import sweep
+
+
+def list_names(arguments: list[str]) -> int:
+    """Print every registered name."""
+    if arguments:
+        raise ValueError(f"list takes no arguments, given {arguments}")
+    for registry in (trainers.registry, tasks.registry, data.registry, backends.registry):
+        print(f"{registry.kind}s: {', '.join(registry.names())}")
+    for name in studies.names():
+        print(f"study {name}, presets: {', '.join(preset_names(name))}")
+    return 0
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train one model into the run cache and print its run id; a run that is there already is not trained again."""
+
+    trainer: str = "elt"
+    task: str = "diffusion"
+    dataset: str = "digits"
+    seed: int = 0
+    architecture: Architecture = field(default_factory=Architecture)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    backend: str = "torch"
+    device: str = "cpu"
+    precision: str = "fp32"
+    compile: bool = False
+    threads: int = 1
+    runs: Path | None = None
+    """where trained runs are kept (default: $ELTBENCH_RUNS, else the user's cache folder)"""
+
+
+def train(arguments: list[str]) -> int:
+    """Train one model."""
+    from eltbench.training import parts
+
+    asked = vars(tyro.cli(TrainCommand, prog="eltbench train", args=arguments)).copy()
+    store = RunStore(runs_root(asked.pop("runs")))
+    run = Run(**asked)
+    parts(run)  # refuses what cannot be before a process is started
+    if run.device != "cpu":
+        backends.get(run.backend).check_device(run.device)
+    outcome = sweep([Job(run)], store)
+    for message in outcome.failed.values():
+        print(f"failed: {message}", file=sys.stderr)
+    if outcome.failed:
+        return 1
+    print(run_id(run))
+    return 0
+
+
+@dataclass(frozen=True)
+class SampleCommand:
+    """Draw samples of one model at several loop counts, one row of pictures a loop count, from the same noise."""
+
+    run: tyro.conf.Positional[str]
+    """a run's id, the beginning of one, or its folder"""
+    loops: str = "1:12"
+    """loop counts: 1:12 (both ends included), or 1,2,4,8"""
+    samples: int = 10
+    """pictures in each row; their classes go round"""
+    seed: int = 0
+    """of the noise"""
+    steps: int | None = None
+    """sampling steps; the task's default if not given"""
+    guidance_scale: float = 1.0
+    out: Path = Path("samples.png")
+    runs: Path | None = None
+    """where trained runs are kept"""
+    device: str | None = None
+
+
+def sample(arguments: list[str]) -> int:
+    """Write the picture of samples by loops."""
+    from eltbench import figures
+
+    asked = tyro.cli(SampleCommand, prog="eltbench sample", args=arguments)
+    model = load_model(asked.run, runs=asked.runs, device=asked.device)
+    if model.dataset.images(model.dataset.heldout().values[:1]) is None:
+        raise ValueError(f"dataset {model.run.dataset!r} holds no images to draw")
+    exits = model.exits(loop_counts(asked.loops))
+    labels = np.arange(asked.samples, dtype=np.int32) % max(1, model.spec.classes)
+    settings = {"guidance_scale": asked.guidance_scale, **({"steps": asked.steps} if asked.steps else {})}
+    rows = []
+    for loops in exits:
+        images = model.dataset.images(model.sample(labels, loops, seed=asked.seed, **settings))
+        assert images is not None
+        rows.append(images)
+    title = f"{model.run.trainer} {model.run.task} {model.run.dataset}, trained with L_max = "
+    figure = figures.pictures(np.stack(rows), [f"L = {loops}" for loops in exits], title + str(model.run.architecture.max_loops))
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(asked.out, dpi=150)
+    print(asked.out)
+    return 0
+
+
+def loop_counts(text: str) -> list[int]:
+    """Loop counts from "1:12" (both ends included) or "1,2,4"; raises ValueError for anything else."""
+    try:
+        if ":" in text:
+            first, last = text.split(":")
+            return list(range(int(first), int(last) + 1))
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"loops: give a range such as 1:12 or a list such as 1,2,4, given {text!r}") from None
+
+
+def study(arguments: list[str]) -> int:
+    """Run a study's own command line."""
+    from eltbench.studies import command
+
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError(f"study: name one of {', '.join(studies.names())}")
+    studies.registry.check(arguments[0])
+    return command.main(arguments[0], arguments[1:])
+
+
+def doctor(arguments: list[str]) -> int:
+    """Print what is here and what is missing; exits 1 where a study could not run."""
+    if arguments:
+        raise ValueError(f"doctor takes no arguments, given {arguments}")
+    import torch
+
+    from eltbench.evaluation.features import full_name, inception_weights
+
+    known = provenance()
+    print(f"eltbench {known['package_version']}, python {platform.python_version()}, {known['platform']}")
+    print(f"processor: {known['cpu']}, {known['cpu_count']} processors")
+    for name, version in known["libraries"].items():
+        print(f"  {name} {version}")
+    for module, extra in (("jax", "jax"), ("dask", "dask"), ("diffusers", "diffusers")):
+        if importlib.util.find_spec(module) is None:
+            print(f"  {module}: not installed; pip install 'eltbench[{extra}]'")
+    for index in range(torch.cuda.device_count()):
+        print(f"device cuda:{index}: {torch.cuda.get_device_name(index)}")
+    if not torch.cuda.is_available():
+        print("device cpu only: torch sees no CUDA device")
+    print(f"digits feature extractor: {full_name('digits-conv')}")
+    inception = inception_weights()
+    print(f"Inception weights: {inception or 'not here, so no FID, KID or IS; distances use the digits extractor'}")
+    root = runs_root()
+    print(f"run cache: {root}, {len(list(root.glob('*/done.json')))} finished runs")
+    return 0
