@@ -54,6 +54,14 @@ class Diffusion(Task):
     log_snr_max: float = 15.0
     log_snr_min: float = -15.0
 
+    def __post_init__(self) -> None:
+        if self.log_snr_min >= self.log_snr_max:
+            raise ValueError(
+                f"diffusion: log_snr_min must be below log_snr_max, given {self.log_snr_min} and {self.log_snr_max}"
+            )
+        if self.reference_resolution is not None and self.reference_resolution < 1:
+            raise ValueError(f"diffusion: reference_resolution must be 1 or more, given {self.reference_resolution}")
+
     def log_snr(self, time: np.ndarray, spec: DataSpec) -> np.ndarray:
         """λ(t) of this task on items of this form."""
         shift = 0.0 if self.reference_resolution is None else 2 * math.log(self.reference_resolution / spec.grid[0])

@@ -51,6 +51,11 @@ class Masked(Task):
     minimum_mask_rate: float = 0.0
     label_smoothing: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("minimum_mask_rate", "label_smoothing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"masked: {name} must be in [0, 1], given {getattr(self, name)}")
+
     def corrupt(self, clean: Clean, spec: DataSpec, rng: np.random.Generator, label_dropout: float = 0.0) -> Batch:
         level = rng.random(len(clean.labels))
         labels = drop_labels(clean.labels, spec.classes, label_dropout, rng)

@@ -155,6 +155,14 @@ def test_impossible_sampling_settings_are_refused_by_name(options):
         Diffusion().sampling(**options)
 
 
+@pytest.mark.parametrize(
+    "options", [{"log_snr_min": 15.0}, {"log_snr_max": -16.0}, {"reference_resolution": 0}], ids=str
+)
+def test_impossible_schedules_are_refused_by_name(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Diffusion(**options)
+
+
 # The contract of the generator
 
 

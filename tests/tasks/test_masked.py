@@ -150,6 +150,12 @@ def test_impossible_sampling_settings_are_refused_by_name(options):
         Masked().sampling(**options)
 
 
+@pytest.mark.parametrize("options", [{"minimum_mask_rate": 1.5}, {"label_smoothing": -0.1}], ids=str)
+def test_impossible_rates_are_refused_by_name(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Masked(**options)
+
+
 # The contract of the generator
 
 
