@@ -47,9 +47,9 @@ class ExitOutput(NamedTuple):
     loop. ponder: (B, T), loops spent plus remainder (universal depth).
     """
 
-    prediction: Array | None = None
-    state: Array | None = None
-    ponder: Array | None = None
+    prediction: Array = None
+    state: Array = None
+    ponder: Array = None
 
 
 class Ops(Protocol):

@@ -15,9 +15,7 @@ def guided(predict: Predict, scale: float, null_label: int, ops: Ops) -> Predict
     if scale == 1.0:
         return predict
 
-    def predict_guided(
-        inputs: Array, labels: Array, log_snr: Array | None, context: Array | None, loops: int
-    ) -> Array:
+    def predict_guided(inputs: Array, labels: Array, log_snr: Array | None, context: Array | None, loops: int) -> Array:
         xp = namespace(inputs)
         null = ops.asarray(np.full(labels.shape, null_label, np.int32))
 
