@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import IO, Any
 
 from filelock import Timeout
 from joblib import Parallel, delayed
@@ -124,17 +124,12 @@ class Children:
         asked = [{"study": each.study, "settings": dict(each.settings)} for each in jobs if each.study]
         message = {"run": job.run.to_dict(), "runs": str(self.store.root.resolve()), "measurements": asked}
         with tempfile.TemporaryFile() as errors:
-            with self._starting:
-                if self._ended:
-                    return End(job, error="interrupted before it began")
-                child = subprocess.Popen(
-                    [sys.executable, "-m", "eltbench.worker"],
-                    stdin=subprocess.PIPE,  # kept open for the child's lifetime; no other child inherits it
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    env={**os.environ, **thread_environment(job.run.threads)},
-                )
-                self._running.add(child)
+            try:
+                child = self._start(job, errors)
+            except OSError as error:
+                return End(job, error=f"no process could be started: {error}")
+            if child is None:
+                return End(job, error="interrupted before it began")
             last = self._listen(child, job, json.dumps(message).encode() + b"\n")
             code = child.wait()
             self._running.discard(child)
@@ -152,6 +147,20 @@ class Children:
             child.kill()
             child.wait()
 
+    def _start(self, job: Job, errors: IO[bytes]) -> subprocess.Popen[bytes] | None:
+        with self._starting:
+            if self._ended:
+                return None
+            child = subprocess.Popen(
+                [sys.executable, "-m", "eltbench.worker"],
+                stdin=subprocess.PIPE,  # kept open for the child's lifetime; no other child inherits it
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, **thread_environment(job.run.threads)},
+            )
+            self._running.add(child)
+            return child
+
     def _listen(self, child: subprocess.Popen[bytes], job: Job, message: bytes) -> dict[str, Any]:
         """Send the job, pass events on, and return the last one."""
         assert child.stdin is not None
@@ -161,6 +170,8 @@ class Children:
             child.stdin.flush()
         event: dict[str, Any] = {}
         for line in child.stdout:
+            if not line.endswith(b"\n"):
+                break  # killed in the middle of a word
             event = json.loads(line)
             with self.talking:
                 if "warning" in event:
@@ -172,7 +183,7 @@ class Children:
             child.stdin.close()
         return event
 
-    def _silent_end(self, job: Job, code: int, errors: Any) -> str:
+    def _silent_end(self, job: Job, code: int, errors: IO[bytes]) -> str:
         """The message for a process that ended without one: killed, or crashed below Python."""
         if self._ended:
             return "interrupted; what it had finished stays"

@@ -1,6 +1,5 @@
 """A sweep makes what is missing, each run in a process of its own, and says what became of every run."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -154,5 +153,11 @@ class TestPlan:
     def test_durations_read_as_words(self, seconds, words):
         assert duration(seconds) == words
 
-    def test_settings_travel_as_plain_json(self):
-        assert json.loads(json.dumps(job(0).run.to_dict()))["trainer"] == "faulty"
+    def test_a_process_that_cannot_be_started_fails_its_run_alone(self, store, monkeypatch):
+        def refuse(*arguments, **options):
+            raise OSError("out of memory")
+
+        monkeypatch.setattr(sweeping.subprocess, "Popen", refuse)
+        outcome = sweep([job(0), job(1)], store, workers=2, progress=Lines())
+        assert set(outcome.failed.values()) == {"no process could be started: out of memory"}
+        assert len(outcome.failed) == 2
