@@ -22,6 +22,8 @@ eltbench COMMAND --help says more."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, 2 for what was refused. No traceback for what the user can mend."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a user's own trainer in this folder is found, as it is by python -m
     known: dict[str, Callable[[list[str]], int]] = {
         "list": commands.list_names,
         "train": commands.train,

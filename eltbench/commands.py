@@ -26,7 +26,7 @@ def list_names(arguments: list[str]) -> int:
     if arguments:
         raise ValueError(f"list takes no arguments, given {arguments}")
     for registry in (trainers.registry, tasks.registry, data.registry, backends.registry):
-        print(f"{registry.kind}s: {', '.join(registry.names())}")
+        print(f"{registry.plural}: {', '.join(registry.names())}")
     for name in studies.names():
         print(f"study {name}, presets: {', '.join(preset_names(name))}")
     return 0
@@ -108,7 +108,9 @@ def sample(arguments: list[str]) -> int:
         assert images is not None
         rows.append(images)
     title = f"{model.run.trainer} {model.run.task} {model.run.dataset}, trained with L_max = "
-    figure = figures.pictures(np.stack(rows), [f"L = {loops}" for loops in exits], title + str(model.run.architecture.max_loops))
+    figure = figures.pictures(
+        np.stack(rows), [f"L = {loops}" for loops in exits], title + str(model.run.architecture.max_loops)
+    )
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(asked.out, dpi=150)
     print(asked.out)

@@ -21,13 +21,15 @@ class UnknownNameError(ValueError):
 class Registry(Generic[T]):
     """Maps a name to a class, given directly, as a lazy "module:Class", or by an installed package's entry point.
 
+    A name that is itself "module:Class" needs no registration: it leads to that class, wherever it can be imported.
+
     `version` belongs to what the class computes, not to its code style: raise it when the same configuration
     would train or measure something else, so that cached runs of the old behaviour are not mistaken for new ones.
     """
 
-    def __init__(self, kind: str, builtin: dict[str, str] | None = None) -> None:
-        self.kind = kind
-        self.group = f"eltbench.{kind.replace(' ', '_')}s"
+    def __init__(self, kind: str, plural: str, builtin: dict[str, str] | None = None) -> None:
+        self.kind, self.plural = kind, plural
+        self.group = f"eltbench.{plural}"  # of entry points
         self._entries: dict[str, type[T] | str] = dict(builtin or {})
         self._plugins_read = False
 
@@ -45,21 +47,23 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> type[T]:
         """The class registered under `name`; raises UnknownNameError with the near miss and the known names."""
-        self._read_plugins(unless=name)
-        entry = self._entries.get(name)
-        if entry is None:
-            raise UnknownNameError(unknown(self.kind, name, self.names()))
+        self.check(name)
+        entry = self._entries.get(name, name)
         if isinstance(entry, str):
             module, _, attribute = entry.partition(":")
-            entry = getattr(importlib.import_module(module), attribute)
+            try:
+                entry = getattr(importlib.import_module(module), attribute)
+            except (ImportError, AttributeError) as error:
+                raise UnknownNameError(f"{self.kind} {name!r} cannot be loaded: {error}") from error
             self._entries[name] = entry
             if "name" not in vars(entry):  # a lazy class that did not use the decorator; its parent may have
                 entry.name, entry.version = name, vars(entry).get("version", 1)  # type: ignore[attr-defined]
         return entry
 
     def check(self, name: str) -> None:
-        """Raise UnknownNameError unless `name` is registered; loads nothing."""
-        if name not in self._entries and name not in self.names():
+        """Raise UnknownNameError unless `name` is registered or of the form "module:Class"; loads nothing."""
+        self._read_plugins(unless=name)
+        if name not in self._entries and ":" not in name:
             raise UnknownNameError(unknown(self.kind, name, self.names()))
 
     def create(self, name: str, **options: Any) -> T:

@@ -137,7 +137,7 @@ def test_plugins_take_part_in_suggestions_and_identities(plugin_answers):
 
 
 def test_a_decorated_class_is_found_with_its_name_and_version():
-    shapes: Registry = Registry("shape")
+    shapes: Registry = Registry("shape", "shapes")
 
     @shapes.register("round", version=2)
     @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def test_a_decorated_class_is_found_with_its_name_and_version():
 def test_a_lazy_string_is_imported_when_asked_for(tmp_path, monkeypatch):
     (tmp_path / "lazy_shapes.py").write_text("class Square: pass")
     monkeypatch.syspath_prepend(tmp_path)
-    shapes: Registry = Registry("shape")
+    shapes: Registry = Registry("shape", "shapes")
     shapes.register("square", "lazy_shapes:Square")
     assert shapes.names() == ["square"]
     assert "lazy_shapes" not in sys.modules
@@ -211,3 +211,19 @@ def test_an_unknown_option_is_refused_with_the_near_miss():
         data.create("relay", lenght=3)
     with pytest.raises(ValueError, match="unknown option of trainer 'elt' 'depth'"):
         trainers.create("elt", depth="unique")
+
+
+def test_a_name_of_the_form_module_class_leads_to_that_class(tmp_path, monkeypatch):
+    (tmp_path / "my_trainers.py").write_text(
+        "from eltbench.trainers.no_ilsd import NoILSD\n\n\nclass Mine(NoILSD):\n    version = 7\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert trainers.get("my_trainers:Mine").version == 7
+    assert trainers.create("my_trainers:Mine").name == "my_trainers:Mine"
+    trainers.registry.check("my_trainers:Mine")
+
+
+@pytest.mark.parametrize("name", ["no_such_module:Class", "eltbench.trainers.elt:NoSuchClass"])
+def test_a_module_class_that_cannot_be_loaded_is_refused_with_the_reason(name):
+    with pytest.raises(UnknownNameError, match="cannot be loaded"):
+        trainers.get(name)

@@ -3,7 +3,7 @@
 from eltbench.backends.base import Engine, check_exits
 from eltbench.registry import Registry
 
-registry: Registry[Engine] = Registry("backend", {"torch": "eltbench.backends.torch.engine:TorchEngine"})
+registry: Registry[Engine] = Registry("backend", "backends", {"torch": "eltbench.backends.torch.engine:TorchEngine"})
 get, names = registry.get, registry.names
 
 __all__ = ["Engine", "check_exits", "get", "names", "registry"]

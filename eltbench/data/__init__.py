@@ -5,6 +5,7 @@ from eltbench.registry import Registry
 
 registry: Registry[Dataset] = Registry(
     "dataset",
+    "datasets",
     {
         "digits": "eltbench.data.digits:Digits",
         "digits-codes": "eltbench.data.digits:DigitsCodes",

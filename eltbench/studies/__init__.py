@@ -3,7 +3,9 @@
 from eltbench.registry import Registry
 from eltbench.studies.base import Measured, Study
 
-registry: Registry[Study] = Registry("study", {"extrapolation": "eltbench.studies.extrapolation:Extrapolation"})
+registry: Registry[Study] = Registry(
+    "study", "studies", {"extrapolation": "eltbench.studies.extrapolation:Extrapolation"}
+)
 register, get, create, names = registry.register, registry.get, registry.create, registry.names
 
 __all__ = ["Measured", "Study", "create", "get", "names", "register", "registry"]

@@ -5,6 +5,7 @@ from eltbench.tasks.base import Batch, ExitOutput, Ops, Task
 
 registry: Registry[Task] = Registry(
     "task",
+    "tasks",
     {
         "masked": "eltbench.tasks.masked:Masked",
         "diffusion": "eltbench.tasks.diffusion:Diffusion",

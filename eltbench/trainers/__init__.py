@@ -5,6 +5,7 @@ from eltbench.trainers.base import Trainer
 
 registry: Registry[Trainer] = Registry(
     "trainer",
+    "trainers",
     {
         "elt": "eltbench.trainers.elt:ELT",
         "no-ilsd": "eltbench.trainers.no_ilsd:NoILSD",
