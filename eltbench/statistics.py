@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import stats
 
 
 class NonFiniteError(ValueError):
@@ -111,6 +110,8 @@ def paired_interval(differences: ArrayLike, *, level: float = 0.95, comparisons:
         raise ValueError(f"level must lie between 0 and 1, given {level}")
     if comparisons < 1:
         raise ValueError(f"comparisons must be at least 1, given {comparisons}")
+    from scipy import stats  # half a second to load, which the processes that train do without
+
     values = _differences(differences)
     tails = (1 - level) / comparisons
     n = len(values)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 
 class Memorising(NamedTuple):
@@ -20,6 +19,8 @@ def memorising(samples: np.ndarray, training: np.ndarray, heldout: np.ndarray) -
 
     Samples are clipped to [-1, 1] first, as where their quality is scored. Raises ValueError where shapes differ.
     """
+    from sklearn.neighbors import NearestNeighbors  # a world without images does without
+
     if not samples.shape[1:] == training.shape[1:] == heldout.shape[1:]:
         raise ValueError(f"memorising: image shapes differ: {samples.shape}, {training.shape}, {heldout.shape}")
     tree = NearestNeighbors(n_neighbors=1).fit(training.reshape(len(training), -1))
