@@ -156,7 +156,7 @@ def test_one_seed_starts_from_the_same_noise_at_every_loop_count(model, monkeypa
 
 @pytest.mark.parametrize("model", ["relay"], indirect=True)
 def test_a_sample_keeps_what_the_world_reveals(model):
-    given = model.dataset.heldout()[:5]
+    given = model.dataset.heldout().select(slice(5))
     sample = model.sample(given.labels, loops=2, steps=4, given=given)
     assert np.array_equal(sample[~given.hidden], given.values[~given.hidden])
     assert sample.max() < model.spec.vocabulary

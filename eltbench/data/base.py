@@ -23,7 +23,7 @@ class Clean(NamedTuple):
     context: np.ndarray | None = None
     hidden: np.ndarray | None = None
 
-    def __getitem__(self, index: Any) -> Clean:  # type: ignore[override]
+    def select(self, index: Any) -> Clean:
         """The items at `index` (a slice or an array of positions), every field alike."""
         return Clean._make(None if field is None else field[index] for field in tuple(self))
 

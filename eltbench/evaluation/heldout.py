@@ -72,4 +72,4 @@ def evaluate(model: Model, exits: Sequence[int], draws: int) -> Heldout:
 
 def _pieces(batch: Batch) -> Iterator[tuple[int, Batch]]:
     for start in range(0, len(batch.labels), BATCH):
-        yield start, Batch(*(None if field is None else field[start : start + BATCH] for field in batch))
+        yield start, batch.select(slice(start, start + BATCH))

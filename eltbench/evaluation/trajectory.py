@@ -60,7 +60,7 @@ def diagnose(
             if loops >= first:
                 values = engine.numpy(metric(states, loops))
                 rows.append(_row(metric.__name__, loops, values, ["a state or an update is zero or not finite"]))
-    items = [_item(batch, index) for index in range(min(samples, len(batch.labels)))]
+    items = [batch.select(slice(index, index + 1)) for index in range(min(samples, len(batch.labels)))]
     singles = [engine.recurrence(engine.upload(item)) for item in items]
     shape = engine.numpy(recurrence.initial).shape
     direction = stream(model.run.dataset, seed, "perturbation").standard_normal(shape, np.float32)
@@ -208,10 +208,6 @@ def _row(metric: str, loops: int, values: np.ndarray, reasons: Sequence[str]) ->
     reason = f"{missing} of {len(values)} items left out: {'; '.join(sorted(set(reasons)))}" if missing else None
     value = float(finite.mean()) if len(finite) else float("nan")
     return {"loops": loops, "metric": metric, "value": value, "n_samples": len(finite), "reason": reason}
-
-
-def _item(batch: Batch, index: int) -> Batch:
-    return Batch(*(None if field is None else field[index : index + 1] for field in batch))
 
 
 def _norm(array: Array) -> Array:

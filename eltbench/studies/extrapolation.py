@@ -148,7 +148,7 @@ def _heldout_row(
 
 def _diagnostics(model: Model, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Convergence diagnostics at the exits on a few held-out items, and the update norms by quarter of denoising."""
-    clean = model.dataset.heldout()[:DIAGNOSED_ITEMS]
+    clean = model.dataset.heldout().select(slice(DIAGNOSED_ITEMS))
     (batch,) = model.task.heldout(clean, model.spec, stream(model.run.dataset, 0, "diagnosis"), 1)
     rows = trajectory.diagnose(model, batch, settings["exits"], stability_exits=settings["diagnose_loops"])
     quarters = trajectory.update_norms_by_noise(model, model.dataset.heldout())

@@ -39,6 +39,10 @@ class Batch(NamedTuple):
     target: Array
     weight: Array
 
+    def select(self, index: Any) -> Batch:
+        """The items at `index` (a slice or an array of positions), every field alike."""
+        return Batch._make(None if field is None else field[index] for field in self)
+
 
 class ExitOutput(NamedTuple):
     """What the network gives at one exit; fields that were not asked for are None.

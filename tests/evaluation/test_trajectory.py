@@ -187,7 +187,7 @@ def test_an_untrained_adaln_zero_network_is_the_identity_to_every_diagnostic():
     run = Run("elt", "diffusion", "digits", architecture=Architecture(width=16, heads=2))
     made = parts(run)
     model = Model(run, build_engine(run, made), made)
-    (batch,) = made.task.heldout(made.dataset.heldout()[:3], model.spec, np.random.default_rng(0), 1)
+    (batch,) = made.task.heldout(made.dataset.heldout().select(slice(3)), model.spec, np.random.default_rng(0), 1)
     rows = {row["metric"]: row for row in diagnose(model, batch, [2])}
     expected = {
         "relative_update_norm": 0,
@@ -206,7 +206,7 @@ def test_a_unique_depth_network_has_no_loops_to_diagnose():
     fields = {"trainer": "unique-depth", "architecture": Architecture(max_loops=1)}
     model = linear_model(lambda batch: LinearMap(np.eye(16), np.ones((len(batch.labels), 4, 4))), **fields)
     assert diagnose(model, batch_of(2), [1]) == []
-    assert update_norms_by_noise(model, model.dataset.heldout()[:4]) == []
+    assert update_norms_by_noise(model, model.dataset.heldout().select(slice(4))) == []
     with pytest.raises(ValueError, match="unique-depth"):
         diagnose(model, batch_of(2), [2])
 
@@ -236,7 +236,7 @@ def test_update_norms_are_averaged_over_late_loops_in_quarters_from_clean_to_noi
         return NoisyGrowth(seen[-1])
 
     model = linear_model(make, task=task, dataset=dataset, architecture=Architecture(max_loops=5))
-    rows = update_norms_by_noise(model, model.dataset.heldout()[:50])
+    rows = update_norms_by_noise(model, model.dataset.heldout().select(slice(50)))
     assert [row["stratum"] for row in rows] == [0, 1, 2, 3]
     assert {(row["loops"], row["metric"], row["n_samples"]) for row in rows} == {(5, "late_update_norm", 50)}
     for quarter, (row, level) in enumerate(zip(rows, seen, strict=True)):
@@ -248,7 +248,7 @@ def test_update_norms_are_averaged_over_late_loops_in_quarters_from_clean_to_noi
 
 def test_a_world_that_hides_its_own_tokens_has_no_quarters_of_noise():
     model = linear_model(lambda batch: NoisyGrowth(np.ones(4)), task="masked", dataset="relay")
-    assert update_norms_by_noise(model, model.dataset.heldout()[:4]) == []
+    assert update_norms_by_noise(model, model.dataset.heldout().select(slice(4))) == []
 
 
 class Stretch(LinearMap):

@@ -40,7 +40,7 @@ def tiny(case, items=2, **fields):
     with torch.no_grad():
         for parameter in engine.average.module.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    clean = made.dataset.heldout()[:items]
+    clean = made.dataset.heldout().select(slice(items))
     (batch,) = made.task.heldout(clean, made.dataset.spec, np.random.default_rng(0), 1)
     return engine, engine.upload(batch)
 
