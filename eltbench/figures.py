@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -32,21 +33,19 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
 
     table: columns of a study's summary. The dotted line is L_max; `floor` is what real images score.
     """
-    for (trainer, role, layers, deepest), curve in table.groupby(["trainer", "role", "unique_layers", "max_loops"]):
+    for model, curve in _models(table):
         curve = curve.sort_values("loops")
-        colour, marker = _style(trainer)
-        label = f"{trainer} {layers}N×{deepest}L" + ("" if role == "main" else f" ({role})")
-        errors = np.clip([curve["mean"] - curve["low"], curve["high"] - curve["mean"]], 0, None)
-        if trainer == "unique-depth":
-            axis.axhline(curve["mean"].iloc[0], color=colour, ls="--", lw=1.2, label=label)
+        loops, mean, low, high = (curve[name].to_numpy(float) for name in ("loops", "mean", "low", "high"))
+        low, high = (np.where(np.isfinite(bound), bound, mean) for bound in (low, high))  # one seed has no interval
+        if model.trainer == "unique-depth":
+            axis.axhline(mean[0], color=model.colour, ls="--", lw=1.2, label=model.label)
         elif len(curve) == 1:
-            axis.errorbar(
-                curve["loops"], curve["mean"], errors, color=colour, marker=marker, mfc="white", ls="", label=label
-            )
+            lone = {"color": model.colour, "marker": model.marker, "mfc": "white", "ls": "", "label": model.label}
+            axis.errorbar(loops, mean, [mean - low, high - mean], **lone)
         else:
-            line = {"color": colour, "marker": marker, "ms": 4, "ls": "-" if role == "main" else ":"}
-            axis.plot(curve["loops"], curve["mean"], label=label, **line)
-            axis.fill_between(curve["loops"], curve["low"], curve["high"], color=colour, alpha=0.2, lw=0)
+            line = {"color": model.colour, "marker": model.marker, "ms": 4, "ls": "-" if model.main else ":"}
+            axis.plot(loops, mean, label=model.label, **line)
+            axis.fill_between(loops, low, high, color=model.colour, alpha=0.2, lw=0)
     if floor is not None and np.isfinite(floor):
         axis.axhline(floor, color="0.4", ls=":", lw=1.2, label="real images")
     _mark_trained_depth(axis, table)
@@ -59,12 +58,10 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
 def staircase(axis: Axes, table: pd.DataFrame, title: str) -> None:
     """The furthest distance solved at each exit, beside the line N·L·ρ (ρ = 1) that no network can cross."""
     table = table.assign(distance=table["stratum"].str.removeprefix("distance ").astype(int))
-    for (trainer, role, layers, deepest), model in table.groupby(["trainer", "role", "unique_layers", "max_loops"]):
-        by_exit = {loops: furthest_solved(exit) for loops, exit in model.groupby("loops")}
-        colour, marker = _style(trainer)
-        label = f"{trainer} {layers}N×{deepest}L" + ("" if role == "main" else f" ({role})")
-        depth = [layers * loops for loops in by_exit]
-        axis.plot(depth, list(by_exit.values()), color=colour, marker=marker, ms=4, alpha=0.8, label=label)
+    for model, exits in _models(table):
+        steps = [(int(at["effective_depth"].iloc[0]), furthest_solved(at)) for _, at in exits.groupby("loops")]
+        depth, solved = zip(*steps, strict=True)
+        axis.plot(depth, solved, color=model.colour, marker=model.marker, ms=4, alpha=0.8, label=model.label)
     reach = np.arange(0, table["distance"].max() + 1)
     axis.plot(reach, reach, color="0.4", ls=":", lw=1.2, label="theorem: distance = N·L")
     axis.set(xlabel="effective depth N·L at inference", ylabel=f"distance (accuracy > {SOLVED})", title=title)
@@ -74,7 +71,7 @@ def staircase(axis: Axes, table: pd.DataFrame, title: str) -> None:
 def furthest_solved(table: pd.DataFrame) -> int:
     """The largest distance up to which every distance is solved; columns `distance` and `mean`."""
     ordered = table.sort_values("distance")
-    unsolved = ordered[ordered["mean"] <= SOLVED]["distance"]
+    unsolved = ordered[~(ordered["mean"] > SOLVED)]["distance"]  # also where the mean is no number
     return int(unsolved.iloc[0] - 1 if len(unsolved) else ordered["distance"].iloc[-1])
 
 
@@ -101,9 +98,24 @@ def save(figure: Figure, stem: Any) -> None:
         figure.savefig(f"{stem}.pdf", metadata={"CreationDate": None})
 
 
-def _style(trainer: str) -> tuple[Any, str]:
-    index = TRAINERS.get(trainer, 5 + sum(trainer.encode()) % 3)
-    return PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+class _Model(NamedTuple):
+    """How the curve of one kind of model is drawn; a trainer has its colour and marker in every figure."""
+
+    trainer: str
+    main: bool
+    label: str
+    colour: Any
+    marker: str
+
+
+def _models(table: pd.DataFrame) -> Iterator[tuple[_Model, pd.DataFrame]]:
+    """The rows of every kind of model in the table."""
+    for _, curve in table.groupby(["trainer", "role", "unique_layers", "max_loops"]):
+        trainer, role, layers, deepest = curve[["trainer", "role", "unique_layers", "max_loops"]].iloc[0]
+        label = f"{trainer} {layers}N×{deepest}L" + ("" if role == "main" else f" ({role})")
+        index = TRAINERS.get(trainer, 5 + sum(trainer.encode()) % 3)
+        style = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+        yield _Model(trainer, role == "main", label, *style), curve
 
 
 def _mark_trained_depth(axis: Axes, table: pd.DataFrame) -> None:

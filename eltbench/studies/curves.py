@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from eltbench.statistics import log_ratio, pair_by_seed, paired_interval, percent
+from eltbench.statistics import NonFiniteError, log_ratio, pair_by_seed, paired_interval, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,60 +18,59 @@ CELL = ["task", "dataset", "backend"]
 MODEL = ["trainer", "role", "unique_layers", "max_loops"]
 POINT = ["metric", "stratum", "loops", "effective_depth"]
 ALONG = ["params", "macs", "higher_is_better", "n_samples", "feature_extractor"]
+WHOLE = ["unique_layers", "max_loops", "loops", "effective_depth", "seeds", "params", "macs", "n_samples"]
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean and 95 % interval over seeds of every point, then the paired gaps of elt to its controls.
 
     Columns: CELL, MODEL, POINT, mean, low, high, seeds, and what stands along (params, macs, …). Gaps are in percent of
-    the control's held-out loss: `gap_to_dedicated_percent` (the elastic gap) and `gap_to_unique_depth_percent`.
+    the control's held-out loss: `gap_to_dedicated_percent` (the elastic gap) and `gap_to_unique_depth_percent`. Mean
+    and bounds are empty where a seed's value is not a finite number.
     """
     keys = CELL + MODEL + POINT
     points = []
-    for key, group in rows.groupby(keys, dropna=False, sort=True):
-        interval = paired_interval(group["value"].to_numpy(float)) if group["value"].notna().all() else None
-        spread = {"mean": np.nan, "low": np.nan, "high": np.nan} if interval is None else _spread(interval)
-        along = {name: group[name].iloc[0] for name in ALONG}
-        points.append({**dict(zip(keys, key, strict=True)), **spread, "seeds": group["seed"].nunique(), **along})
-    table = pd.DataFrame([*points, *_gaps(rows)])
-    return table.sort_values(keys, na_position="first", ignore_index=True)
+    for _, group in rows.groupby(keys, dropna=False, sort=True):
+        known = _first(group, keys + ALONG)
+        points.append({**known, **_spread(group["value"]), "seeds": group["seed"].nunique()})
+    table = pd.DataFrame([*points, *_gaps(rows)]).astype(dict.fromkeys(WHOLE, "Int64"))
+    columns = [*keys, "mean", "low", "high", "seeds", *ALONG]
+    return table[columns].sort_values(keys, na_position="first", ignore_index=True)
 
 
-def _spread(interval) -> dict[str, float]:
+def _first(group: pd.DataFrame, names: list[str]) -> dict[str, Any]:
+    return {name: group[name].iloc[0] for name in names}
+
+
+def _spread(values: ArrayLike) -> dict[str, float]:
+    """Mean and bounds of the interval over seeds, NaN where a value is not finite."""
+    try:
+        interval = paired_interval(np.asarray(values, float))
+    except NonFiniteError:
+        return dict.fromkeys(("mean", "low", "high"), math.nan)
     return {"mean": interval.estimate, "low": interval.low, "high": interval.high}
 
 
-def _gaps(rows: pd.DataFrame) -> list[dict]:
+def _gaps(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Held-out loss of elt at each exit against a model trained for that depth, and against unique layers."""
     losses = rows[rows["metric"] == "heldout_loss"]
     gaps = []
-    for cell, here in losses.groupby(CELL):
-        for model, curve in here[(here["trainer"] == "elt") & (here["role"] == "main")].groupby(MODEL):
-            same_block = here[(here["trainer"] == "no-ilsd") & (here["unique_layers"] == model[2])]
+    for _, here in losses.groupby(CELL):
+        elastic = here[(here["trainer"] == "elt") & (here["role"] == "main")]
+        unique = here[here["role"] == "equal-compute"]
+        for _, point in elastic.groupby([*MODEL, "loops"]):
+            known = _first(point, [*CELL, *MODEL, "loops", "effective_depth", "higher_is_better"])
+            same_block = here[(here["trainer"] == "no-ilsd") & (here["unique_layers"] == known["unique_layers"])]
             trained_for = same_block[same_block["loops"] == same_block["max_loops"]]
-            unique = here[here["role"] == "equal-compute"]
-            for loops, point in curve.groupby("loops"):
-                for name, control in (
-                    ("gap_to_dedicated_percent", trained_for[trained_for["loops"] == loops]),
-                    ("gap_to_unique_depth_percent", unique[unique["unique_layers"] == model[2] * loops]),
-                ):
-                    if control.empty:
-                        continue
-                    sides = (side.set_index("seed")["value"] for side in (point, control))
-                    pairs = pair_by_seed(*sides, allow_lone=True)
-                    interval = paired_interval(log_ratio(pairs.numerator, pairs.denominator))
-                    spread = {bound: percent(value) for bound, value in _spread(interval).items()}
-                    gaps.append(
-                        {
-                            **dict(zip(CELL + MODEL, cell + model, strict=True)),
-                            "metric": name,
-                            "loops": loops,
-                            "effective_depth": model[2] * loops,
-                            **spread,
-                            "seeds": len(pairs.seeds),
-                            "higher_is_better": False,
-                        }
-                    )
+            for name, control in (
+                ("gap_to_dedicated_percent", trained_for[trained_for["loops"] == known["loops"]]),
+                ("gap_to_unique_depth_percent", unique[unique["unique_layers"] == known["effective_depth"]]),
+            ):
+                pairs = pair_by_seed(*(side.set_index("seed")["value"] for side in (point, control)), allow_lone=True)
+                if pairs.seeds:
+                    spread = _spread(log_ratio(pairs.numerator, pairs.denominator))
+                    in_percent = {bound: percent(value) for bound, value in spread.items()}
+                    gaps.append({**known, "metric": name, **in_percent, "seeds": len(pairs.seeds)})
     return gaps
 
 
@@ -78,10 +79,10 @@ def figure(rows: pd.DataFrame) -> Figure:
     from eltbench import figures
 
     table = summary(rows)
-    cells = list(table.groupby(CELL))
+    cells = [here for _, here in table.groupby(CELL)]
     canvas, axes = figures.grid(len(cells), 2)
-    for row, (cell, here) in zip(axes, cells, strict=True):
-        title = " · ".join(cell[:2])
+    for row, here in zip(axes, cells, strict=True):
+        title = " · ".join(here[["task", "dataset"]].iloc[0])
         figures.loop_curves(row[0], here[here["metric"] == "heldout_loss"], f"{title}: held-out loss", log=True)
         staircase = here[(here["metric"] == "token_accuracy") & here["stratum"].notna()]
         distances = here[here["metric"] == "kernel_distance"]
