@@ -30,6 +30,7 @@ from eltbench.sweep import Durations, Outcome, sweep
 from eltbench.sweep import plan as plan_sweep
 
 REFUSED, FAILED = 2, 1
+PIPED_WIDTH = 160  # columns of the table where stdout is no terminal, whose width could be asked
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ def _list(jobs: Sequence[Job], store: RunStore, workers: int) -> None:
 
 def _print(study: str, preset: Preset, folder: Path, decisions: Sequence[claims.Decision], outcome: Outcome) -> None:
     if decisions:
-        Console().print(verdicts.table(decisions))
+        console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+        console.print(verdicts.table(decisions))
         print(f"intervals cover {claims.COVERS}")
     for run_id, message in outcome.failed.items():
         print(f"failed: run {run_id}: {message}", file=sys.stderr)

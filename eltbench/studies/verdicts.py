@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from rich import box
 from rich.table import Table
 
 from eltbench import claims
@@ -30,7 +32,7 @@ def decide_all(study: Study, rows: pd.DataFrame, *, smoke: bool) -> list[Decisio
 def as_json(study: str, preset: str, decisions: Sequence[Decision]) -> str:
     """The text of claims.json: everything down to the interval of every witness."""
     found = {decision.claim.id: decision.to_dict() for decision in decisions}
-    return json.dumps({"study": study, "preset": preset, "claims": found}, indent=1) + "\n"
+    return json.dumps({"study": study, "preset": preset, "claims": found}, indent=1, allow_nan=False) + "\n"
 
 
 def in_short(decisions: Sequence[Decision]) -> dict[str, Any]:
@@ -45,36 +47,44 @@ def in_short(decisions: Sequence[Decision]) -> dict[str, Any]:
 
 
 def table(decisions: Sequence[Decision]) -> Table:
-    """The claims for a terminal: one line a claim, cell and condition."""
-    shown = Table("claim", "where", "verdict", "estimand", "effect [interval]", "region", "n", show_lines=False)
+    """The claims for a terminal of 80 columns or more: one line a claim, cell and condition, longer ones folded."""
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    shown.add_column("claim", no_wrap=True, min_width=max((len(decision.claim.id) for decision in decisions), default=0))
+    shown.add_column("verdict", no_wrap=True, min_width=max(map(len, COLOURS)))
+    shown.add_column("measured", ratio=4)
+    shown.add_column("effect, interval", ratio=3)
+    shown.add_column("supported if", ratio=2)
+    shown.add_column("n", justify="right", no_wrap=True)
     for decision in decisions:
-        if not decision.cells:
-            shown.add_row(decision.claim.id, "–", _coloured(decision.verdict), "not measured in this preset")
-        for cell in decision.cells:
-            where = f"{cell.cell.task} {cell.cell.dataset} {cell.cell.backend}"
-            for entry in cell.conditions:
-                for finding in (entry.primary, entry.second):
-                    if finding is None:
-                        continue
-                    main = finding is entry.primary
-                    shown.add_row(
-                        decision.claim.id if main else "",
-                        where if main else "",
-                        _coloured(entry.verdict) if main else f"[dim]{finding.verdict}[/dim]",
-                        entry.condition.estimand if main else f"  {finding.witness.replace('_', ' ')}",
-                        _effect(finding),
-                        finding.region.describe(finding.scale),
-                        str(finding.interval.n),
-                    )
+        found = [(cell, entry) for cell in decision.cells for entry in cell.conditions]
+        name = decision.claim.id
+        if not found:
+            shown.add_row(name, _coloured(decision.verdict), "not measured in this preset", "", "", "0")
+        if len(found) > 1:
+            shown.add_row(name, _coloured(decision.verdict), f"all {len(found)} results together", "", "", "")
+            name = ""
+        for cell, entry in found:
+            about = f"{' '.join(cell.cell)}: {entry.condition.estimand}"
+            shown.add_row(name, _coloured(entry.verdict), about, *_found(entry.primary))
+            if entry.second is not None:
+                about = f"[dim]second witness: {entry.second.witness.replace('_', ' ')}[/dim]"
+                shown.add_row("", f"[dim]{entry.second.verdict}[/dim]", about, *_found(entry.second))
     return shown
 
 
-def _effect(finding: Finding) -> str:
+def _found(finding: Finding) -> tuple[str, str, str]:
+    """What one witness found, its region, and its number of seeds."""
     interval = finding.interval
+    estimate, low, high = (quantity(getattr(interval, name), finding.scale) for name in ("estimate", "low", "high"))
     if not interval.n:
-        return "not measured"
-    low, high = quantity(interval.low, finding.scale), quantity(interval.high, finding.scale)
-    return f"{quantity(interval.estimate, finding.scale)} \\[{low}, {high}]"
+        effect = "not measured"
+    elif math.isnan(interval.estimate):
+        effect = "not a finite number in every seed"
+    elif interval.n == 1:
+        effect = f"{estimate}; one seed gives no interval"
+    else:
+        effect = f"{estimate}, {low} to {high}"
+    return effect, finding.region.describe(finding.scale), str(interval.n)
 
 
 def _coloured(verdict: str) -> str:
