@@ -7,7 +7,8 @@ that control itself) and the unique-depth model of equal compute (`equal-compute
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,10 +16,11 @@ import pandas as pd
 import pyarrow as pa
 
 from eltbench.claims import Cell, Evidence, Witness
-from eltbench.config import Run
+from eltbench.config import Run, build
 from eltbench.evaluation import heldout, trajectory
 from eltbench.evaluation.samples import sample_scores
 from eltbench.model import Model
+from eltbench.runs import Job
 from eltbench.statistics import log_ratio, pair_by_seed
 from eltbench.streams import stream
 from eltbench.studies import curves, register
@@ -26,12 +28,15 @@ from eltbench.studies.base import Measured, Study
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training import parts
 
+FEWEST_SAMPLES = 5  # precision and recall need that many
 REACH = 3  # losses are measured up to this multiple of L_max
 DIAGNOSED_ITEMS = 64
 CLEANEST, NOISIEST = "noise quarter 0", "noise quarter 3"
 
 # claim → condition → (trainer, loops) over (trainer, loops), loops as multiples of L_max
-RATIOS = {
+At = tuple[str, float]
+Ratio = tuple[At, At]
+RATIOS: dict[str, dict[str, Ratio]] = {
     "elastic": {"half": (("elt", 0.5), ("elt", 1))},
     "over-iteration": {"triple": (("elt", 3), ("elt", 1))},
     "modest-extrapolation": {"one-and-a-half": (("elt", 1.5), ("elt", 1))},
@@ -41,6 +46,27 @@ RATIOS = {
         "double": (("no-ilsd", 2), ("no-ilsd", 1)),
     },
 }
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a preset's table `measurement` may say; loop counts that a model does not have are left out for it."""
+
+    heldout_draws: int = 4  # corruptions of every held-out item
+    sample_loops: Sequence[int] = (1, 2, 3, 4, 6, 8, 12)  # where samples are scored
+    samples: int = 0  # how many; 0 for a world without images
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # options of the task's sampler
+    diagnose_loops: Sequence[int] = ()  # where spectral radius and recovery are measured; none: no diagnostics
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.heldout_draws, int) or self.heldout_draws < 1:
+            raise ValueError(f"measurement: heldout_draws must be a positive integer, given {self.heldout_draws!r}")
+        if not isinstance(self.samples, int) or 0 < self.samples < FEWEST_SAMPLES or self.samples < 0:
+            raise ValueError(f"measurement: samples must be 0 or at least {FEWEST_SAMPLES}, given {self.samples!r}")
+        for name in ("sample_loops", "diagnose_loops"):
+            given = getattr(self, name)
+            if not isinstance(given, list | tuple) or not all(isinstance(loops, int) for loops in given):
+                raise ValueError(f"measurement: {name} must be a list of loop counts, given {given!r}")
 
 
 @register("extrapolation", version=1)
@@ -57,9 +83,25 @@ class Extrapolation(Study):
     }
     claims = ("elastic", "vanilla-collapse", "vanilla-parity", "over-iteration", "modest-extrapolation", "update-norms")
 
+    def plan(self, preset: Preset) -> list[Job]:
+        """As every study's, but a trainer has one main model a cell: the claims compare trainers, not sizes."""
+        jobs = super().plan(preset)
+        seen: set[tuple[Any, ...]] = set()
+        for job in jobs:
+            run, role = job.run, job.keys["role"]
+            shape = () if role == "main" else (run.architecture.unique_layers, run.architecture.max_loops)
+            model = (run.task, run.dataset, run.backend, run.trainer, role, *shape, run.seed)
+            if model in seen:
+                raise ValueError(
+                    f"preset {preset.name!r} plans two models that its rows could not tell apart: {job.name} ({role}); "
+                    "name an arm, world or seed once, and give a further size of a trainer a role of its own"
+                )
+            seen.add(model)
+        return jobs
+
     def settings(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
-        asked = {**preset.measurement, **world.measurement}
-        run = preset.run(world, arm, preset.seeds[0])
+        asked = build(Measurement, {**preset.measurement, **world.measurement})
+        run = preset.run(world, arm, seed=0)
         made = parts(run)
         deepest = run.architecture.max_loops
         if made.trainer.depth == "unique":
@@ -68,18 +110,15 @@ class Extrapolation(Study):
             exits = [deepest]
         else:
             exits = list(range(1, REACH * deepest + 1))
-        made.task.sampling(**asked["sampling"])  # refuses unknown options before any training
-        sample_loops = [loops for loops in asked["sample_loops"] if loops in exits]
-        if asked["samples"] and not sample_loops:
-            sample_loops = exits[-1:]
+        made.task.sampling(**asked.sampling)  # refuses unknown options before any training
+        sample_loops = [loops for loops in asked.sample_loops if loops in exits] or exits[-1:]
         return {
             "exits": exits,
-            "heldout_draws": asked["heldout_draws"],
-            "sample_loops": [loops for loops in asked["sample_loops"] if loops in exits]
-            or (exits[-1:] if asked["samples"] else []),
-            "samples": asked["samples"],
-            "sampling": dict(asked["sampling"]),
-            "diagnose_loops": [loops for loops in asked["diagnose_loops"] if loops in exits and len(exits) > 1],
+            "heldout_draws": asked.heldout_draws,
+            "sample_loops": sample_loops if asked.samples else [],
+            "samples": asked.samples,
+            "sampling": dict(asked.sampling),
+            "diagnose_loops": [loops for loops in asked.diagnose_loops if loops in exits and len(exits) > 1],
         }
 
     def measure(self, model: Model, run: Run, settings: Mapping[str, Any]) -> Measured:
@@ -111,9 +150,9 @@ class Extrapolation(Study):
 
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
         found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
-        for (task, dataset, backend), cell in rows.groupby(["task", "dataset", "backend"]):
+        for _, cell in rows.groupby(["task", "dataset", "backend"]):
             main = cell[cell["role"] == "main"]
-            where = Cell(task, dataset, backend)
+            where = Cell(*cell[["task", "dataset", "backend"]].iloc[0])
             for claim, conditions in RATIOS.items():
                 if {trainer for pair in conditions.values() for trainer, _ in pair} <= set(main["trainer"]):
                     found[claim][where] = Evidence(
@@ -162,7 +201,7 @@ def _at(rows: pd.DataFrame, metric: str, trainer: str, multiple: float) -> pd.Da
     return here[here["loops"] == multiple * here["max_loops"]]
 
 
-def _effects(rows: pd.DataFrame, metric: str, numerator: tuple, denominator: tuple) -> np.ndarray:
+def _effects(rows: pd.DataFrame, metric: str, numerator: At, denominator: At) -> np.ndarray:
     return _log_ratio(_at(rows, metric, *numerator), _at(rows, metric, *denominator))
 
 
@@ -175,7 +214,7 @@ def _by_seed(rows: pd.DataFrame) -> pd.Series:
     return rows.set_index("seed")["value"]
 
 
-def _second_witness(rows: pd.DataFrame, conditions: Mapping[str, tuple]) -> Witness | None:
+def _second_witness(rows: pd.DataFrame, conditions: Mapping[str, Ratio]) -> Witness | None:
     """Kernel-distance differences; the margin is what two sets of real images differ by at the same size."""
     null = rows[rows["metric"] == "kernel_distance_null_deviation"]["value"]
     if null.empty:

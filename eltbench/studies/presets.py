@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -130,28 +130,51 @@ def load_preset(study: str, name_or_path: str) -> Preset:
 
 
 def _packaged(study: str) -> str:
-    return (resources.files("eltbench.presets") / f"{study}.toml").read_text()
+    """The text of the study's packaged presets; empty for a study of a plug-in, whose presets are files."""
+    file = resources.files("eltbench.presets") / f"{study}.toml"
+    return file.read_text() if file.is_file() else ""
 
 
-def _extended(name: str, tables: Mapping[str, Any], study: str) -> dict[str, Any]:
+def _extended(name: str, tables: Mapping[str, Any], study: str, children: tuple[str, ...] = ()) -> dict[str, Any]:
     if name not in tables:
         raise ValueError(unknown(f"preset of {study}", name, list(tables)))
+    if name in children:
+        raise ValueError(f"presets extend one another in a circle: {' → '.join([*children, name])}")
+    if not isinstance(tables[name], dict):
+        raise ValueError(f"preset {name!r} must be a table, given {tables[name]!r}")
     table = dict(tables[name])
     parent = table.pop("extends", None)
-    return table if parent is None else _merged(_extended(parent, tables, study), table)
+    return table if parent is None else _merged(_extended(parent, tables, study, (*children, name)), table)
 
 
 def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Tables merge key by key, everything else is replaced."""
     merged = dict(base)
     for key, value in changes.items():
-        merged[key] = _merged(merged[key], value) if isinstance(value, dict) and key in merged else value
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
     return merged
 
 
 def _preset(name: str, table: dict[str, Any]) -> Preset:
-    table = dict(table)
-    table["worlds"] = tuple(build(World, world) for world in table.get("worlds", []))
-    table["arms"] = tuple(build(Arm, arm) for arm in table.get("arms", []))
-    table["seeds"] = tuple(range(table["seeds"])) if isinstance(table.get("seeds"), int) else table.get("seeds", (0,))
-    return build(Preset, {"name": name, **table})
+    table = {"name": name, **table}
+    for plural, cls in (("worlds", World), ("arms", Arm)):
+        parts = table.get(plural, [])
+        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+            raise ValueError(f"preset {name!r}: {plural} must be a list of tables, given {parts!r}")
+        table[plural] = tuple(_checked(cls, part) for part in parts)
+    seeds = table.get("seeds", list(Preset.seeds))
+    seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
+    if not isinstance(seeds, list) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+        raise ValueError(f"preset {name!r}: seeds must be a number of seeds or a list of them, given {seeds!r}")
+    table["seeds"] = tuple(dict.fromkeys(seeds))
+    return _checked(Preset, table)
+
+
+def _checked(cls: type, table: dict[str, Any]) -> Any:
+    """The part of a preset that a table describes; its fields that are tables must be given as such."""
+    part = build(cls, table)
+    for each in fields(cls):
+        if str(each.type).startswith("Mapping") and not isinstance(getattr(part, each.name), dict):
+            raise ValueError(f"{cls.__name__.lower()}: {each.name} must be a table, given {table[each.name]!r}")
+    return part

@@ -49,7 +49,9 @@ def in_short(decisions: Sequence[Decision]) -> dict[str, Any]:
 def table(decisions: Sequence[Decision]) -> Table:
     """The claims for a terminal of 80 columns or more: one line a claim, cell and condition, longer ones folded."""
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    shown.add_column("claim", no_wrap=True, min_width=max((len(decision.claim.id) for decision in decisions), default=0))
+    shown.add_column(
+        "claim", no_wrap=True, min_width=max((len(decision.claim.id) for decision in decisions), default=0)
+    )
     shown.add_column("verdict", no_wrap=True, min_width=max(map(len, COLOURS)))
     shown.add_column("measured", ratio=4)
     shown.add_column("effect, interval", ratio=3)
