@@ -82,9 +82,11 @@ def execute(study_name: str, command: StudyCommand) -> int:
     jobs = [job for preset in presets for job in study.plan(preset)]
     store = RunStore(runs_root(command.runs))
     folder = command.results / study.name / presets[0].name
-    published = _published(folder / "rows.parquet")
-    if published is not None and not command.force:
+    published = None if command.force else _published(folder / "rows.parquet", touch=not command.dry_run)
+    if published is not None:
         results.refuse_superseded(published, results.cells(jobs))
+    if command.workers < 0:
+        raise ValueError(f"workers: give 1 or more, or 0 for as many as fit, given {command.workers}")
     workers = command.workers or max(1, processors() // presets[0].threads)
     if command.dry_run:
         _list(jobs, store, workers)
@@ -113,7 +115,7 @@ def processors() -> int:
 
 def _presets(study: str, command: StudyCommand) -> list[Preset]:
     """The preset as narrowed by the command line, once for every backend asked for."""
-    seeds = tuple(seed for text in _split(command.seeds) for seed in _seeds(text))
+    seeds = tuple(dict.fromkeys(seed for text in _split(command.seeds) for seed in _seeds(text)))
     preset = load_preset(study, command.preset)
     preset = preset.narrowed(_split(command.tasks), _split(command.trainers), seeds)
     preset = replace(preset, device=command.device or preset.device)
@@ -132,18 +134,22 @@ def _split(given: Sequence[str]) -> tuple[str, ...]:
 def _seeds(text: str) -> range:
     first, colon, end = text.partition(":")
     try:
-        return range(int(first), int(end) if colon else int(first) + 1)
+        seeds = range(int(first), int(end) if colon else int(first) + 1)
     except ValueError:
-        raise ValueError(f"seeds: give numbers or a range such as 0:5, given {text!r}") from None
+        seeds = range(0)
+    if not seeds or seeds[0] < 0:
+        raise ValueError(f"seeds: give numbers or a range such as 0:5, given {text!r}")
+    return seeds
 
 
-def _published(path: Path) -> pd.DataFrame | None:
+def _published(path: Path, *, touch: bool) -> pd.DataFrame | None:
+    """The rows that are there; a damaged file is set aside if it may be touched."""
     if not path.exists():
         return None
     try:
         return results.read_rows(path)
     except results.DamagedError as error:
-        print(f"warning: {set_aside(path, str(error))}", file=sys.stderr)
+        print(f"warning: {set_aside(path, str(error)) if touch else error}", file=sys.stderr)
         return None
 
 
