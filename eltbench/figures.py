@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -11,6 +12,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from eltbench.atomic import replacing
 
 SOLVED = 0.9  # a distance counts as solved above this accuracy
 PALETTE = sns.color_palette("colorblind")
@@ -91,11 +94,12 @@ def pictures(images: np.ndarray, names: list[str], title: str) -> Figure:
     return canvas
 
 
-def save(figure: Figure, stem: Any) -> None:
-    """Write STEM.png and STEM.pdf without dates, so that the same rows give the same files."""
+def save(figure: Figure, stem: str | Path) -> None:
+    """Write STEM.png and STEM.pdf, each file whole, without dates, so that the same rows give the same files."""
     with matplotlib.rc_context({"pdf.fonttype": 42}):
-        figure.savefig(f"{stem}.png", dpi=150, metadata={"Software": None})
-        figure.savefig(f"{stem}.pdf", metadata={"CreationDate": None})
+        for kind, settings in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+            with replacing(Path(f"{stem}.{kind}")) as temporary:
+                figure.savefig(temporary, format=kind, dpi=150, metadata=settings)
 
 
 class _Model(NamedTuple):
