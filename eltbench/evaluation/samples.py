@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from eltbench.evaluation.memorising import memorising
+from eltbench.evaluation.memorising import Memorising, memorising
 from eltbench.evaluation.quality import kernel_null, quality, real_floor, reference
 from eltbench.model import Model
 
@@ -35,18 +35,19 @@ def sample_scores(model: Model, settings: Mapping[str, Any]) -> list[dict[str, A
         "guidance_scale": sampling.guidance_scale,
     }
     floor = real_floor(dataset, count)
-    extractor = floor[0].feature_extractor
     rows = [{**keys, **vars(score), "metric": f"{score.metric}_of_real_images"} for score in floor]
-    null = {"value": kernel_null(dataset, count), "higher_is_better": False, "n_samples": count}
-    rows.append({**keys, **null, "metric": "kernel_distance_null_deviation", "feature_extractor": extractor})
+    null = {**vars(floor[0]), "metric": "kernel_distance_null_deviation", "value": kernel_null(dataset, count)}
+    rows.append({**keys, **null, "higher_is_better": False})
     for loops in settings["sample_loops"]:
         values = model.sample(labels, loops, **settings["sampling"])
+        if broken := count - int(np.isfinite(values).reshape(count, -1).all(axis=1).sum()):
+            why = f"{broken} of {count} samples are not finite"
+            empty = {"loops": loops, "value": None, "reason": why}
+            rows += [{**keys, **vars(score), **empty} for score in floor]
+            rows += [{**keys, **empty, "metric": name, "n_samples": count} for name in Memorising._fields]
+            continue
         images = dataset.images(values)
         assert images is not None
-        if broken := int((~np.isfinite(images).reshape(count, -1).all(axis=1)).sum()):
-            why = f"{broken} of {count} samples are not finite"
-            rows.append({**keys, "loops": loops, "metric": "kernel_distance", "value": None, "reason": why})
-            continue
         rows += [{**keys, **vars(score), "loops": loops} for score in quality(images, real)]
         nearest = memorising(images, training, real)
         rows += [
