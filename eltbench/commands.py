@@ -7,11 +7,13 @@ import platform
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
 
 from eltbench import backends, data, studies, tasks, trainers
+from eltbench.atomic import check_writable
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.identity import run_id
 from eltbench.model import load_model, runs_root
@@ -100,18 +102,23 @@ def sample(arguments: list[str]) -> int:
     if model.dataset.images(model.dataset.heldout().values[:1]) is None:
         raise ValueError(f"dataset {model.run.dataset!r} holds no images to draw")
     exits = model.exits(loop_counts(asked.loops))
+    if asked.samples < 1:
+        raise ValueError(f"samples: give at least 1, given {asked.samples}")
+    if asked.out.is_dir():
+        raise ValueError(f"out: give the name of a picture file, given the folder {asked.out}")
+    check_writable(asked.out.parent)
     labels = np.arange(asked.samples, dtype=np.int32) % max(1, model.spec.classes)
-    settings = {"guidance_scale": asked.guidance_scale, **({"steps": asked.steps} if asked.steps else {})}
+    settings: dict[str, Any] = {"guidance_scale": asked.guidance_scale}
+    if asked.steps is not None:
+        settings["steps"] = asked.steps
     rows = []
     for loops in exits:
         images = model.dataset.images(model.sample(labels, loops, seed=asked.seed, **settings))
         assert images is not None
         rows.append(images)
-    title = f"{model.run.trainer} {model.run.task} {model.run.dataset}, trained with L_max = "
-    figure = figures.pictures(
-        np.stack(rows), [f"L = {loops}" for loops in exits], title + str(model.run.architecture.max_loops)
-    )
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    run = model.run
+    title = f"{run.trainer} {run.task} {run.dataset}, trained with L_max = {run.architecture.max_loops}"
+    figure = figures.pictures(np.stack(rows), [f"L = {loops}" for loops in exits], title)
     figure.savefig(asked.out, dpi=150)
     print(asked.out)
     return 0
@@ -144,7 +151,7 @@ def doctor(arguments: list[str]) -> int:
         raise ValueError(f"doctor takes no arguments, given {arguments}")
     import torch
 
-    from eltbench.evaluation.features import full_name, inception_weights
+    from eltbench.evaluation.features import digits_weights, full_name, inception_weights
 
     known = provenance()
     print(f"eltbench {known['package_version']}, python {platform.python_version()}, {known['platform']}")
@@ -159,8 +166,18 @@ def doctor(arguments: list[str]) -> int:
     if not torch.cuda.is_available():
         print("device cpu only: torch sees no CUDA device")
     print(f"digits feature extractor: {full_name('digits-conv')}")
-    inception = inception_weights()
-    print(f"Inception weights: {inception or 'not here, so no FID, KID or IS; distances use the digits extractor'}")
+    try:
+        inception = str(inception_weights() or "not here, so no FID, KID or IS; distances use the digits extractor")
+    except (ValueError, FileNotFoundError) as error:
+        inception = f"not usable: {error}"
+    print(f"Inception weights: {inception}")
     root = runs_root()
     print(f"run cache: {root}, {len(list(root.glob('*/done.json')))} finished runs")
-    return 0
+    problems = 0
+    for needed in (digits_weights, lambda: check_writable(root)):
+        try:
+            needed()
+        except (ValueError, OSError) as error:
+            problems += 1
+            print(f"problem: {error}")
+    return 1 if problems else 0

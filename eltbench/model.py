@@ -124,7 +124,7 @@ def load_model(run: str | Path, *, runs: str | Path | None = None, device: str |
     directory = Path(run)
     if not (directory / CHECKPOINT).exists():
         root = runs_root(runs)
-        found = sorted(path.parent for path in root.glob(f"{run}*/{CHECKPOINT}"))
+        found = sorted(path.parent for path in root.glob(f"*/{CHECKPOINT}") if path.parent.name.startswith(str(run)))
         if len(found) != 1:
             problem = "no trained run" if not found else f"{len(found)} runs"
             raise ValueError(f"{problem} named {str(run)!r} in {root}")
