@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from eltbench import atomic
+from eltbench.backends import checkpoint
 from eltbench.backends.base import Engine
 from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
@@ -24,8 +21,6 @@ from eltbench.data.base import DataSpec
 from eltbench.streams import stream
 from eltbench.tasks.base import Array, Batch, ExitOutput, Task
 from eltbench.trainers.base import Trainer
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class TorchEngine(Engine):
@@ -116,43 +111,24 @@ class TorchEngine(Engine):
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def save(self, directory: Path, step: int) -> None:
-        tensors: dict[str, torch.Tensor] = {}
+        arrays: dict[str, dict[str, np.ndarray]] = {part: {} for part in checkpoint.PARTS}
         averaged = dict(self.average.module.named_parameters())
         for name, parameter in self.network.named_parameters():
-            tensors[f"weights.{name}"] = parameter.detach()
-            tensors[f"average.{name}"] = averaged[name].detach()
-            for moment in MOMENTS:
-                state = self.optimiser.state.get(parameter, {})
-                tensors[f"{moment}.{name}"] = state.get(moment, torch.zeros_like(parameter))
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        # The description is the same at every step and comes first: where there are weights, it is there.
-        description = {"run": self.run.to_dict(), "parameters": self.parameter_count()}
-        atomic.write_text(directory / "checkpoint.json", json.dumps(description, indent=1, sort_keys=True))
-        with atomic.replacing(directory / "checkpoint.safetensors") as temporary:
-            save_file(tensors, temporary, metadata={"step": str(step), "format": "eltbench-1"})
+            arrays["weights"][name] = self.numpy(parameter)
+            arrays["average"][name] = self.numpy(averaged[name])
+            state = self.optimiser.state.get(parameter, {})
+            for moment in checkpoint.MOMENTS:
+                arrays[moment][name] = self.numpy(state.get(moment, torch.zeros_like(parameter)))
+        checkpoint.write(directory, step, self.run.to_dict(), arrays)
 
     def load(self, directory: Path) -> int:
-        path = directory / "checkpoint.safetensors"
-        try:
-            with safe_open(path, framework="pt") as file:
-                step = int((file.metadata() or {})["step"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise ValueError(f"checkpoint {path} is damaged or not eltbench's: {error}") from error
         averaged = dict(self.average.module.named_parameters())
-        parts = ("weights", "average", *MOMENTS)
-        expected = {(f"{part}.{name}", value.shape) for name, value in averaged.items() for part in parts}
-        if odd := sorted(expected ^ {(name, tensor.shape) for name, tensor in tensors.items()}):
-            name, shape = odd[0]
-            raise ValueError(
-                f"checkpoint {path} does not fit this network: {len(odd)} names or shapes differ, first {name} "
-                f"{tuple(shape)}"
-            )
+        step, parts = checkpoint.read(directory, {name: tuple(value.shape) for name, value in averaged.items()})
         with torch.no_grad():
             for name, parameter in self.network.named_parameters():
-                parameter.copy_(tensors[f"weights.{name}"])
-                averaged[name].copy_(tensors[f"average.{name}"])
-                state = {moment: tensors[f"{moment}.{name}"].to(self.device) for moment in MOMENTS}
+                parameter.copy_(torch.from_numpy(parts["weights"][name]))
+                averaged[name].copy_(torch.from_numpy(parts["average"][name]))
+                state = {moment: self.ops.asarray(parts[moment][name]) for moment in checkpoint.MOMENTS}
                 self.optimiser.state[parameter] = {"step": torch.tensor(float(step), device=self.device), **state}
             self.average.n_averaged.fill_(step)
         return step

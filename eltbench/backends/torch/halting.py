@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
-EPSILON = 0.01  # a token halts once its probabilities sum to 1 - EPSILON
-
-
-class Tally(NamedTuple):
-    """The halting of every token before its state after the current loop is counted; all but the first (B, T, 1).
-
-    accumulated: (B, T, D), the weighted sum of earlier states, complete where the token has halted.
-    unspent: 1 minus the probabilities before the loop at which the token halted, or before the current loop.
-    running: True where the token had not halted before the current loop.
-    loops: loops in which the token took part, the current one included.
-    """
-
-    accumulated: Tensor
-    unspent: Tensor
-    running: Tensor
-    loops: Tensor
+from eltbench.backends.halting import EPSILON, Tally
 
 
 class Halting(nn.Module):

@@ -99,7 +99,7 @@ def test_a_save_that_dies_while_it_writes_leaves_the_checkpoint_before_it(tmp_pa
         path.write_bytes(before[CHECKPOINT][:5000])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("eltbench.backends.torch.engine.save_file", half)
+    monkeypatch.setattr("eltbench.backends.checkpoint.save_file", half)
     with pytest.raises(OSError, match="no space"):
         engine.save(tmp_path, 2)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
