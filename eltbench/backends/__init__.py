@@ -1,9 +1,31 @@
 """Backends: one room per framework, with the same names inside. Importing this loads none of them."""
 
+from importlib.util import find_spec
+
 from eltbench.backends.base import Engine, check_exits
 from eltbench.registry import Registry
 
-registry: Registry[Engine] = Registry("backend", "backends", {"torch": "eltbench.backends.torch.engine:TorchEngine"})
+EXTRAS = {"jax": ("jax", "equinox", "optax")}
+"""The libraries of the backends that are an extra of the package, which has the backend's name."""
+
+
+class Backends(Registry[Engine]):
+    """The registry of backends, which knows what each needs installed."""
+
+    def check(self, name: str) -> None:
+        """As in any registry; raises ValueError, too, where the backend's libraries are missing, and loads nothing."""
+        super().check(name)
+        if missing := [library for library in EXTRAS.get(name, ()) if find_spec(library) is None]:
+            raise ValueError(
+                f"backend {name!r} needs {', '.join(missing)}, not installed here: pip install 'eltbench[{name}]'"
+            )
+
+
+registry = Backends(
+    "backend",
+    "backends",
+    {"jax": "eltbench.backends.jax.engine:JaxEngine", "torch": "eltbench.backends.torch.engine:TorchEngine"},
+)
 get, names = registry.get, registry.names
 
 __all__ = ["Engine", "check_exits", "get", "names", "registry"]

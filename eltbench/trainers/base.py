@@ -36,6 +36,10 @@ class Trainer(ABC):
 
     @abstractmethod
     def objective(
-        self, outputs: list[ExitOutput], batch: Batch, progress: float, task: Task, ops: Ops
+        self, outputs: list[ExitOutput], batch: Batch, progress: Array, task: Task, ops: Ops
     ) -> dict[str, Array]:
-        """Named loss terms, whose sum is the loss; `progress` runs from 0 at the first step to 1 at the last."""
+        """Named loss terms, whose sum is the loss; `progress` runs from 0 at the first step to 1 at the last.
+
+        `progress` is a number or a scalar of the backend, of no known value while JAX compiles: compute with it, and
+        choose by it with `where` instead of `if`.
+        """

@@ -1,0 +1,188 @@
+"""The layers of a network: linear maps, attention, the two kinds of transformer block, and the head.
+
+Parameters have the names and shapes of the torch room. A layer is made with blank parameters, which `initialise`
+replaces. Norms and sums are in float32; a linear map computes in the type of its weight (see `network.in_precision`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from eltbench.config import Architecture
+
+Modulation = tuple[Array, ...]  # shifts, scales (one already added) and gates, each (B, 1, D)
+EXACT = "float32"  # of a float32 product on accelerators whose default is coarser; products in bf16 stay as they are
+
+
+def blank(*shape: int) -> Any:
+    """A place for a parameter of this shape."""
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+class Linear(eqx.Module):
+    """x Wᵀ + b, over any leading axes."""
+
+    weight: Array  # (outputs, inputs)
+    bias: Array
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        self.weight, self.bias = blank(outputs, inputs), blank(outputs)
+
+    def __call__(self, x: Array) -> Array:
+        return jnp.matmul(x.astype(self.weight.dtype), self.weight.T, precision=EXACT) + self.bias
+
+
+class Embedding(eqx.Module):
+    """One vector per index; an index beyond the table gives NaN, for JAX would clamp it without a word."""
+
+    weight: Array  # (entries, width)
+
+    def __init__(self, entries: int, width: int) -> None:
+        self.weight = blank(entries, width)
+
+    def __call__(self, indices: Array) -> Array:
+        return self.weight.at[indices].get(mode="fill", fill_value=jnp.nan)
+
+
+class LayerNorm(eqx.Module):
+    """Zero mean and unit variance over channels, in float32."""
+
+    weight: Array | None
+    bias: Array | None
+
+    def __init__(self, width: int, *, affine: bool = True) -> None:
+        self.weight, self.bias = (blank(width), blank(width)) if affine else (None, None)
+
+    def __call__(self, x: Array) -> Array:
+        x = x.astype(jnp.float32)
+        centred = x - x.mean(axis=-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + 1e-6)
+        return normal if self.weight is None or self.bias is None else normal * self.weight + self.bias
+
+
+class Attention(eqx.Module):
+    """Multi-head self-attention with one matrix product for queries, keys and values."""
+
+    qkv: Linear
+    projection: Linear
+    heads: int = eqx.field(static=True)
+
+    def __init__(self, width: int, heads: int) -> None:
+        self.qkv, self.projection, self.heads = Linear(width, 3 * width), Linear(width, width), heads
+
+    def __call__(self, x: Array, mask: Array | None) -> Array:
+        """x (B, T, D), mask (T, T) with True where a query (row) sees a key (column)."""
+        items, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(items, tokens, 3, self.heads, width // self.heads)
+        everywhere = None if mask is None else mask[None, None]  # (1, 1, T, T)
+        with jax.default_matmul_precision(EXACT):
+            mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask=everywhere)
+        return self.projection(mixed.reshape(x.shape))  # (B, T, D)
+
+
+class MLP(eqx.Module):
+    """Two linear maps with a GELU between them."""
+
+    expand: Linear
+    contract: Linear
+    approximate: bool = eqx.field(static=True)
+
+    def __init__(self, width: int, ratio: int, *, approximate: bool) -> None:
+        self.expand, self.contract = Linear(width, ratio * width), Linear(ratio * width, width)
+        self.approximate = approximate
+
+    def __call__(self, x: Array) -> Array:
+        return self.contract(jax.nn.gelu(self.expand(x), approximate=self.approximate))  # (B, T, D)
+
+
+class Block(eqx.Module):
+    """The parts that both kinds of transformer block have."""
+
+    norm1: LayerNorm
+    attention: Attention
+    norm2: LayerNorm
+    mlp: MLP
+    after1: LayerNorm | None  # norm "sandwich"
+    after2: LayerNorm | None
+
+    def __init__(self, architecture: Architecture, *, affine: bool, approximate: bool) -> None:
+        width, sandwich = architecture.width, architecture.norm == "sandwich"
+        self.norm1, self.norm2 = LayerNorm(width, affine=affine), LayerNorm(width, affine=affine)
+        self.attention = Attention(width, architecture.heads)
+        self.mlp = MLP(width, architecture.mlp_ratio, approximate=approximate)
+        self.after1 = LayerNorm(width, affine=affine) if sandwich else None
+        self.after2 = LayerNorm(width, affine=affine) if sandwich else None
+
+
+class DiTBlock(Block):
+    """adaLN-Zero block (DiT, arXiv 2212.09748): 18 D² weights, of which 6 D² make the modulation.
+
+    The modulation is a separate call because it depends on the condition and not on the state: a looped network makes
+    it once and passes it in at every loop. The gate scales each channel, so the norms need no weights of their own.
+    """
+
+    modulation: Linear
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__(architecture, affine=False, approximate=True)
+        self.modulation = Linear(architecture.width, 6 * architecture.width)
+
+    def modulate(self, activated: Array) -> Modulation:
+        """The six vectors (B, 1, D) of this layer from the activated condition (B, D)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(self.modulation(activated)[:, None], 6, axis=-1)
+        return shift1, 1 + scale1, gate1, shift2, 1 + scale2, gate2
+
+    def __call__(self, x: Array, modulation: Modulation, mask: Array | None) -> Array:
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation
+        attended = normalised(self.after1, self.attention(shift1 + self.norm1(x) * scale1, mask))
+        x = x + gate1 * attended  # (B, T, D)
+        return x + gate2 * normalised(self.after2, self.mlp(shift2 + self.norm2(x) * scale2))
+
+
+class BertBlock(Block):
+    """Transformer block with the LayerNorm first; the condition is a token of its own, so there is no modulation."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__(architecture, affine=True, approximate=False)
+
+    def modulate(self, activated: Array) -> Modulation:
+        """Nothing: this block takes its condition from the prefix token."""
+        return ()
+
+    def __call__(self, x: Array, modulation: Modulation, mask: Array | None) -> Array:
+        x = x + normalised(self.after1, self.attention(self.norm1(x), mask))  # (B, T, D)
+        return x + normalised(self.after2, self.mlp(self.norm2(x)))
+
+
+class Head(eqx.Module):
+    """From the state to the prediction: a norm (modulated in a DiT, affine otherwise) and a linear map."""
+
+    norm: LayerNorm
+    modulation: Linear | None
+    linear: Linear
+
+    def __init__(self, width: int, outputs: int, *, modulated: bool) -> None:
+        self.norm = LayerNorm(width, affine=not modulated)
+        self.modulation = Linear(width, 2 * width) if modulated else None
+        self.linear = Linear(width, outputs)
+
+    def modulate(self, activated: Array) -> Modulation:
+        """Shift and scale (B, 1, D) from the activated condition (B, D), or nothing."""
+        if self.modulation is None:
+            return ()
+        shift, scale = jnp.split(self.modulation(activated)[:, None], 2, axis=-1)
+        return shift, 1 + scale
+
+    def __call__(self, x: Array, modulation: Modulation) -> Array:
+        x = self.norm(x)  # (..., B, T, D)
+        return self.linear(modulation[0] + x * modulation[1] if modulation else x)  # (..., B, T, outputs)
+
+
+def normalised(norm: LayerNorm | None, added: Array) -> Array:
+    """What a sub-layer adds, in float32, normalised where the norm is a sandwich."""
+    return added.astype(jnp.float32) if norm is None else norm(added)

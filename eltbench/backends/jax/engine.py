@@ -1,0 +1,164 @@
+"""The JAX engine: optimiser step, averaged weights, precision, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from eltbench.backends import checkpoint
+from eltbench.backends.base import Engine, check_exits
+from eltbench.backends.jax.initialisation import initialise, named, renamed
+from eltbench.backends.jax.network import Network, in_precision
+from eltbench.backends.jax.ops import JaxOps
+from eltbench.backends.jax.recurrence import JaxRecurrence
+from eltbench.config import Run
+from eltbench.data.base import DataSpec
+from eltbench.streams import stream
+from eltbench.tasks.base import Batch, ExitOutput, Task
+from eltbench.trainers.base import Trainer
+
+
+class Training(NamedTuple):
+    """All that a step changes."""
+
+    network: Network
+    average: Network
+    moments: optax.ScaleByAdamState
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a step is compiled for; equal recipes share one program. `ops` holds a device and no state."""
+
+    run: Run
+    trainer: Trainer
+    task: Task
+    ops: JaxOps
+
+
+class JaxEngine(Engine):
+    """One network on one device, with AdamW and an exponential average of its weights.
+
+    A step always runs the architecture's `max_loops` loops and is compiled once for a run. JAX compiles in any case;
+    `run.compile` asks for a step with its loops unrolled, which takes longer to compile.
+    """
+
+    def __init__(self, run: Run, spec: DataSpec, trainer: Trainer, task: Task) -> None:
+        self.trainer, self.task = trainer, task
+        self.device = available_device(run.device)
+        self.ops = JaxOps(self.device)
+        self.recipe = Recipe(run, trainer, task, self.ops)
+        network = Network(run.architecture, trainer.depth, spec, timed=task.timed)
+        network = initialise(network, stream(run.dataset, run.seed, "weights"), zero_head=spec.kind == "continuous")
+        network, average = (jax.tree.map(self.ops.asarray, network) for _ in range(2))
+        self.state = jax.device_put(Training(network, average, _adam(run).init(network)), self.device)
+
+    @staticmethod
+    def check_device(device: str) -> None:
+        available_device(device)
+
+    def upload(self, batch: Batch) -> Batch:
+        return Batch(*(None if array is None else self.ops.asarray(array) for array in batch))
+
+    def numpy(self, array: Array) -> np.ndarray:
+        return np.array(array, np.float32 if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype)
+
+    def step(self, batch: Batch, exits: tuple[int, ...], progress: float, learning_rate: float) -> dict[str, Array]:
+        loops = self.recipe.run.architecture.max_loops
+        if (exits := check_exits(exits))[-1] > loops:
+            raise ValueError(f"exits: a training step ends at max_loops = {loops}, given {list(exits)}")
+        numbers = np.asarray(exits, np.int32), np.float32(progress), np.float32(learning_rate)
+        self.state, values = _step(self.recipe, self.state, self.upload(batch), *numbers)
+        return values
+
+    def predict(
+        self, batch: Batch, exits: Sequence[int], fields: tuple[str, ...] = ("prediction",)
+    ) -> list[ExitOutput]:
+        exits = check_exits(exits, deepest=1 if self.trainer.depth == "unique" else None)
+        if unknown := set(fields) - set(ExitOutput._fields):
+            raise ValueError(f"network: fields must be among {ExitOutput._fields}, given {sorted(unknown)}")
+        batch = batch._replace(target=None, weight=None)
+        return _infer(self.state.average, batch, np.asarray(exits, np.int32), fields, self.recipe.run.precision)
+
+    def recurrence(self, batch: Batch) -> JaxRecurrence:
+        return JaxRecurrence(self.state.average, batch)
+
+    def parameter_count(self) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(self.state.network))
+
+    def save(self, directory: Path, step: int) -> None:
+        network, average, (_, mean, square) = self.state
+        parts = dict(zip(checkpoint.PARTS, (network, average, mean, square), strict=True))
+        arrays = {part: {name: np.asarray(leaf) for name, leaf in named(tree).items()} for part, tree in parts.items()}
+        checkpoint.write(directory, step, self.recipe.run.to_dict(), arrays)
+
+    def load(self, directory: Path) -> int:
+        network = self.state.network
+        step, parts = checkpoint.read(directory, {name: leaf.shape for name, leaf in named(network).items()})
+        network, average, mean, square = (
+            jax.tree.map(self.ops.asarray, renamed(network, parts[part])) for part in checkpoint.PARTS
+        )
+        count = self.ops.asarray(np.array(step, np.int32))
+        self.state = Training(network, average, optax.ScaleByAdamState(count, mean, square))
+        return step
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _step(
+    recipe: Recipe, state: Training, batch: Batch, exits: Array, progress: Array, learning_rate: Array
+) -> tuple[Training, dict[str, Array]]:
+    """One step of AdamW on the clipped gradient (torch's formulas), and the average of the weights."""
+    optimisation, old = recipe.run.optimisation, state.network
+    (loss, terms), gradient = jax.value_and_grad(objective, has_aux=True)(old, recipe, batch, exits, progress)
+    norm = optax.tree.norm(gradient)
+    kept = jnp.minimum(1.0, optimisation.gradient_clip / (norm + 1e-6))
+    direction, moments = _adam(recipe.run).update(jax.tree.map(lambda slope: kept * slope, gradient), state.moments)
+    decay = optimisation.weight_decay
+    network = jax.tree.map(lambda weight, move: weight - learning_rate * (decay * weight + move), old, direction)
+    follow = jnp.where(state.moments.count == 0, 1.0, 1 - optimisation.ema_decay)  # the first step copies
+    average = jax.tree.map(lambda mean, weight: mean + follow * (weight - mean), state.average, network)
+    return Training(network, average, moments), {**terms, "loss": loss, "gradient_norm": norm}
+
+
+def objective(
+    network: Network, recipe: Recipe, batch: Batch, exits: Array, progress: Array
+) -> tuple[Array, dict[str, Array]]:
+    """The trainer's loss and its terms, for weights in float32."""
+    run, trainer = recipe.run, recipe.trainer
+    outputs = in_precision(network, run.precision).train(
+        *batch[:4], exits, trainer.fields, loops=run.architecture.max_loops, unroll=run.compile
+    )
+    terms = trainer.objective(outputs, batch, progress, recipe.task, recipe.ops)
+    return jnp.stack(list(terms.values())).sum(), terms
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _infer(network: Network, batch: Batch, exits: Array, fields: tuple[str, ...], precision: str) -> list[ExitOutput]:
+    return in_precision(network, precision).infer(*batch[:4], exits, fields)
+
+
+def _adam(run: Run) -> optax.GradientTransformation:
+    return optax.scale_by_adam(*run.optimisation.betas, eps=1e-8)
+
+
+def available_device(name: str) -> jax.Device:
+    """The device of that name; raises ValueError, with the devices that are here, where there is none."""
+    known = {"cpu": jax.devices("cpu")[0]}
+    for platform in ("cuda", "tpu"):
+        try:
+            found = jax.devices(platform)
+        except RuntimeError:  # no such platform here
+            continue
+        known |= {platform: found[0], **{f"{platform}:{index}": device for index, device in enumerate(found)}}
+    if name not in known:
+        raise ValueError(f"jax has no device {name!r} here; known: {', '.join(known)}")
+    return known[name]

@@ -1,0 +1,281 @@
+"""The network: N unique layers applied L times, read at any of the loops.
+
+A call is made of the three steps of the torch room (`embed`, `loop`, `read`), and comes in two forms that give the same
+outputs: `train` scans a static number of loops, can be differentiated and gathers the exits' states before the head;
+`infer` runs up to the last exit, whose number is traced. Neither is compiled again for other exits, only for another
+number of them. Exits are arrays here and taken as they are: check them on the host, for JAX clamps what is out of
+range.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from eltbench.accounting import Depth, token_grid
+from eltbench.backends import positions
+from eltbench.backends.halting import Tally
+from eltbench.backends.jax.blocks import BertBlock, DiTBlock, Embedding, Head, Linear, Modulation
+from eltbench.backends.jax.halting import Halting
+from eltbench.config import Architecture
+from eltbench.data.base import DataSpec
+from eltbench.tasks.base import ExitOutput
+
+Tree = TypeVar("Tree")
+
+
+class Conditioning(NamedTuple):
+    """What does not depend on the loop, made once per call.
+
+    vector: the condition (B, D). blocks: one modulation per layer, or None where it differs from loop to loop.
+    head: the modulation of the head. injected: (B, P + T, D), added before every loop after the first, or None.
+    """
+
+    vector: Array
+    blocks: tuple[Modulation, ...] | None
+    head: Modulation
+    injected: Array | None
+
+
+class Carry(NamedTuple):
+    """What goes from loop to loop; the tally is None unless the depth is universal."""
+
+    state: Array
+    tally: Tally | None
+
+
+class Reading(NamedTuple):
+    """What an exit takes from a loop, before the head: what the head reads (B, P + T, D), the state, the ponder time.
+
+    What is not asked is None.
+    """
+
+    read: Array | None
+    state: Array | None
+    ponder: Array | None
+
+
+class InputEmbedding(eqx.Module):
+    """Patches of a continuous input, or tokens and the context beside them, as vectors (B, T, D)."""
+
+    patches: Linear | None
+    tokens: Embedding | None
+    context: Embedding | None
+    patch: int = eqx.field(static=True)
+
+    def __init__(self, architecture: Architecture, spec: DataSpec) -> None:
+        self.patch, width, continuous = architecture.patch, architecture.width, spec.kind == "continuous"
+        self.patches = Linear(self.patch**2 * spec.channels, width) if continuous else None
+        self.tokens = None if continuous else Embedding(spec.vocabulary + 1, width)  # the last row is the mask
+        self.context = Embedding(spec.context_vocabulary, width) if spec.context_vocabulary else None
+
+    def __call__(self, inputs: Array, context: Array | None) -> Array:
+        if self.patches is not None:
+            items, rows, columns, channels = inputs.shape
+            side = self.patch
+            cells = inputs.reshape(items, rows // side, side, columns // side, side, channels).swapaxes(2, 3)
+            x = self.patches(cells.reshape(items, -1, side * side * channels))  # (B, T, D)
+        else:
+            assert self.tokens is not None
+            x = self.tokens(inputs)
+        if self.context is None:
+            return x
+        if context is None:
+            raise ValueError("network: this dataset has context tokens, given context None")
+        return x + self.context(context)
+
+
+class Condition(eqx.Module):
+    """Label and log-SNR as one vector (B, D); zeros where there is neither."""
+
+    labels: Embedding | None
+    log_snr_in: Linear | None
+    log_snr_out: Linear | None
+    width: int = eqx.field(static=True)
+
+    def __init__(self, width: int, classes: int, *, timed: bool) -> None:
+        self.width = width
+        self.labels = Embedding(classes + 1, width) if classes else None  # the last row is the null label
+        self.log_snr_in = Linear(width, width) if timed else None
+        self.log_snr_out = Linear(width, width) if timed else None
+
+    def __call__(self, labels: Array, log_snr: Array | None) -> Array:
+        vector = jnp.zeros((len(labels), self.width)) if self.labels is None else self.labels(labels)
+        if self.log_snr_in is None or self.log_snr_out is None:
+            return vector
+        if log_snr is None:
+            raise ValueError("network: this task has a noise level, given log_snr None")
+        waves = _waves(log_snr[:, None] * positions.log_snr_frequencies(self.width))  # (B, D)
+        return vector + self.log_snr_out(jax.nn.silu(self.log_snr_in(waves)))
+
+
+class Network(eqx.Module):
+    """A looped, unique-depth or universal transformer (arXiv 2604.09168, 1807.03819) with exits at its loops.
+
+    Its parameters are blank until `initialise` draws them; names and shapes are those of the torch room, and so is the
+    meaning of the arguments. Inside, the state is (B, P + T, D) with P = 1 where a prefix token carries the condition
+    (block "bert"). Raises ValueError where the patch does not divide the grid or a unique-depth network is given loops.
+    """
+
+    embedding: InputEmbedding
+    condition: Condition
+    injection: Linear | None
+    blocks: tuple[DiTBlock | BertBlock, ...]
+    head: Head
+    halting: Halting | None
+    architecture: Architecture = eqx.field(static=True)
+    depth: Depth = eqx.field(static=True)
+    spec: DataSpec = eqx.field(static=True)
+    grid: tuple[int, int] = eqx.field(static=True)
+    prefix: int = eqx.field(static=True)  # P
+
+    def __init__(self, architecture: Architecture, depth: Depth, spec: DataSpec, *, timed: bool) -> None:
+        self.architecture, self.depth, self.spec = architecture, depth, spec
+        self.grid = token_grid(architecture, depth, spec)
+        width, modulated = architecture.width, architecture.block == "dit"
+        conditioned = spec.classes > 0 or timed or architecture.loop_conditioning
+        self.prefix = int(conditioned and not modulated)
+        self.embedding = InputEmbedding(architecture, spec)
+        self.condition = Condition(width, spec.classes, timed=timed)
+        self.injection = Linear(width, width) if architecture.input_injection else None
+        block = DiTBlock if modulated else BertBlock
+        self.blocks = tuple(block(architecture) for _ in range(architecture.unique_layers))
+        outputs = architecture.patch**2 * spec.channels if spec.kind == "continuous" else spec.vocabulary
+        self.head = Head(width, outputs, modulated=modulated)
+        self.halting = Halting(width) if depth == "universal" else None
+
+    def train(
+        self,
+        inputs: Array,
+        labels: Array,
+        context: Array | None,
+        log_snr: Array | None,
+        exits: Array,
+        fields: tuple[str, ...],
+        *,
+        loops: int,
+        unroll: bool = False,
+    ) -> list[ExitOutput]:
+        """One output per exit (E,) from a scan of `loops` loops, which may be unrolled: longer to compile."""
+        carry, conditioning = self._begin(inputs, labels, context, log_snr)
+
+        def body(carry: Carry, index: Array) -> tuple[Carry, Reading]:
+            return self._advance(carry, conditioning, index, fields)
+
+        _, readings = lax.scan(body, carry, jnp.arange(1, loops + 1), unroll=unroll)
+        return self._outputs(jax.tree.map(lambda stacked: stacked[exits - 1], readings), conditioning, len(exits))
+
+    def infer(
+        self,
+        inputs: Array,
+        labels: Array,
+        context: Array | None,
+        log_snr: Array | None,
+        exits: Array,
+        fields: tuple[str, ...],
+    ) -> list[ExitOutput]:
+        """One output per exit (E,) from as many loops as the last one says; cannot be differentiated backwards."""
+        carry, conditioning = self._begin(inputs, labels, context, log_snr)
+
+        def body(index: Array, carried: tuple[Carry, Reading]) -> tuple[Carry, Reading]:
+            carry, kept = carried
+            carry, reading = self._advance(carry, conditioning, index, fields)
+            slot = jnp.sum(exits < index)  # of the next exit: what stays there is what its own loop writes last
+            return carry, jax.tree.map(lambda buffer, value: buffer.at[slot].set(value), kept, reading)
+
+        _, reading = jax.eval_shape(lambda: self._advance(carry, conditioning, jnp.int32(1), fields))
+        kept = jax.tree.map(lambda place: jnp.zeros((len(exits), *place.shape), place.dtype), reading)
+        _, kept = lax.fori_loop(1, exits[-1] + 1, body, (carry, kept))
+        return self._outputs(kept, conditioning, len(exits))
+
+    def embed(
+        self, inputs: Array, labels: Array, context: Array | None, log_snr: Array | None
+    ) -> tuple[Array, Conditioning]:
+        """The state before the first loop (B, P + T, D), and what all loops share."""
+        vector = self.condition(labels, log_snr)  # (B, D)
+        state = self.embedding(inputs, context) + positions.grid_positions(self.grid, self.architecture.width)
+        if self.prefix:
+            state = jnp.concat([vector[:, None], state], axis=1)  # (B, 1 + T, D)
+        activated = jax.nn.silu(vector)
+        blocks = None if self.architecture.loop_conditioning else self._modulations(activated)
+        injected = None if self.injection is None else self.injection(state)
+        return state, Conditioning(vector, blocks, self.head.modulate(activated), injected)
+
+    def loop(self, state: Array, conditioning: Conditioning, index: Array) -> Array:
+        """The state (B, P + T, D) after loop `index` (1 is the first), given the state before it."""
+        architecture, blocks = self.architecture, conditioning.blocks
+        if conditioning.injected is not None:
+            state = state + jnp.where(index > 1, conditioning.injected, 0)
+        loop_vector = _waves(index * positions.index_frequencies(architecture.width))  # (D,)
+        if architecture.loop_embedding or self.depth == "universal":
+            state = state + loop_vector
+        if blocks is None:
+            blocks = self._modulations(jax.nn.silu(conditioning.vector + loop_vector))
+            if self.prefix:  # without modulation the loop index enters through the token that carries the condition
+                state = state.at[:, :1].add(loop_vector)
+        radius = architecture.attention_radius
+        mask = None if radius is None else jnp.asarray(positions.visible(self.grid, radius, self.prefix))
+        for block, modulation in zip(self.blocks, blocks, strict=True):
+            state = block(state, modulation, mask)
+        return state
+
+    def read(self, state: Array, conditioning: Conditioning) -> Array:
+        """The predictions (..., B, H, W, C) or (..., B, T, vocabulary) from states (..., B, P + T, D).
+
+        At universal depth an exit reads the halting's weighted mean of states, not the state itself.
+        """
+        x = self.head(state[..., self.prefix :, :], conditioning.head)  # (..., B, T, outputs)
+        if self.spec.kind == "tokens":
+            return x
+        side, (rows, columns) = self.architecture.patch, self.grid
+        x = x.reshape(*x.shape[:-2], rows, columns, side, side, -1).swapaxes(-4, -3)  # (..., B, h, p, w, p, C)
+        return x.reshape(*x.shape[:-5], rows * side, columns * side, -1)
+
+    def _begin(
+        self, inputs: Array, labels: Array, context: Array | None, log_snr: Array | None
+    ) -> tuple[Carry, Conditioning]:
+        state, conditioning = self.embed(inputs, labels, context, log_snr)
+        return Carry(state, None if self.halting is None else self.halting.start(state)), conditioning
+
+    def _advance(
+        self, carry: Carry, conditioning: Conditioning, index: Array, fields: tuple[str, ...]
+    ) -> tuple[Carry, Reading]:
+        """One loop, and what an exit there would read."""
+        state, tally = self.loop(carry.state, conditioning, index), carry.tally
+        read, ponder = state, None
+        if self.halting is not None and tally is not None:
+            read, ponder = self.halting.output(tally, state), self.halting.ponder(tally)[:, self.prefix :]
+            tally = self.halting.advance(tally, state)
+        return Carry(state, tally), Reading(
+            read if "prediction" in fields else None,
+            state[:, self.prefix :] if "state" in fields else None,
+            ponder if "ponder" in fields else None,
+        )
+
+    def _outputs(self, readings: Reading, conditioning: Conditioning, exits: int) -> list[ExitOutput]:
+        """The head on all exits' states at once, in float32; fields of the readings are (E, …)."""
+        prediction = None if readings.read is None else self.read(readings.read, conditioning).astype(jnp.float32)
+        together = ExitOutput(prediction, readings.state, readings.ponder)
+        return [jax.tree.map(lambda field, exit=exit: field[exit], together) for exit in range(exits)]
+
+    def _modulations(self, activated: Array) -> tuple[Modulation, ...]:
+        return tuple(block.modulate(activated) for block in self.blocks)
+
+
+def in_precision(network: Network, precision: str) -> Network:
+    """The network whose matrix products are in this precision ("fp32" or "bf16"); norms and sums stay in float32."""
+    if precision == "fp32":
+        return network
+
+    def cast(module: Tree) -> Tree:
+        return jax.tree.map(lambda array: array.astype(jnp.bfloat16), module) if isinstance(module, Linear) else module
+
+    return jax.tree.map(cast, network, is_leaf=lambda module: isinstance(module, Linear))
+
+
+def _waves(angles: Array) -> Array:
+    return jnp.concat([jnp.sin(angles), jnp.cos(angles)], axis=-1)

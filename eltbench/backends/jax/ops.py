@@ -1,0 +1,32 @@
+"""What tasks and trainers ask of JAX beyond the Array API."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+
+class JaxOps:
+    """The `Ops` of JAX on one device (see eltbench.tasks.base.Ops)."""
+
+    def __init__(self, device: jax.Device | None = None) -> None:
+        self.device = device or jax.devices()[0]
+
+    def cross_entropy(self, logits: Array, targets: Array) -> Array:
+        """-ln p(target): logits (..., V), integer targets (...) -> (...)."""
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+    def log_softmax(self, logits: Array) -> Array:
+        """Over the last axis."""
+        return jax.nn.log_softmax(logits, axis=-1)
+
+    def stop_gradient(self, array: Array) -> Array:
+        """The same values, constant to differentiation."""
+        return jax.lax.stop_gradient(array)
+
+    def asarray(self, array: np.ndarray) -> Array:
+        """A copy of a host array on this device, of the same type (64 bits become 32)."""
+        return jnp.array(array, copy=True, device=self.device)
