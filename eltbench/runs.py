@@ -29,7 +29,7 @@ CHECKPOINT = (WEIGHTS, "checkpoint.json")
 class Job:
     """A run to be trained and, if a study is named, one measurement of it.
 
-    `settings` decide what is measured and are hashed; `keys` are the values of the study's key columns that only the
+    `settings` decide what is measured and are hashed with the study's `version`; `keys` are the values of the study's key columns that only the
     plan knows (the role of a control) and touch neither training nor measurement.
     """
 
@@ -37,6 +37,7 @@ class Job:
     study: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[str, Any] = field(default_factory=dict)
+    version: int = 1
 
     @cached_property
     def run_id(self) -> str:
@@ -46,11 +47,9 @@ class Job:
     @cached_property
     def digest(self) -> str:
         """Hash of the measurement; raises ValueError where the job names no study."""
-        from eltbench import studies
-
         if self.study is None:
             raise ValueError("this job trains a run and measures nothing")
-        return measurement_hash(self.study, studies.get(self.study).version, self.settings)
+        return measurement_hash(self.study, self.version, self.settings)
 
     @property
     def name(self) -> str:

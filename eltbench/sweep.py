@@ -121,7 +121,11 @@ class Children:
     def make(self, jobs: list[Job]) -> End:
         """Run one worker process on the jobs of one run and wait for its end."""
         job = jobs[0]
-        asked = [{"study": each.study, "settings": dict(each.settings)} for each in jobs if each.study]
+        asked = [
+            {"study": each.study, "version": each.version, "settings": dict(each.settings)}
+            for each in jobs
+            if each.study
+        ]
         message = {"run": job.run.to_dict(), "runs": str(self.store.root.resolve()), "measurements": asked}
         with tempfile.TemporaryFile() as errors:
             try:

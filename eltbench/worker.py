@@ -1,6 +1,6 @@
 """One run in a process of its own: `python -m eltbench.worker`, told what to do by one JSON line on stdin.
 
-The line: {"run": …, "runs": folder of the run cache, "measurements": [{"study": …, "settings": {…}}, …]}. The sender
+The line: {"run": …, "runs": folder of the run cache, "measurements": [{"study": …, "version": …, "settings": {…}}, …]}. The sender
 keeps stdin open; when it closes, however the sender died, this process ends at once. Events leave as JSON lines on
 stdout: {"phase": "wait"}, {"phase": "train", "step": s, "steps": n}, {"phase": "measure", "study": …},
 {"warning": …}, and last {"done": true, "trained": …, "measured": …, "seconds": …} (exit code 0) or {"error": …} (1).
@@ -133,7 +133,7 @@ def _end_with_sender() -> None:
 def _jobs(message: Mapping[str, Any]) -> list[Job]:
     run = run_from_dict(message["run"])
     asked = message["measurements"]
-    return [Job(run, asked_for["study"], asked_for["settings"]) for asked_for in asked] or [Job(run)]
+    return [Job(run, each["study"], each["settings"], version=each["version"]) for each in asked] or [Job(run)]
 
 
 def main() -> int:

@@ -44,7 +44,8 @@ class Study(ABC):
             for arm in preset.arms:
                 settings = self.settings(preset, world, arm)
                 jobs += [
-                    Job(preset.run(world, arm, seed), self.name, settings, {"role": arm.role}) for seed in preset.seeds
+                    Job(preset.run(world, arm, seed), self.name, settings, {"role": arm.role}, self.version)
+                    for seed in preset.seeds
                 ]
         if not jobs:
             raise ValueError(f"preset {preset.name!r} plans no run: it needs worlds, arms and seeds")
