@@ -100,10 +100,16 @@ def execute(study_name: str, command: StudyCommand) -> int:
         print("error: no run left any rows", file=sys.stderr)
     else:
         decisions = _write(folder, study, presets[0], rows)
-        made = {"wall_seconds": round(time.monotonic() - started, 1), "workers": workers, **_times(store, jobs)}
-        runs = {"done": outcome.done, "cached": outcome.cached, "failed": outcome.failed}
-        record = {**provenance(), **made, "preset": presets[0].to_dict(), "runs": runs}
-        write_text(folder / "provenance.json", json.dumps(record, indent=1) + "\n")
+        entry = {
+            **provenance(),
+            "wall_seconds": round(time.monotonic() - started, 1),
+            "training_seconds": _training_seconds(store, jobs),
+            "workers": workers,
+            "preset": presets[0].to_dict(),
+            "runs": {"done": outcome.done, "cached": outcome.cached, "failed": outcome.failed},
+        }
+        earlier = [] if command.force else _commands(folder / "provenance.json")
+        write_text(folder / "provenance.json", json.dumps({"commands": [*earlier, entry]}, indent=1) + "\n")
     _print(study.name, presets[0], folder, decisions, outcome)
     return FAILED if outcome.failed else 0
 
@@ -166,10 +172,18 @@ def _write(folder: Path, study: Study, preset: Preset, rows: pd.DataFrame) -> li
     return decisions
 
 
-def _times(store: RunStore, jobs: Sequence[Job]) -> dict[str, Any]:
-    """Seconds that training the planned runs took, whenever that was."""
+def _training_seconds(store: RunStore, jobs: Sequence[Job]) -> float:
+    """Seconds that training the planned runs took, summed over processes, whenever that was."""
     records = [store.record(run_id) for run_id in sorted({job.run_id for job in jobs})]
-    return {"training_seconds": round(sum(record["seconds"] for record in records if record), 1)}
+    return round(sum(record["seconds"] for record in records if record), 1)
+
+
+def _commands(path: Path) -> list[dict[str, Any]]:
+    """The earlier commands that made runs whose rows are published here; one that made nothing is not kept."""
+    try:
+        return [entry for entry in json.loads(path.read_text())["commands"] if entry["runs"]["done"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _list(jobs: Sequence[Job], store: RunStore, workers: int) -> None:
