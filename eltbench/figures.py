@@ -36,6 +36,7 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
 
     table: columns of a study's summary. The dotted line is L_max; `floor` is what real images score.
     """
+    axis.set_yscale("log" if log else "linear")
     for model, curve in _models(table):
         curve = curve.sort_values("loops")
         loops, mean, low, high = (curve[name].to_numpy(float) for name in ("loops", "mean", "low", "high"))
@@ -52,8 +53,6 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
     if floor is not None and np.isfinite(floor):
         axis.axhline(floor, color="0.4", ls=":", lw=1.2, label="real images")
     _mark_trained_depth(axis, table)
-    if log:
-        axis.set_yscale("log")
     axis.set(xlabel="loops at inference, L", title=title)
     axis.legend(fontsize=7, frameon=False)
 

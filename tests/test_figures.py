@@ -1,0 +1,111 @@
+"""One style for every plot: which distance counts as solved, what is drawn, and files that come out alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from eltbench import figures
+
+
+def exit_of(accuracies, first=1):
+    places = range(first, first + len(accuracies))
+    return pd.DataFrame({"distance": list(places), "mean": accuracies})
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "furthest"),
+    [
+        ([1.0, 1.0, 1.0, 0.25], 3),
+        ([0.95, 0.5, 0.99, 0.3], 1),  # what lies behind a gap does not count
+        ([0.3, 1.0, 1.0], 0),
+        ([1.0, 0.9], 1),  # exactly at the bound is not above it
+        ([1.0, 1.0], 2),
+        ([1.0, float("nan"), 1.0], 1),  # no number is no solution
+    ],
+)
+def test_the_furthest_distance_solved_is_the_last_before_the_first_that_is_not(accuracies, furthest):
+    table = exit_of(accuracies)
+    assert figures.furthest_solved(table) == furthest
+    assert figures.furthest_solved(table[::-1]) == furthest  # in whatever order
+
+
+def curve(trainer="elt", role="main", layers=2, deepest=4, loops=(1, 2, 4), mean=0.5, spread=0.1):
+    return pd.DataFrame(
+        {
+            "trainer": trainer,
+            "role": role,
+            "unique_layers": layers,
+            "max_loops": deepest,
+            "loops": loops,
+            "mean": mean,
+            "low": mean - spread,
+            "high": mean + spread,
+        }
+    )
+
+
+def drawn(table, **settings):
+    _, axes = figures.grid(1, 1)
+    figures.loop_curves(axes[0, 0], table, "title", **settings)
+    return axes[0, 0]
+
+
+def test_a_trainer_has_one_colour_in_every_figure_whoever_stands_beside_it():
+    alone = drawn(curve("no-ilsd")).lines[0]
+    beside = {
+        line.get_label(): line for line in drawn(pd.concat([curve("elt"), curve("no-ilsd"), curve("mine")])).lines
+    }
+    assert beside["no-ilsd 2N×4L"].get_color() == alone.get_color()
+    colours = {beside[f"{name} 2N×4L"].get_color() for name in ("elt", "no-ilsd", "mine")}
+    assert len(colours) == 3
+
+
+def test_bands_are_the_intervals_and_the_trained_depth_is_marked():
+    axis = drawn(curve())
+    (band,) = axis.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == pytest.approx((0.4, 0.6))
+    assert any(set(line.get_xdata()) == {4} for line in axis.lines)
+
+
+def test_a_control_is_a_lone_marker_and_unique_depth_a_level():
+    unique = curve("unique-depth", "equal-compute", layers=8, deepest=1, loops=(1,), mean=0.3)
+    axis = drawn(pd.concat([curve(), curve("no-ilsd", "dedicated", deepest=2, loops=(2,)), unique]))
+    (control,) = axis.containers
+    assert control.get_label() == "no-ilsd 2N×2L (dedicated)"
+    (level,) = [line for line in axis.lines if line.get_label() == "unique-depth 8N×1L (equal-compute)"]
+    assert set(level.get_ydata()) == {0.3}
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_infinite_and_missing_bounds_are_drawn_as_no_interval_without_a_warning(tmp_path, log):
+    open_ended = curve(spread=np.inf)
+    lone = curve("no-ilsd", "dedicated", deepest=2, loops=(2,), spread=np.inf)
+    nothing = curve("universal-transformer", mean=np.nan)
+    axis = drawn(pd.concat([open_ended, lone, nothing]), log=log, floor=float("nan"))
+    figures.save(axis.figure, tmp_path / "figure")
+    assert np.isfinite(axis.get_ylim()).all()
+    assert "real images" not in [text.get_text() for text in axis.get_legend().get_texts()]
+
+
+def test_pictures_have_a_row_a_name_and_a_column_an_image(tmp_path):
+    images = np.linspace(-3, 3, 2 * 5 * 8 * 8).reshape(2, 5, 8, 8, 1)  # also beyond what a picture can show
+    figure = figures.pictures(images, ["L = 1", "L = 2"], "title")
+    assert len(figure.axes) == 10
+    assert [axis.get_ylabel() for axis in figure.axes[::5]] == ["L = 1", "L = 2"]
+    shown = [axis.images[0].get_array() for axis in figure.axes]
+    assert shown[0].max() == 0
+    assert shown[-1].min() == 1
+    assert figures.pictures(np.zeros((1, 1, 8, 8, 3)), ["colour"], "").axes[0].images[0].get_array().shape == (8, 8, 3)
+
+
+def test_a_figure_is_written_whole_twice_the_same_and_readable(tmp_path):
+    for name in ("first", "second"):
+        figures.save(drawn(curve()).figure, tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.pdf", "first.png", "second.pdf", "second.png"]
+    for kind in ("pdf", "png"):
+        assert (tmp_path / f"first.{kind}").read_bytes() == (tmp_path / f"second.{kind}").read_bytes()
+    assert imread(tmp_path / "first.png").ndim == 3
