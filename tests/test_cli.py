@@ -1,0 +1,277 @@
+"""The command eltbench: what it lists, trains, draws and refuses, and with which exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+from matplotlib.image import imread
+
+import eltbench
+from eltbench import backends, cli, data, tasks, trainers
+from eltbench.config import Architecture, Optimisation, Run
+from eltbench.evaluation import features
+from eltbench.identity import run_id
+from eltbench.runs import Job, RunStore
+from eltbench.training import fit
+
+SIZES = Architecture(unique_layers=1, max_loops=2, width=8, heads=2)
+STEPS = Optimisation(steps=2, batch_size=4, warmup_steps=1)
+RUNS = {
+    "digits": Run("elt", "diffusion", "digits", architecture=SIZES, optimisation=STEPS),
+    "relay": Run("elt", "masked", "relay", architecture=SIZES, optimisation=STEPS),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run cache with two trained models."""
+    store = RunStore(tmp_path_factory.mktemp("cli") / "runs")
+    for run in RUNS.values():
+        fit(run, store.directory(run_id(run)))
+        store.finish(run, run_id(run), seconds=1.0, resumed=False)
+    return store.root
+
+
+@pytest.fixture
+def ask(capsys):
+    """Run a command in this process; gives its exit code, stdout and stderr."""
+
+    def run(*arguments):
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as exit:  # a command line that cannot be read
+            code = exit.code
+        said = capsys.readouterr()
+        assert "Traceback" not in said.out + said.err
+        return code, said.out, said.err
+
+    return run
+
+
+# The front door
+
+
+def test_without_a_command_it_says_what_there_is(ask):
+    code, said, _ = ask()
+    assert code == 2
+    for command in ("list", "train", "sample", "study", "doctor"):
+        assert f"\n  {command}" in said
+    assert ask("--help") == (0, said, "")
+
+
+@pytest.mark.parametrize(("given", "meant"), [("lst", "list"), ("trian", "train"), ("samples", "sample")])
+def test_an_unknown_command_is_refused_with_the_near_miss(ask, given, meant):
+    code, said, error = ask(given)
+    assert (code, said) == (2, "")
+    assert f"unknown command {given!r}; did you mean {meant!r}?" in error
+
+
+@pytest.mark.parametrize("command", ["train", "sample"])
+def test_every_command_explains_itself(ask, command):
+    code, said, _ = ask(command, "--help")
+    assert code == 0
+    assert "--runs" in said
+
+
+@pytest.mark.parametrize("command", ["list", "doctor"])
+def test_commands_without_arguments_refuse_them(ask, command):
+    code, _, error = ask(command, "please")
+    assert code == 2
+    assert f"error: {command} takes no arguments, given ['please']" in error
+
+
+@pytest.mark.slow
+def test_the_module_and_its_exit_code_are_those_of_the_command():
+    process = subprocess.run([sys.executable, "-m", "eltbench.cli", "lst"], capture_output=True, text=True, timeout=60)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: unknown command 'lst'")
+    assert process.stdout == ""
+
+
+# list and doctor
+
+
+def test_list_names_everything_that_is_registered(ask):
+    code, said, _ = ask("list")
+    assert code == 0
+    for room in (trainers, tasks, data, backends):
+        assert f"{room.registry.plural}: {', '.join(room.names())}\n" in said
+    assert "study extrapolation, presets: smoke, quick, digits, relay, digits-gpu\n" in said
+
+
+def test_doctor_tells_versions_devices_weights_and_the_cache(ask, runs, monkeypatch):
+    monkeypatch.setenv("ELTBENCH_RUNS", str(runs))
+    monkeypatch.delenv("ELTBENCH_INCEPTION_WEIGHTS", raising=False)
+    monkeypatch.setattr(features, "inception_weights", lambda: None)
+    code, said, _ = ask("doctor")
+    assert code == 0
+    assert f"eltbench {eltbench.__version__}" in said
+    assert "  torch " in said
+    assert "device " in said
+    assert features.DIGITS in said
+    assert "no FID, KID or IS" in said
+    assert f"run cache: {runs}, 2 finished runs" in said
+
+
+def test_doctor_survives_a_wrong_path_to_weights_that_no_study_needs(ask, tmp_path, monkeypatch):
+    monkeypatch.setenv("ELTBENCH_RUNS", str(tmp_path))
+    monkeypatch.setenv("ELTBENCH_INCEPTION_WEIGHTS", str(tmp_path / "nowhere.pth"))
+    code, said, _ = ask("doctor")
+    assert code == 0
+    assert "Inception weights: not usable: no Inception weights at" in said
+
+
+def test_doctor_exits_with_one_where_a_study_could_not_run(ask, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ELTBENCH_RUNS", str(tmp_path / "file" / "runs"))
+    code, said, _ = ask("doctor")
+    assert code == 1
+    assert "problem: cannot write to" in said
+
+
+# train
+
+TINY = (
+    *("--architecture.unique-layers", 1, "--architecture.max-loops", 2),
+    *("--architecture.width", 8, "--architecture.heads", 2),
+    *("--optimisation.steps", 2, "--optimisation.batch-size", 4, "--optimisation.warmup-steps", 1),
+)
+
+
+@pytest.mark.slow
+def test_train_makes_one_run_and_finds_it_again(ask, tmp_path):
+    arguments = ("train", "--trainer", "no-ilsd", *TINY, "--seed", 3, "--runs", tmp_path)
+    code, said, error = ask(*arguments)
+    run = Run("no-ilsd", "diffusion", "digits", 3, SIZES, STEPS)
+    assert (code, said) == (0, run_id(run) + "\n"), error
+    assert RunStore(tmp_path).is_cached(Job(run))
+    assert eltbench.load_model(run_id(run), runs=tmp_path).run == run
+    started = time.monotonic()
+    assert ask(*arguments)[:2] == (0, said)
+    assert time.monotonic() - started < 1.5  # no process is started
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--trainer", "etl"), "unknown trainer 'etl'; did you mean 'elt'?"),
+        (("--task", "mask"), "unknown task 'mask'; did you mean 'masked'?"),
+        (("--dataset", "digit"), "unknown dataset 'digit'; did you mean 'digits'?"),
+        (("--dataset", "relay"), "task 'diffusion' works on continuous data"),
+        (("--backend", "troch"), "unknown backend 'troch'; did you mean 'torch'?"),
+        (("--device", "cpuu"), "torch has no device 'cpuu' here; known: cpu"),
+        (("--precision", "fp8"), "precision must be 'fp32' or 'bf16', given 'fp8'"),
+        (("--threads", 0), "threads must be at least 1, given 0"),
+        (("--architecture.min-loops", 4), "min_loops must be below max_loops, given 4 = 4"),
+        (("--architecture.min-loops", 5), "min_loops must not exceed max_loops, given 5 > 4"),
+        (("--architecture.heads", 3), "heads must divide width"),
+        (("--architecture.patch", 3), "patch must divide the grid (8, 8), given patch 3"),
+        (("--trainer", "unique-depth"), "give max_loops = 1"),
+        (("--steps", 3), "--optimisation.steps"),
+    ],
+)
+def test_train_refuses_what_cannot_be_before_it_starts(ask, tmp_path, arguments, message):
+    code, said, error = ask("train", *arguments, "--runs", tmp_path / "runs")
+    assert (code, said) == (2, "")
+    assert message in " ".join(error.replace("│", " ").split())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_train_refuses_a_cache_that_cannot_be_written(ask, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, error = ask("train", *TINY, "--runs", tmp_path / "file" / "runs")
+    assert code == 2
+    assert "error: cannot write to" in error
+
+
+# sample
+
+
+def drawn_rows(monkeypatch):
+    """The names of the rows that the next picture has, filled when it is drawn."""
+    from eltbench import figures
+
+    names, draw = [], figures.pictures
+
+    def recording(images, rows, title):
+        names.append((images.shape, rows, title))
+        return draw(images, rows, title)
+
+    monkeypatch.setattr(figures, "pictures", recording)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("loops", "rows"), [((), [*range(1, 13)]), (("--loops", "1:3"), [1, 2, 3]), (("--loops", "2,5"), [2, 5])]
+)
+def test_sample_draws_a_row_of_pictures_a_loop_count(ask, runs, tmp_path, monkeypatch, loops, rows):
+    names = drawn_rows(monkeypatch)
+    out = tmp_path / "folder" / "picture.png"
+    arguments = (run_id(RUNS["digits"])[:6], *loops, "--samples", 2, "--steps", 1, "--out", out, "--runs", runs)
+    assert ask("sample", *arguments) == (0, f"{out}\n", "")
+    ((shape, labels, title),) = names
+    assert shape == (len(rows), 2, 8, 8, 1)
+    assert labels == [f"L = {loop}" for loop in rows]
+    assert title == "elt diffusion digits, trained with L_max = 2"
+    assert imread(out).shape[0] > 20 * len(rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--loops", "0:2"), "a loop count is at least 1, given [0, 1, 2]"),
+        (("--loops", "3:2"), "give at least one loop count"),
+        (("--loops", "2,2"), "strictly increasing, given [2, 2]"),
+        (("--loops", "two"), "give a range such as 1:12 or a list such as 1,2,4, given 'two'"),
+        (("--loops", "1:2:3"), "given '1:2:3'"),
+        (("--samples", "0"), "samples: give at least 1, given 0"),
+        (("--steps", "0"), "steps must be at least 1, given 0"),
+        (("--device", "cudda"), "torch has no device 'cudda' here"),
+        (("--out", "."), "give the name of a picture file, given the folder ."),
+        (("--out", "{file}/picture.png"), "cannot write to"),
+        (("--out", "{tmp}/picture.xyz"), "xyz"),
+    ],
+)
+def test_sample_refuses_what_cannot_be_drawn(ask, runs, tmp_path, arguments, message):
+    (tmp_path / "file").write_text("")
+    given = [argument.format(file=tmp_path / "file", tmp=tmp_path) for argument in arguments]
+    out = () if "--out" in given else ("--out", tmp_path / "out.png")
+    steps = () if "--steps" in given else ("--steps", 1)
+    code, said, error = ask("sample", run_id(RUNS["digits"]), "--runs", runs, *out, *steps, *given)
+    assert (code, said) == (2, "")
+    assert "error: " in error
+    assert message in error
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_sample_refuses_a_world_without_images(ask, runs, tmp_path):
+    code, _, error = ask("sample", run_id(RUNS["relay"]), "--runs", runs, "--out", tmp_path / "out.png")
+    assert code == 2
+    assert "error: dataset 'relay' holds no images to draw" in error
+
+
+@pytest.mark.parametrize("name", ["nothing", "/nowhere/at/all", "*"])
+def test_sample_refuses_a_run_that_is_not_there(ask, runs, name):
+    code, _, error = ask("sample", name, "--runs", runs)
+    assert code == 2
+    assert f"error: no trained run named {name!r} in {runs}" in error
+
+
+# study
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "study: name one of extrapolation"),
+        (("--preset", "quick"), "study: name one of extrapolation"),
+        (("extrapolatoin",), "unknown study 'extrapolatoin'; did you mean 'extrapolation'?"),
+    ],
+)
+def test_study_refuses_what_it_cannot_name(ask, arguments, message):
+    code, _, error = ask("study", *arguments)
+    assert code == 2
+    assert message in error
