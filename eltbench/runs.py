@@ -29,8 +29,8 @@ CHECKPOINT = (WEIGHTS, "checkpoint.json")
 class Job:
     """A run to be trained and, if a study is named, one measurement of it.
 
-    `settings` decide what is measured and are hashed with the study's `version`; `keys` are the values of the study's key columns that only the
-    plan knows (the role of a control) and touch neither training nor measurement.
+    `settings` decide what is measured and are hashed with the study's `version`; `keys` are the values of the study's
+    key columns that only the plan knows (the role of a control) and touch neither training nor measurement.
     """
 
     run: Run

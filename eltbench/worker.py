@@ -1,8 +1,8 @@
 """One run in a process of its own: `python -m eltbench.worker`, told what to do by one JSON line on stdin.
 
-The line: {"run": …, "runs": folder of the run cache, "measurements": [{"study": …, "version": …, "settings": {…}}, …]}. The sender
-keeps stdin open; when it closes, however the sender died, this process ends at once. Events leave as JSON lines on
-stdout: {"phase": "wait"}, {"phase": "train", "step": s, "steps": n}, {"phase": "measure", "study": …},
+The line: {"run": …, "runs": folder of the run cache, "measurements": [{"study": …, "version": …, "settings": {…}}, …]}.
+The sender keeps stdin open; when it closes, however the sender died, this process ends at once. Events leave as JSON
+lines on stdout: {"phase": "wait"}, {"phase": "train", "step": s, "steps": n}, {"phase": "measure", "study": …},
 {"warning": …}, and last {"done": true, "trained": …, "measured": …, "seconds": …} (exit code 0) or {"error": …} (1).
 """
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from eltbench import claims
 from eltbench.claims import Decision, Finding
-from eltbench.regions import quantity
+from eltbench.regions import Region, quantity
 from eltbench.studies.base import Study
 
 COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow"}
@@ -91,3 +91,45 @@ def _found(finding: Finding) -> tuple[str, str, str]:
 
 def _coloured(verdict: str) -> str:
     return f"[{COLOURS[verdict]}]{verdict}[/]"
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The table that documents show, from the content of a claims.json: one line a claim, cell and condition.
+
+    The verdict of the whole claim stands beside its name.
+    """
+    lines = [
+        "| claim | where | verdict here | measured | effect [interval] | supported if | second witness | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for id, claim in found["claims"].items():
+        name = f"`{id}`: {claim['verdict']}"
+        for cell in claim["cells"]:
+            for condition in cell["conditions"]:
+                first, *second = condition["witnesses"]
+                cells = (
+                    name,
+                    f"{cell['task']} {cell['dataset']} {cell['backend']}",
+                    f"**{condition['verdict']}**",
+                    condition["estimand"],
+                    _interval(first),
+                    Region(*_bounds(first["region"])).describe(first["scale"]),
+                    f"{second[0]['verdict']}: {_interval(second[0])}" if second else "–",
+                    str(first["n"]),
+                )
+                lines.append("| " + " | ".join(cells) + " |")
+                name = ""
+    return "\n".join(lines) + "\n"
+
+
+def _bounds(region: list[float | None]) -> tuple[float, float]:
+    low, high = region
+    return -math.inf if low is None else low, math.inf if high is None else high
+
+
+def _interval(witness: dict[str, Any]) -> str:
+    low, high = _bounds([witness["low"], witness["high"]])
+    if witness["estimate"] is None:
+        return "not measured"
+    estimate, *ends = (quantity(value, witness["scale"]) for value in (witness["estimate"], low, high))
+    return f"{estimate} [{', '.join(ends)}]"
