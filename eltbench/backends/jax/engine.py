@@ -37,7 +37,7 @@ class Training(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a step is compiled for; equal recipes share one program. `ops` holds a device and no state."""
+    """All that a step is compiled for; equal recipes share one program."""
 
     run: Run
     trainer: Trainer

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
 
 
+@dataclass(frozen=True)
 class JaxOps:
     """The `Ops` of JAX on one device (see eltbench.tasks.base.Ops)."""
 
-    def __init__(self, device: jax.Device | None = None) -> None:
-        self.device = device or jax.devices()[0]
+    device: jax.Device
 
     def cross_entropy(self, logits: Array, targets: Array) -> Array:
         """-ln p(target): logits (..., V), integer targets (...) -> (...)."""
@@ -29,4 +30,4 @@ class JaxOps:
 
     def asarray(self, array: np.ndarray) -> Array:
         """A copy of a host array on this device, of the same type (64 bits become 32)."""
-        return jnp.array(array, copy=True, device=self.device)
+        return jax.device_put(np.array(array), self.device)

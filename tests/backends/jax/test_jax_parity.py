@@ -1,0 +1,93 @@
+"""Two independent implementations agree: the same weights give the same outputs, losses and gradients."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import jax
+import numpy as np
+import pytest
+import torch
+from two_backends import pair_of, relative, small_run
+
+from eltbench.backends.jax.engine import objective
+from eltbench.backends.jax.initialisation import named
+from eltbench.streams import stream
+
+TRAINERS = ("elt", "no-ilsd", "unique-depth", "universal-transformer")
+CASES = [
+    pytest.param(trainer, task, block, marks=() if (task == "diffusion") == (block == "dit") else pytest.mark.slow)
+    for trainer, task, block in product(TRAINERS, ("diffusion", "masked"), ("dit", "bert"))
+]
+OPTIONS = {
+    "sandwich": ("bert", "masked", {"norm": "sandwich", "unique_layers": 2}),
+    "sandwich-dit": ("dit", "diffusion", {"norm": "sandwich"}),
+    "injection": ("dit", "masked", {"input_injection": True}),
+    "loop embedding": ("dit", "diffusion", {"loop_embedding": True}),
+    "loop conditioning": ("bert", "diffusion", {"loop_conditioning": True}),
+    "loop conditioning of a dit": ("dit", "masked", {"loop_conditioning": True, "unique_layers": 2}),
+    "radius": ("bert", "diffusion", {"attention_radius": 1}),
+    "all": ("bert", "masked", {"norm": "sandwich", "input_injection": True, "attention_radius": 1}),
+}
+
+
+@pytest.fixture(autouse=True)
+def compiled_quickly():
+    """Compiling dominates: do not optimise (the steps below are the programs that users run)."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def assert_same_outputs(pair):
+    exits = (1,) if pair.run.trainer == "unique-depth" else (1, 2, 3, 5)  # beyond max_loops too
+    for ours, theirs in pair.predictions(exits, ("prediction", "state", "ponder")):
+        assert (ours[2] is None) == (theirs[2] is None) == (pair.run.trainer != "universal-transformer")
+        for left, right in zip(ours, theirs, strict=True):
+            assert left is None or relative(left, right) < 1e-5
+
+
+@pytest.mark.parametrize(("trainer", "task", "block"), CASES[4:])
+def test_the_same_weights_give_the_same_outputs_at_every_exit(trainer, task, block, tmp_path):
+    assert_same_outputs(pair_of(small_run(trainer, task, block=block), tmp_path))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_the_architecture_means_the_same(option, tmp_path):
+    block, task, options = OPTIONS[option]
+    trainer = "universal-transformer" if option == "all" else "elt"
+    assert_same_outputs(pair_of(small_run(trainer, task, block=block, **options), tmp_path))
+
+
+def test_labels_and_codes_mean_the_same(tmp_path):
+    assert_same_outputs(pair_of(small_run("elt", "masked", "digits-codes", block="bert"), tmp_path))
+
+
+@pytest.mark.parametrize(("trainer", "task", "block"), CASES)
+def test_each_objective_has_the_same_loss_and_gradients(trainer, task, block, tmp_path):
+    pair = pair_of(small_run(trainer, task, block=block), tmp_path)
+    exits = pair.made.trainer.exits(pair.run.architecture, stream("exits", 0, "exits"))
+    ours = pair.torch
+    batch = ours.upload(pair.batch())
+    outputs = ours.network(batch.inputs, batch.labels, batch.context, batch.log_snr, exits, ours.trainer.fields)
+    terms = ours.trainer.objective(outputs, batch, 0.3, ours.task, ours.ops)
+    torch.stack(list(terms.values())).sum().backward()
+
+    engine = pair.jax
+    differentiated = jax.jit(jax.value_and_grad(objective, has_aux=True), static_argnums=1)
+    batch = engine.upload(pair.batch())
+    (_, there), gradient = differentiated(
+        engine.state.network, engine.recipe, batch, np.asarray(exits, np.int32), np.float32(0.3)
+    )
+    assert set(terms) == set(there)
+    for name, term in terms.items():
+        assert float(there[name]) == pytest.approx(term.item(), rel=1e-4)
+    gradients = {
+        name: np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.numpy()
+        for name, parameter in ours.network.named_parameters()
+    }
+    largest = max(np.abs(slope).max() for slope in gradients.values())
+    for name, slope in named(gradient).items():
+        assert np.abs(np.asarray(slope) - gradients[name]).max() < 1e-4 * largest, name
+        if np.abs(gradients[name]).max() > 1e-3 * largest:
+            assert relative(gradients[name], np.asarray(slope)) < 1e-4, name

@@ -1,0 +1,168 @@
+"""Training in step with torch, from one checkpoint to the other's, compiled once."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from two_backends import Pair, pair_of, relative, small_run
+
+from eltbench.backends.jax.initialisation import named
+from eltbench.model import Model
+from eltbench.streams import stream
+from eltbench.training import build_engine, fit
+
+RATE = 1e-3
+CHECKPOINT = "checkpoint.safetensors"
+RUNS = {
+    "elt": small_run("elt", "diffusion"),
+    "no-ilsd": small_run("no-ilsd", "masked", norm="sandwich"),
+    "unique-depth": small_run("unique-depth", "masked", block="bert", unique_layers=2),
+    "universal-transformer": small_run("universal-transformer", "masked", block="bert"),
+}
+
+
+@contextmanager
+def compilations():
+    """Counts the programs that XLA compiles meanwhile, of any size."""
+    events: list[str] = []
+
+    def listen(event: str, duration: float, **_) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def take(engine, pair: Pair, step: int) -> dict[str, float]:
+    exits = pair.made.trainer.exits(pair.run.architecture, stream(pair.run.dataset, 0, "exits", step))
+    values = engine.step(pair.batch(step), exits, step / 19, RATE)
+    return {name: float(value) for name, value in values.items()}
+
+
+def assert_same_weights(ours: dict, theirs: dict, steps: int) -> None:
+    """Weights by name, `steps` steps of Adam from a common start.
+
+    Gradients differ by rounding, about 1e-6 of their size, and Adam turns a relative difference of a gradient into the
+    same fraction of the learning rate. So the root mean square is held below 1e-3 of it; a single gradient may nearly
+    cancel and keep two digits. One parameter is different: attention does not depend on a bias of all keys, so its
+    gradient is rounding and nothing else, of which Adam makes whole steps; there only their length is known.
+    """
+    assert ours.keys() == theirs.keys()
+    for name, expected in ours.items():
+        difference = np.abs(np.asarray(theirs[name]) - expected)
+        if name.endswith("qkv.bias"):
+            queries, keys, values = np.split(difference, 3)
+            assert keys.max() <= 2 * RATE * steps
+            difference = np.concatenate([queries, values])
+        assert np.sqrt(np.mean(difference**2)) < 1e-3 * RATE * steps, name
+        assert difference.max() < 0.05 * RATE * steps, name
+
+
+def weights_of(pair: Pair):
+    """Weights and average, each of torch and of JAX, by name."""
+    modules = pair.torch.network, pair.torch.average.module
+    for module, tree in zip(modules, (pair.jax.state.network, pair.jax.state.average), strict=True):
+        yield {name: value.detach().numpy() for name, value in module.named_parameters()}, named(tree)
+
+
+@pytest.mark.parametrize("trainer", RUNS)
+def test_twenty_steps_stay_together_and_compile_once(trainer, tmp_path):
+    pair = pair_of(RUNS[trainer], tmp_path)
+    assert pair.jax.parameter_count() == pair.torch.parameter_count()
+    lengths, clipped = set(), 0
+    for step in range(20):
+        with compilations() as compiled:
+            theirs = take(pair.jax, pair, step)
+        assert len(compiled) == (step == 0)  # whatever L_int
+        ours = take(pair.torch, pair, step)
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():  # a term may be small beside the loss it is part of
+            assert abs(theirs[name] - value) < 1e-5 * max(ours["loss"], value), (step, name)
+        for weights in weights_of(pair):
+            assert_same_weights(*weights, step + 1)
+        lengths.add(pair.made.trainer.exits(pair.run.architecture, stream(pair.run.dataset, 0, "exits", step)))
+        clipped += ours["gradient_norm"] > pair.run.optimisation.gradient_clip
+    assert len(lengths) == (2 if trainer == "elt" else 1)
+    assert clipped > 0
+
+
+def test_new_loop_counts_do_not_compile_and_equal_torchs(tmp_path):
+    pair = pair_of(RUNS["universal-transformer"], tmp_path)
+    batch = pair.jax.upload(pair.batch())
+    pair.jax.predict(batch, (1, 2))
+    with compilations() as compiled:
+        for exits in ((1, 3), (4, 9), (2, 17)):
+            pair.jax.predict(batch, exits)
+    assert not compiled
+    for ours, theirs in pair.predictions((2, 17)):
+        assert relative(ours[0], theirs[0]) < 1e-5
+
+
+def test_the_loss_is_not_waited_for(tmp_path):
+    pair = pair_of(RUNS["elt"], tmp_path)
+    values = pair.jax.step(pair.batch(), (1, 3), 0.0, RATE)
+    assert all(isinstance(value, jax.Array) and value.shape == () for value in values.values())
+
+
+def test_checkpoints_cross_over_both_ways_and_training_goes_on(tmp_path):
+    """Moments, average and the step of the bias correction included: all enter the next steps."""
+    pair = pair_of(RUNS["elt"], tmp_path)
+    for engine in pair.engines:
+        for step in range(3):
+            take(engine, pair, step)
+    pair.jax.save(tmp_path / "from jax", 3)
+    pair.torch.save(tmp_path / "from torch", 3)
+    there, back = (load_file(tmp_path / folder / CHECKPOINT) for folder in ("from jax", "from torch"))
+    assert {name: array.shape for name, array in there.items()} == {name: array.shape for name, array in back.items()}
+    crossed = pair._replace(torch=build_engine(pair.run), jax=build_engine(replace(pair.run, backend="jax")))
+    assert crossed.torch.load(tmp_path / "from jax") == crossed.jax.load(tmp_path / "from torch") == 3
+    for step in range(3, 6):
+        losses = [take(engine, each, step)["loss"] for each in (pair, crossed) for engine in each.engines]
+        assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
+    for each in (crossed, crossed._replace(torch=pair.torch), crossed._replace(jax=pair.jax)):
+        for weights in weights_of(each):
+            assert_same_weights(*weights, 6)
+
+
+def test_a_run_resumed_in_its_middle_ends_bit_identical_to_an_uninterrupted_one(tmp_path):
+    run = replace(RUNS["elt"], backend="jax")
+    run = replace(run, optimisation=replace(run.optimisation, steps=9, log_every=4, checkpoint_every=5))
+
+    def stop(done, _):
+        if done >= 8:
+            raise InterruptedError
+
+    fit(run, tmp_path / "whole")
+    with pytest.raises(InterruptedError):
+        fit(run, tmp_path / "resumed", stop)
+    kept = load_file(tmp_path / "resumed" / CHECKPOINT)  # of step 5; steps 6 to 8 are lost
+    fit(run, tmp_path / "resumed")
+    whole, resumed = (load_file(tmp_path / name / CHECKPOINT) for name in ("whole", "resumed"))
+    assert whole.keys() == resumed.keys()
+    assert all(np.array_equal(array, resumed[name]) for name, array in whole.items())
+    assert any(not np.array_equal(array, kept[name]) for name, array in whole.items())
+
+
+@pytest.mark.parametrize("options", [{}, {"sampler": "ddpm", "guidance_scale": 2.0}], ids=str)
+def test_samplers_fed_the_same_draws_give_the_same_images(options, tmp_path):
+    pair = pair_of(RUNS["elt"], tmp_path)
+    models = [Model(replace(pair.run, backend=name), getattr(pair, name), pair.made) for name in ("torch", "jax")]
+    labels = np.arange(4, dtype=np.int32)
+    ours, theirs = (model.sample(labels, 5, seed=3, steps=4, **options) for model in models)
+    assert relative(ours, theirs) < 1e-4  # four steps, each with the rounding of a call
+
+
+def test_samplers_fed_the_same_draws_give_the_same_tokens(tmp_path):
+    pair = pair_of(RUNS["no-ilsd"], tmp_path)
+    models = [Model(replace(pair.run, backend=name), getattr(pair, name), pair.made) for name in ("torch", "jax")]
+    given = pair.made.dataset.heldout().select(slice(16))
+    ours, theirs = (model.sample(given.labels, 5, seed=3, steps=4, given=given) for model in models)
+    assert np.array_equal(ours, theirs)
+    assert len(np.unique(ours)) > 1
