@@ -134,9 +134,10 @@ def cohens_dz(differences: ArrayLike) -> float:
     values = _differences(differences)
     if len(values) < 2:
         return math.nan
-    if np.ptp(values) == 0:
-        return math.copysign(math.inf, values[0]) if values[0] else math.nan
-    return float(values.mean() / values.std(ddof=1))
+    mean, deviation = float(values.mean()), float(values.std(ddof=1))
+    if np.ptp(values) == 0 or deviation == 0:  # agreement, or differences whose squares are too small for a float
+        return math.copysign(math.inf, mean) if mean else math.nan
+    return mean / deviation
 
 
 def _differences(differences: ArrayLike) -> np.ndarray:

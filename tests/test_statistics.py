@@ -155,3 +155,4 @@ def test_the_effect_size_of_seeds_that_agree_is_infinite_or_undefined():
     assert cohens_dz([-0.1] * 3) == -math.inf
     assert math.isnan(cohens_dz([0.0] * 3))
     assert math.isnan(cohens_dz([0.2]))
+    assert cohens_dz([1e-200, 3e-200]) == math.inf  # they differ by less than a float can square
