@@ -206,6 +206,16 @@ def test_accuracy_is_counted_by_distance_over_hidden_cells_only(monkeypatch, str
     assert np.array_equal(found.weights, np.full((1, 200), 4 * strips))
 
 
+def test_an_item_keeps_its_own_strata_wherever_a_network_call_begins(monkeypatch):
+    monkeypatch.setattr(heldout, "BATCH", 63)
+    run = Run("elt", "masked", "relay", architecture=Architecture(block="bert"))
+    made = training.parts(run)
+    by_parity = np.arange(512)[:, None] % 2 + np.zeros((1, 16), int)
+    monkeypatch.setattr(type(made.dataset), "strata", lambda world, clean: by_parity)
+    found = evaluate(Model(run, Oracle(made.dataset, lambda exit: 0), made), [1], draws=1)
+    assert (found.strata, found.correct.tolist()) == ((0, 1), [[1.0, 0.0]])
+
+
 def sigmas_off_chance(found, model):
     """(exits, distances): how many binomial standard errors each accuracy lies off chance."""
     chance, items = 1 / model.spec.vocabulary, model.dataset.heldout_items
