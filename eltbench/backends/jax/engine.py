@@ -20,7 +20,7 @@ from eltbench.backends.jax.initialisation import initialise, named, renamed
 from eltbench.backends.jax.network import Network, in_precision
 from eltbench.backends.jax.ops import JaxOps
 from eltbench.backends.jax.recurrence import JaxRecurrence
-from eltbench.config import Run
+from eltbench.config import Optimisation, Run
 from eltbench.data.base import DataSpec
 from eltbench.streams import stream
 from eltbench.tasks.base import Batch, ExitOutput, Task
@@ -39,28 +39,34 @@ class Training(NamedTuple):
 class Recipe:
     """All that a step is compiled for; equal recipes share one program."""
 
-    run: Run
     trainer: Trainer
     task: Task
     ops: JaxOps
+    optimisation: Optimisation
+    loops: int
+    precision: str
+    unroll: bool
 
 
 class JaxEngine(Engine):
     """One network on one device, with AdamW and an exponential average of its weights.
 
-    A step always runs the architecture's `max_loops` loops and is compiled once for a run. JAX compiles in any case;
-    `run.compile` asks for a step with its loops unrolled, which takes longer to compile.
+    A step always runs the architecture's `max_loops` loops. It is compiled once for a run whose trainer reads the same
+    number of exits at every step. JAX compiles in any case; `run.compile` asks for a step with its loops unrolled,
+    which takes longer to compile.
     """
 
     def __init__(self, run: Run, spec: DataSpec, trainer: Trainer, task: Task) -> None:
-        self.trainer, self.task = trainer, task
+        self.run, self.trainer, self.task = run, trainer, task
         self.device = available_device(run.device)
         self.ops = JaxOps(self.device)
-        self.recipe = Recipe(run, trainer, task, self.ops)
+        self.recipe = Recipe(
+            trainer, task, self.ops, run.optimisation, run.architecture.max_loops, run.precision, unroll=run.compile
+        )
         network = Network(run.architecture, trainer.depth, spec, timed=task.timed)
         network = initialise(network, stream(run.dataset, run.seed, "weights"), zero_head=spec.kind == "continuous")
         network, average = (jax.tree.map(self.ops.asarray, network) for _ in range(2))
-        self.state = jax.device_put(Training(network, average, _adam(run).init(network)), self.device)
+        self.state = jax.device_put(Training(network, average, _adam(run.optimisation).init(network)), self.device)
 
     @staticmethod
     def check_device(device: str) -> None:
@@ -73,9 +79,8 @@ class JaxEngine(Engine):
         return np.array(array, np.float32 if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype)
 
     def step(self, batch: Batch, exits: tuple[int, ...], progress: float, learning_rate: float) -> dict[str, Array]:
-        loops = self.recipe.run.architecture.max_loops
-        if (exits := check_exits(exits))[-1] > loops:
-            raise ValueError(f"exits: a training step ends at max_loops = {loops}, given {list(exits)}")
+        if (exits := check_exits(exits))[-1] > self.recipe.loops:
+            raise ValueError(f"exits: a training step ends at max_loops = {self.recipe.loops}, given {list(exits)}")
         numbers = np.asarray(exits, np.int32), np.float32(progress), np.float32(learning_rate)
         self.state, values = _step(self.recipe, self.state, self.upload(batch), *numbers)
         return values
@@ -87,7 +92,7 @@ class JaxEngine(Engine):
         if unknown := set(fields) - set(ExitOutput._fields):
             raise ValueError(f"network: fields must be among {ExitOutput._fields}, given {sorted(unknown)}")
         batch = batch._replace(target=None, weight=None)
-        return _infer(self.state.average, batch, np.asarray(exits, np.int32), fields, self.recipe.run.precision)
+        return _infer(self.state.average, batch, np.asarray(exits, np.int32), fields, self.run.precision)
 
     def recurrence(self, batch: Batch) -> JaxRecurrence:
         return JaxRecurrence(self.state.average, batch)
@@ -99,7 +104,7 @@ class JaxEngine(Engine):
         network, average, (_, mean, square) = self.state
         parts = dict(zip(checkpoint.PARTS, (network, average, mean, square), strict=True))
         arrays = {part: {name: np.asarray(leaf) for name, leaf in named(tree).items()} for part, tree in parts.items()}
-        checkpoint.write(directory, step, self.recipe.run.to_dict(), arrays)
+        checkpoint.write(directory, step, self.run.to_dict(), arrays)
 
     def load(self, directory: Path) -> int:
         network = self.state.network
@@ -117,11 +122,11 @@ def _step(
     recipe: Recipe, state: Training, batch: Batch, exits: Array, progress: Array, learning_rate: Array
 ) -> tuple[Training, dict[str, Array]]:
     """One step of AdamW on the clipped gradient (torch's formulas), and the average of the weights."""
-    optimisation, old = recipe.run.optimisation, state.network
+    optimisation, old = recipe.optimisation, state.network
     (loss, terms), gradient = jax.value_and_grad(objective, has_aux=True)(old, recipe, batch, exits, progress)
     norm = optax.tree.norm(gradient)
     kept = jnp.minimum(1.0, optimisation.gradient_clip / (norm + 1e-6))
-    direction, moments = _adam(recipe.run).update(jax.tree.map(lambda slope: kept * slope, gradient), state.moments)
+    direction, moments = _adam(optimisation).update(jax.tree.map(lambda slope: kept * slope, gradient), state.moments)
     decay = optimisation.weight_decay
     network = jax.tree.map(lambda weight, move: weight - learning_rate * (decay * weight + move), old, direction)
     follow = jnp.where(state.moments.count == 0, 1.0, 1 - optimisation.ema_decay)  # the first step copies
@@ -133,21 +138,19 @@ def objective(
     network: Network, recipe: Recipe, batch: Batch, exits: Array, progress: Array
 ) -> tuple[Array, dict[str, Array]]:
     """The trainer's loss and its terms, for weights in float32."""
-    run, trainer = recipe.run, recipe.trainer
-    outputs = in_precision(network, run.precision).train(
-        *batch[:4], exits, trainer.fields, loops=run.architecture.max_loops, unroll=run.compile
-    )
+    trainer, network = recipe.trainer, in_precision(network, recipe.precision)
+    outputs = network.train(batch, exits, trainer.fields, loops=recipe.loops, unroll=recipe.unroll)
     terms = trainer.objective(outputs, batch, progress, recipe.task, recipe.ops)
     return jnp.stack(list(terms.values())).sum(), terms
 
 
 @partial(jax.jit, static_argnums=(3, 4))
 def _infer(network: Network, batch: Batch, exits: Array, fields: tuple[str, ...], precision: str) -> list[ExitOutput]:
-    return in_precision(network, precision).infer(*batch[:4], exits, fields)
+    return in_precision(network, precision).infer(batch, exits, fields)
 
 
-def _adam(run: Run) -> optax.GradientTransformation:
-    return optax.scale_by_adam(*run.optimisation.betas, eps=1e-8)
+def _adam(optimisation: Optimisation) -> optax.GradientTransformation:
+    return optax.scale_by_adam(*optimisation.betas, eps=1e-8)
 
 
 def available_device(name: str) -> jax.Device:

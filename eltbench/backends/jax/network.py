@@ -23,7 +23,7 @@ from eltbench.backends.jax.blocks import BertBlock, DiTBlock, Embedding, Head, L
 from eltbench.backends.jax.halting import Halting
 from eltbench.config import Architecture
 from eltbench.data.base import DataSpec
-from eltbench.tasks.base import ExitOutput
+from eltbench.tasks.base import Batch, ExitOutput
 
 Tree = TypeVar("Tree")
 
@@ -149,19 +149,10 @@ class Network(eqx.Module):
         self.halting = Halting(width) if depth == "universal" else None
 
     def train(
-        self,
-        inputs: Array,
-        labels: Array,
-        context: Array | None,
-        log_snr: Array | None,
-        exits: Array,
-        fields: tuple[str, ...],
-        *,
-        loops: int,
-        unroll: bool = False,
+        self, batch: Batch, exits: Array, fields: tuple[str, ...], *, loops: int, unroll: bool = False
     ) -> list[ExitOutput]:
         """One output per exit (E,) from a scan of `loops` loops, which may be unrolled: longer to compile."""
-        carry, conditioning = self._begin(inputs, labels, context, log_snr)
+        carry, conditioning = self._begin(batch)
 
         def body(carry: Carry, index: Array) -> tuple[Carry, Reading]:
             return self._advance(carry, conditioning, index, fields)
@@ -169,17 +160,9 @@ class Network(eqx.Module):
         _, readings = lax.scan(body, carry, jnp.arange(1, loops + 1), unroll=unroll)
         return self._outputs(jax.tree.map(lambda stacked: stacked[exits - 1], readings), conditioning, len(exits))
 
-    def infer(
-        self,
-        inputs: Array,
-        labels: Array,
-        context: Array | None,
-        log_snr: Array | None,
-        exits: Array,
-        fields: tuple[str, ...],
-    ) -> list[ExitOutput]:
+    def infer(self, batch: Batch, exits: Array, fields: tuple[str, ...]) -> list[ExitOutput]:
         """One output per exit (E,) from as many loops as the last one says; cannot be differentiated backwards."""
-        carry, conditioning = self._begin(inputs, labels, context, log_snr)
+        carry, conditioning = self._begin(batch)
 
         def body(index: Array, carried: tuple[Carry, Reading]) -> tuple[Carry, Reading]:
             carry, kept = carried
@@ -235,10 +218,8 @@ class Network(eqx.Module):
         x = x.reshape(*x.shape[:-2], rows, columns, side, side, -1).swapaxes(-4, -3)  # (..., B, h, p, w, p, C)
         return x.reshape(*x.shape[:-5], rows * side, columns * side, -1)
 
-    def _begin(
-        self, inputs: Array, labels: Array, context: Array | None, log_snr: Array | None
-    ) -> tuple[Carry, Conditioning]:
-        state, conditioning = self.embed(inputs, labels, context, log_snr)
+    def _begin(self, batch: Batch) -> tuple[Carry, Conditioning]:
+        state, conditioning = self.embed(batch.inputs, batch.labels, batch.context, batch.log_snr)
         return Carry(state, None if self.halting is None else self.halting.start(state)), conditioning
 
     def _advance(

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import jax
 import numpy as np
 import pytest
 import torch
-from two_backends import pair_of, relative, small_run
+from two_backends import CASES, pair_of, relative, small_run
 
 from eltbench.backends.jax.engine import objective
 from eltbench.backends.jax.initialisation import named
 from eltbench.streams import stream
 
-TRAINERS = ("elt", "no-ilsd", "unique-depth", "universal-transformer")
-CASES = [
-    pytest.param(trainer, task, block, marks=() if (task == "diffusion") == (block == "dit") else pytest.mark.slow)
-    for trainer, task, block in product(TRAINERS, ("diffusion", "masked"), ("dit", "bert"))
-]
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 OPTIONS = {
     "sandwich": ("bert", "masked", {"norm": "sandwich", "unique_layers": 2}),
     "sandwich-dit": ("dit", "diffusion", {"norm": "sandwich"}),
@@ -29,14 +24,6 @@ OPTIONS = {
     "radius": ("bert", "diffusion", {"attention_radius": 1}),
     "all": ("bert", "masked", {"norm": "sandwich", "input_injection": True, "attention_radius": 1}),
 }
-
-
-@pytest.fixture(autouse=True)
-def compiled_quickly():
-    """Compiling dominates: do not optimise (the steps below are the programs that users run)."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def assert_same_outputs(pair):

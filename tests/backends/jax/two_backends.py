@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 import torch
 
 from eltbench.backends.jax.engine import JaxEngine
@@ -18,6 +20,11 @@ from eltbench.training import Parts, build_engine, parts
 
 DATASETS = {"diffusion": "digits", "masked": "relay"}
 EIGHT_TOKENS = (("length", 4), ("strips", 2))
+TRAINERS = ("elt", "no-ilsd", "unique-depth", "universal-transformer")
+CASES = [
+    pytest.param(trainer, task, block, marks=() if (task == "diffusion") == (block == "dit") else pytest.mark.slow)
+    for trainer, task, block in product(TRAINERS, ("diffusion", "masked"), ("dit", "bert"))
+]
 
 
 class Pair(NamedTuple):
@@ -53,7 +60,8 @@ def small_run(
     dataset = dataset or DATASETS[task]
     unique = trainer == "unique-depth"
     architecture = {"unique_layers": 1, "max_loops": 1 if unique else 3, "width": 16, "heads": 2, **architecture}
-    settings = {"steps": 20, "batch_size": 4, "learning_rate": 1e-3, "gradient_clip": 0.5, "ema_decay": 0.9}
+    settings = {"steps": 20, "batch_size": 4, "warmup_steps": 3, "log_every": 4, "checkpoint_every": 5}
+    settings |= {"learning_rate": 1e-3, "gradient_clip": 0.5, "ema_decay": 0.9}
     return Run(
         trainer,
         task,
