@@ -6,12 +6,12 @@ from dataclasses import replace
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
 from eltbench import tasks, trainers
+from eltbench.backends.jax.ops import JaxOps
 from eltbench.backends.torch.ops import TorchOps
 from eltbench.config import Architecture
 from eltbench.data.base import Clean, DataSpec
@@ -25,26 +25,13 @@ SPECS = {
     "masked": DataSpec("tokens", (4, 4), vocabulary=VOCABULARY, classes=CLASSES),
     "diffusion": DataSpec("continuous", (4, 4), channels=2, classes=CLASSES),
 }
+JAX = JaxOps(jax.devices("cpu")[0])
 LABELS = (np.arange(ITEMS) % CLASSES).astype(np.int32)
-
-
-class JaxOps:
-    def cross_entropy(self, logits, targets):
-        return -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[..., 0]
-
-    def log_softmax(self, logits):
-        return jax.nn.log_softmax(logits)
-
-    def stop_gradient(self, array):
-        return jax.lax.stop_gradient(array)
-
-    def asarray(self, array):
-        return jnp.asarray(array)
 
 
 @pytest.fixture(params=["torch", "jax"])
 def ops(request):
-    return {"torch": TorchOps(), "jax": JaxOps()}[request.param]
+    return {"torch": TorchOps(), "jax": JAX}[request.param]
 
 
 def items(name: str, seed: int = 0) -> Clean:
@@ -105,7 +92,7 @@ def test_jitted_decoding_gives_the_tokens_of_numpy(still_masked, numpy_ops):
         rng.gumbel(size=(ITEMS, 16)).astype(np.float32),
     )
     expected = reveal(*arrays, 0.9, 2.0, still_masked, numpy_ops)
-    jitted = jax.jit(partial(reveal, ops=JaxOps()))(*arrays, 0.9, 2.0, still_masked)  # the step's numbers are traced
+    jitted = jax.jit(partial(reveal, ops=JAX))(*arrays, 0.9, 2.0, still_masked)  # the step's numbers are traced
     assert np.array_equal(jitted, expected)
     assert np.array_equal(reveal(*map(torch.tensor, arrays), 0.9, 2.0, still_masked, TorchOps()), expected)
 
@@ -132,7 +119,7 @@ def test_guided_calls_can_be_jitted(numpy_ops):
         return guided(linear, 2.5, CLASSES, ops)(inputs, labels, None, None, 1)
 
     expected = call(numpy_ops, inputs, LABELS)
-    assert np.allclose(jax.jit(partial(call, JaxOps()))(inputs, LABELS), expected, rtol=1e-6, atol=1e-5)
+    assert np.allclose(jax.jit(partial(call, JAX))(inputs, LABELS), expected, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["masked", "diffusion"])
@@ -179,7 +166,7 @@ def test_every_objective_agrees_and_can_be_jitted(name, trainer_name, numpy_ops)
         Batch(*(None if array is None else torch.tensor(array) for array in batch)),
         0.3,
     )
-    jitted = jax.jit(partial(terms, JaxOps()))(raw, ponder, batch, 0.3)
+    jitted = jax.jit(partial(terms, JAX))(raw, ponder, batch, 0.3)
     for other in (on_torch, jitted):
         assert set(other) == set(expected)
         for term, value in expected.items():
