@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NamedTuple, cast
 
@@ -31,7 +31,10 @@ from eltbench.registry import unknown
 from eltbench.statistics import Interval, NonFiniteError, cohens_dz, paired_interval, percent
 
 FEWEST_SEEDS = 3  # fewer give no verdict; six claims then need |mean|/sd of 6.3, and of 2.2 at five seeds
-COVERS = "training seeds only, conditional on one data split and one feature extractor"
+COVERS = (
+    "training seeds and the noise of sampling, "
+    "conditional on one data split, one draw of held-out corruptions and one feature extractor"
+)
 
 
 class Condition(NamedTuple):
@@ -111,11 +114,14 @@ class Evidence:
     """Per-seed effects (n,) of every condition on its own scale, and a second witness where there is one.
 
     `primary` has an entry for each condition of the claim, an empty one where nothing was measured; the second
-    witness may speak to some conditions only. Its region is the condition's with `Region.with_margin`.
+    witness may speak to some conditions only. Its region is the condition's with `Region.with_margin`. `absent` names
+    the seeds of this cell that a condition lacks: with such a gap there is no verdict, since a run that failed would
+    otherwise leave the others to speak for it.
     """
 
     primary: Mapping[str, ArrayLike]
     second: Witness | None = None
+    absent: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -247,6 +253,9 @@ def decide(
         conditions = []
         for condition in claim.conditions:
             primary = find("primary", shown.primary[condition.name], condition.scale, condition.region)
+            if gap := list(shown.absent.get(condition.name, ())):
+                reason = f"seeds {gap} lack one side: their runs failed, or were not asked for"
+                primary = replace(primary, verdict="inconclusive", reason=reason)
             second = None
             if shown.second is not None and condition.name in shown.second.effects:
                 region = condition.region.with_margin(shown.second.margin)

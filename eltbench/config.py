@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from eltbench.fields import build, frozen
+
 Options = tuple[tuple[str, Any], ...]
+OPTIONS = ("trainer_options", "task_options", "dataset_options")
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,18 @@ class Optimisation:
                 object.__setattr__(self, field.name, float(getattr(self, field.name)))
         if self.schedule not in ("constant", "cosine"):
             raise ValueError(f"optimisation: schedule must be 'constant' or 'cosine', given {self.schedule!r}")
+        for name in ("learning_rate", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"optimisation: {name} must be 0 or more, given {getattr(self, name)}")
+        if not self.gradient_clip > 0:
+            raise ValueError(f"optimisation: gradient_clip must be above 0, given {self.gradient_clip}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"optimisation: ema_decay must be in [0, 1), given {self.ema_decay}")
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"optimisation: label_dropout must be in [0, 1], given {self.label_dropout}")
         object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimisation: betas must be two numbers in [0, 1), given {self.betas}")
 
 
 @dataclass(frozen=True)
@@ -113,15 +123,15 @@ class Run:
             raise ValueError(f"run: precision must be 'fp32' or 'bf16', given {self.precision!r}")
         if self.threads < 1:
             raise ValueError(f"run: threads must be at least 1, given {self.threads}")
-        for name in ("trainer_options", "task_options", "dataset_options"):
+        for name in OPTIONS:
             pairs = getattr(self, name)
             pairs = pairs.items() if isinstance(pairs, dict) else pairs
-            object.__setattr__(self, name, tuple(sorted((key, _frozen(value)) for key, value in pairs)))
+            object.__setattr__(self, name, tuple(sorted((key, frozen(value)) for key, value in pairs)))
 
     def to_dict(self) -> dict[str, Any]:
         """The run as plain JSON values; `run_from_dict` is the inverse."""
         plain = asdict(self)
-        for name in ("trainer_options", "task_options", "dataset_options"):
+        for name in OPTIONS:
             plain[name] = dict(plain[name])
         return plain
 
@@ -131,22 +141,6 @@ def run_from_dict(values: dict[str, Any]) -> Run:
     values = dict(values)
     values["architecture"] = build(Architecture, values.get("architecture", {}))
     values["optimisation"] = build(Optimisation, values.get("optimisation", {}))
+    for name in OPTIONS:
+        values[name] = tuple(dict(values.get(name, {})).items())
     return build(Run, values)
-
-
-def build(cls: type, values: dict[str, Any]) -> Any:
-    """A frozen dataclass from plain values; a missing or unknown field raises ValueError, with the near miss."""
-    from eltbench.registry import unknown
-
-    known = [field.name for field in fields(cls)]
-    for name in values:
-        if name not in known:
-            raise ValueError(unknown(f"{cls.__name__.lower()} field", name, known))
-    for field in fields(cls):
-        if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
-            raise ValueError(f"{cls.__name__.lower()}: {field.name} is missing, given {', '.join(values) or 'nothing'}")
-    return cls(**values)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -36,7 +36,10 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
 
     table: columns of a study's summary. The dotted line is L_max; `floor` is what real images score.
     """
-    axis.set_yscale("log" if log else "linear")
+    if floor is None:
+        axis.set_yscale("log" if log else "linear")
+    else:  # unbiased distances go below zero, and a collapsed model is hundreds of times farther than a good one
+        axis.set_yscale("symlog", linthresh=0.1)
     for model, curve in _models(table):
         curve = curve.sort_values("loops")
         loops, mean, low, high = (curve[name].to_numpy(float) for name in ("loops", "mean", "low", "high"))
@@ -57,15 +60,20 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
     axis.legend(fontsize=7, frameon=False)
 
 
-def staircase(axis: Axes, table: pd.DataFrame, title: str) -> None:
-    """The furthest distance solved at each exit, beside the line N·L·ρ (ρ = 1) that no network can cross."""
+def staircase(axis: Axes, table: pd.DataFrame, reach: pd.DataFrame, title: str) -> None:
+    """The furthest distance solved at each exit, beside the line N·L·ρ that no network can cross.
+
+    table: the metric token_accuracy by stratum; reach: the theorem's line by effective depth, empty without a radius.
+    """
     table = table.assign(distance=table["stratum"].str.removeprefix("distance ").astype(int))
     for model, exits in _models(table):
         steps = [(int(at["effective_depth"].iloc[0]), furthest_solved(at)) for _, at in exits.groupby("loops")]
         depth, solved = zip(*steps, strict=True)
         axis.plot(depth, solved, color=model.colour, marker=model.marker, ms=4, alpha=0.8, label=model.label)
-    reach = np.arange(0, table["distance"].max() + 1)
-    axis.plot(reach, reach, color="0.4", ls=":", lw=1.2, label="theorem: distance = N·L")
+    line = reach.drop_duplicates("effective_depth").sort_values("effective_depth")
+    line = line[line["mean"] <= table["distance"].max() + 1]
+    if len(line):
+        axis.plot(line["effective_depth"], line["mean"], color="0.4", ls=":", lw=1.2, label="theorem: distance = N·L·ρ")
     axis.set(xlabel="effective depth N·L at inference", ylabel=f"distance (accuracy > {SOLVED})", title=title)
     axis.legend(fontsize=7, frameon=False)
 

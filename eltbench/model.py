@@ -137,5 +137,7 @@ def load_model(run: str | Path, *, runs: str | Path | None = None, device: str |
     trained = run_from_dict(values)
     made = parts(trained)
     engine = build_engine(trained if device is None else replace(trained, device=device), made)
-    engine.load(directory)
+    step, steps = engine.load(directory), trained.optimisation.steps
+    if step < steps:
+        raise ValueError(f"run {directory.name} is trained to step {step} of {steps}; repeat the command that began it")
     return Model(trained, engine, made)

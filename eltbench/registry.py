@@ -6,7 +6,7 @@ import difflib
 import importlib
 import sys
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
@@ -53,7 +53,7 @@ class Registry(Generic[T]):
             module, _, attribute = entry.partition(":")
             try:
                 entry = getattr(importlib.import_module(module), attribute)
-            except (ImportError, AttributeError) as error:
+            except (ImportError, AttributeError, SyntaxError) as error:
                 raise UnknownNameError(f"{self.kind} {name!r} cannot be loaded: {error}") from error
             self._entries[name] = entry
             if "name" not in vars(entry):  # a lazy class that did not use the decorator; its parent may have
@@ -68,12 +68,16 @@ class Registry(Generic[T]):
 
     def create(self, name: str, **options: Any) -> T:
         """An instance of the class under `name`; an option that the class does not know raises ValueError."""
+        from eltbench.fields import build
+
         cls = self.get(name)
-        known = [field.name for field in fields(cls)] if is_dataclass(cls) else []
-        for option in options:
-            if option not in known:
-                raise ValueError(unknown(f"option of {self.kind} {name!r}", option, known))
-        return cls(**options)
+        if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+            raise ValueError(f"{self.kind} {name!r} is not complete: it lacks {', '.join(missing)}")
+        if is_dataclass(cls):
+            return build(cls, options, f"{self.kind} {name!r}")
+        if options:
+            raise ValueError(unknown(f"option of {self.kind} {name!r}", next(iter(options)), []))
+        return cls()
 
     def names(self) -> list[str]:
         """All registered names, in alphabetical order."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from eltbench.atomic import replacing
 from eltbench.config import Run
 from eltbench.provenance import row_provenance
 from eltbench.runs import Job, RunStore, set_aside
-from eltbench.schema import COLUMNS, SCHEMA_VERSION, VERSION_KEY, part_schema, row_schema, validate
+from eltbench.schema import SCHEMA_VERSION, VERSION_KEY, part_schema, row_schema, validate
 
 OF_RUN = ("trainer", "task", "dataset", "backend", "device", "precision", "seed")
 OF_ARCHITECTURE = ("unique_layers", "max_loops", "min_loops", "width")
@@ -30,17 +30,19 @@ def stamp(
     rows: Iterable[Mapping[str, Any]],
     run: Run,
     run_id: str,
+    digest: str,
     extra: Mapping[str, pa.DataType],
     costs: Callable[[int | None], Mapping[str, int]] = lambda loops: {},
 ) -> pd.DataFrame:
     """Measured rows completed with what the run and this process know; what a row says itself is kept.
 
-    costs: params, weight_bytes and macs of a call by its loops (None: no call). Raises ValueError where the completed
-    rows do not fit the study's schema.
+    digest: the measurement's identity. costs: params, weight_bytes and macs of a call by its loops (None: no call).
+    Raises ValueError where the completed rows do not fit the study's schema.
     """
     shape = run.architecture
     known = {
         "run_id": run_id,
+        "measurement": digest,
         **{name: getattr(run, name) for name in OF_RUN},
         **{name: getattr(shape, name) for name in OF_ARCHITECTURE},
         "compiled": run.compile,
@@ -125,40 +127,40 @@ def collect_table(jobs: Sequence[Job], store: RunStore, name: str) -> pd.DataFra
     return _joined(tables).to_pandas()
 
 
-def cells(jobs: Iterable[Job]) -> pd.DataFrame:
-    """One row per job: its run_id, the columns of CELL and its key columns."""
-    rows = []
-    for job in jobs:
-        known = {**job.run.to_dict(), **job.run.to_dict()["architecture"]}
-        rows.append({"run_id": job.run_id, **{name: known[name] for name in CELL}, **job.keys})
-    return pd.DataFrame(rows, columns=["run_id", *CELL] if not rows else None)
+def describe(job: Job) -> dict[str, Any]:
+    """What a row says of the model behind it, known before anything is trained."""
+    known = {**job.run.to_dict(), **job.run.to_dict()["architecture"], **job.keys}
+    return {"run_id": job.run_id, "measurement": job.digest, **{name: known[name] for name in (*CELL, *job.keys)}}
 
 
-def superseded(published: pd.DataFrame, planned: pd.DataFrame) -> pd.DataFrame:
-    """Published rows of another version of a planned cell: same cell, but a run_id that is not in the plan.
-
-    planned: as `cells` gives it.
-    """
-    names = [name for name in planned.columns if name != "run_id" and name in published.columns]
-    of_plan = pd.MultiIndex.from_frame(planned[names])
-    same_cell = pd.MultiIndex.from_frame(published[names]).isin(of_plan)
-    return published[same_cell & ~published["run_id"].isin(planned["run_id"])]
+Cell = Callable[[Mapping[str, Any]], Hashable]
+"""What names one model in a study's table, whatever its version: two models of one cell could not be told apart."""
 
 
-def refuse_superseded(published: pd.DataFrame, planned: pd.DataFrame) -> None:
+def superseded(published: pd.DataFrame, jobs: Sequence[Job], cell: Cell) -> list[dict[str, Any]]:
+    """The published models that stand in a cell of the plan, but are another run or another measurement of it."""
+    planned = {cell(describe(job)) for job in jobs}
+    current = {(job.run_id, job.digest) for job in jobs}
+    names = ["run_id", "measurement", *CELL, *jobs[0].keys]
+    models = published[names].drop_duplicates().astype(object)
+    models = models.where(models.notna(), None)
+    known = [{str(name): value for name, value in model.items()} for model in models.to_dict("records")]
+    return [it for it in known if cell(it) in planned and (it["run_id"], it["measurement"]) not in current]
+
+
+def refuse_superseded(published: pd.DataFrame, jobs: Sequence[Job], cell: Cell) -> None:
     """Raise ValueError where publishing the plan would mix two versions of one cell; call it before any training."""
-    stale = superseded(published, planned)
-    if len(stale):
-        examples = stale.drop_duplicates("run_id")[["run_id", "trainer", "task", "dataset", "seed"]]
+    stale = superseded(published, jobs, cell)
+    if stale:
         raise ValueError(
-            f"the published rows hold {len(examples)} runs of the planned cells under another identity (configuration "
-            f"or versions changed), for example {examples.iloc[0].to_dict()}; repeat with --force to replace all "
-            "published rows by this command's, or choose another results directory"
+            f"the published rows hold {len(stale)} models of the planned cells under another identity (configuration, "
+            f"measurement or versions changed), for example {stale[0]}; repeat with --force to replace all published "
+            "rows by this command's, or choose another results directory"
         )
 
 
 def merge_published(
-    published: pd.DataFrame | None, new: pd.DataFrame, planned: pd.DataFrame, force: bool = False
+    published: pd.DataFrame | None, new: pd.DataFrame, jobs: Sequence[Job], cell: Cell, force: bool = False
 ) -> pd.DataFrame:
     """New rows beside the published ones that they do not replace; with `force` the new rows alone.
 
@@ -167,8 +169,8 @@ def merge_published(
     """
     if published is None or force or published.empty:
         return new
-    refuse_superseded(published, planned)
-    names = ["run_id", *(name for name in planned.columns if name not in COLUMNS and name in published.columns)]
+    refuse_superseded(published, jobs, cell)
+    names = ["run_id", *jobs[0].keys]
     replaced = pd.MultiIndex.from_frame(published[names]).isin(pd.MultiIndex.from_frame(new[names]))
     kept = [pa.Table.from_pandas(frame, preserve_index=False) for frame in (published[~replaced], new)]
     return _joined(kept).to_pandas()

@@ -66,7 +66,7 @@ def measurement_hash(study: str, version: int, settings: Mapping[str, Any]) -> s
 
 @dataclass(frozen=True)
 class RunStore:
-    """The folder of all runs: ROOT/RUN_ID/{run.json, checkpoint.*, log.parquet, done.json, failure.txt, measurements/}.
+    """The folder of all runs: ROOT/RUN_ID/{run.json, checkpoint.*, log.jsonl, done.json, failure.txt, measurements/}.
 
     Whoever changes a run's folder holds its lock; reading needs none, since every file appears whole.
     """

@@ -48,6 +48,7 @@ COLUMNS: dict[str, Column] = {
     "higher_is_better": Column(pa.bool_(), "direction of the metric", True),
     "n_samples": Column(pa.int64(), "items behind the value", True),
     "feature_extractor": Column(pa.string(), "name and hash of the features behind a distance", True),
+    "measurement": Column(pa.string(), "identity of the measurement: study, version and settings, 12 digits"),
     "package_version": Column(pa.string(), "version of eltbench that measured"),
     "git_commit": Column(pa.string(), "commit of the measuring package; empty outside a repository", True),
     "git_dirty": Column(pa.bool_(), "whether the package had uncommitted changes", True),

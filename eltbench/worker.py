@@ -107,7 +107,7 @@ def _measure(jobs: list[Job], store: RunStore, emit: Emit) -> None:
         for name, table in measured.tables.items():  # before the rows, whose presence means that all is there
             raw = pa.Table.from_pandas(table.assign(run_id=run_id), preserve_index=False)
             results.write_table(path.with_suffix(f".{name}.parquet"), raw)
-        rows = results.stamp(measured.rows, run, run_id, study.columns, _costs(model))
+        rows = results.stamp(measured.rows, run, run_id, job.digest, study.columns, _costs(model))
         results.write_rows(path, rows, part_schema(study.columns))
 
 

@@ -207,9 +207,9 @@ def test_registering_one_class_twice_changes_nothing():
 
 
 def test_an_unknown_option_is_refused_with_the_near_miss():
-    with pytest.raises(ValueError, match=r"option of dataset 'relay' 'lenght'; did you mean 'length'\? known: "):
+    with pytest.raises(ValueError, match=r"dataset 'relay' field 'lenght'; did you mean 'length'\? known: "):
         data.create("relay", lenght=3)
-    with pytest.raises(ValueError, match="unknown option of trainer 'elt' 'depth'"):
+    with pytest.raises(ValueError, match="unknown trainer 'elt' field 'depth'"):
         trainers.create("elt", depth="unique")
 
 

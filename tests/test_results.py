@@ -17,6 +17,7 @@ from eltbench.provenance import provenance, row_provenance
 from eltbench.runs import Job, RunStore
 from eltbench.schema import COLUMNS, part_schema, row_schema, validate
 
+DIGEST = "0" * 12
 EXTRA = {"role": pa.string(), "sampling_steps": pa.int64()}
 RUN = Run("elt", "diffusion", "digits", seed=3, architecture=Architecture(unique_layers=2, max_loops=4))
 
@@ -26,25 +27,30 @@ def rows(run=RUN, run_id="a" * 16, values=(0.5, 0.25), **more):
         {"loops": loops, "split": "heldout", "metric": "loss", "value": value, "higher_is_better": False, **more}
         for loops, value in enumerate(values, start=1)
     ]
-    return results.stamp(measured, run, run_id, EXTRA)
+    return results.stamp(measured, run, run_id, DIGEST, EXTRA)
 
 
 def published(run=RUN, run_id="a" * 16, role="main", **more):
     return rows(run, run_id, **more).assign(study="extrapolation", preset="smoke", role=role)
 
 
-def planned(*jobs_with_ids):
-    """Cells as `results.cells` gives them, with the run ids that the test chose."""
-    frame = results.cells([job for job, _ in jobs_with_ids])
-    return frame.assign(run_id=[run_id for _, run_id in jobs_with_ids])
+def planned(*jobs_with_ids, digest=DIGEST):
+    """Jobs with the identities that the test chose."""
+    for job, run_id in jobs_with_ids:
+        vars(job).update(run_id=run_id, digest=digest)
+    return [job for job, _ in jobs_with_ids]
+
+
+def cell(model):
+    return tuple(model[name] for name in (*results.CELL, "role"))
 
 
 class TestSchema:
     def test_every_column_of_the_design_is_there_with_a_meaning(self):
         design = (
             "study preset run_id trainer task dataset backend device precision compiled unique_layers max_loops "
-            "min_loops loops effective_depth width params weight_bytes macs flops seed split metric value higher_is_better "
-            "n_samples feature_extractor"
+            "min_loops loops effective_depth width params weight_bytes macs flops seed split metric value "
+            "higher_is_better n_samples feature_extractor"
         )
         assert " ".join(row_schema().names).startswith(design)
         assert all(column.meaning for column in COLUMNS.values())
@@ -212,39 +218,52 @@ class TestPublishedRows:
     def test_a_narrowed_command_removes_nothing(self):
         old = pd.concat([published(), published(self.other, "b" * 16)])
         new = published(values=(0.4, 0.2))
-        merged = results.merge_published(old, new, planned((Job(RUN, keys={"role": "main"}), "a" * 16)))
+        merged = results.merge_published(old, new, planned((Job(RUN, keys={"role": "main"}), "a" * 16)), cell)
         assert sorted(zip(merged.seed, merged.value, strict=True)) == [(3, 0.2), (3, 0.4), (4, 0.25), (4, 0.5)]
 
     def test_a_run_in_another_role_keeps_its_rows(self):
         old = pd.concat([published(), published(role="control")])
         plan = planned((Job(RUN, keys={"role": "main"}), "a" * 16))
-        merged = results.merge_published(old, published(), plan)
+        merged = results.merge_published(old, published(), plan, cell)
         assert sorted(merged.role) == ["control", "control", "main", "main"]
 
     def test_rows_of_a_planned_run_that_failed_now_are_kept(self):
         plan = planned((Job(RUN, keys={"role": "main"}), "a" * 16), (Job(self.other, keys={"role": "main"}), "b" * 16))
         old = pd.concat([published(), published(self.other, "b" * 16)])
-        assert len(results.merge_published(old, published(), plan)) == 4
+        assert len(results.merge_published(old, published(), plan, cell)) == 4
 
     def test_another_version_of_a_planned_cell_is_refused(self):
         plan = planned((Job(RUN, keys={"role": "main"}), "c" * 16))
-        with pytest.raises(ValueError, match=r"1 runs of the planned cells under another identity.*--force"):
-            results.merge_published(published(), published(run_id="c" * 16), plan)
+        with pytest.raises(ValueError, match=r"1 models of the planned cells under another identity.*--force"):
+            results.merge_published(published(), published(run_id="c" * 16), plan, cell)
+
+    def test_another_measurement_of_the_same_run_is_refused(self):
+        plan = planned((Job(RUN, keys={"role": "main"}), "a" * 16), digest="1" * 12)
+        with pytest.raises(ValueError, match="another identity"):
+            results.merge_published(published(), published(), plan, cell)
+
+    def test_what_a_cell_is_belongs_to_the_study(self):
+        wider = replace(RUN, architecture=replace(RUN.architecture, width=128))
+        plan = planned((Job(wider, keys={"role": "main"}), "c" * 16))
+        new = published(wider, "c" * 16)
+        assert len(results.merge_published(published(), new, plan, cell)) == 4
+        with pytest.raises(ValueError, match="another identity"):
+            results.merge_published(published(), new, plan, lambda model: (model["trainer"], model["seed"]))
 
     def test_cells_without_a_role_are_recognised_too(self):
         plan = planned((Job(RUN, keys={"role": None}), "c" * 16))
         with pytest.raises(ValueError, match="another identity"):
-            results.merge_published(published(role=None), published(run_id="c" * 16, role=None), plan)
+            results.merge_published(published(role=None), published(run_id="c" * 16, role=None), plan, cell)
 
     def test_force_leaves_the_present_rows_alone(self):
         plan = planned((Job(RUN, keys={"role": "main"}), "c" * 16))
         new = published(run_id="c" * 16)
-        pd.testing.assert_frame_equal(results.merge_published(published(), new, plan, force=True), new)
+        pd.testing.assert_frame_equal(results.merge_published(published(), new, plan, cell, force=True), new)
 
     def test_repeating_a_command_changes_nothing(self):
         plan = planned((Job(RUN, keys={"role": "main"}), "a" * 16))
-        once = results.merge_published(None, published(), plan)
-        pd.testing.assert_frame_equal(results.merge_published(once, once, plan), once)
+        once = results.merge_published(None, published(), plan, cell)
+        pd.testing.assert_frame_equal(results.merge_published(once, once, plan, cell), once)
 
 
 class TestProvenance:

@@ -230,7 +230,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         ({"task": "masked"}, "works on tokens data, dataset 'digits' gives continuous"),
         ({"architecture": Architecture(min_loops=2, max_loops=2)}, "min_loops must be below max_loops"),
         ({"trainer": "unique-depth"}, "max_loops = 1"),
-        ({"trainer_options": {"lambda": 1}}, "unknown option of trainer 'elt' 'lambda'"),
+        ({"trainer_options": {"lambda": 1}}, "unknown trainer 'elt' field 'lambda'"),
         ({"architecture": replace(SMALL, patch=3)}, "patch"),
     ],
 )

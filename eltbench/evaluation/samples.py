@@ -15,8 +15,9 @@ from eltbench.model import Model
 def sample_scores(model: Model, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of sample quality at each of settings["sample_loops"]; none where the dataset holds no images.
 
-    settings: `sample_loops`, `samples` (how many, at most the held-out split), `sampling` (options of the task). The
-    labels are those of the held-out images they are compared with, and every loop count draws the same noise.
+    settings: `sample_loops`, `samples` (how many, at most the held-out split), `sampling` (options of the task),
+    `feature_extractors`. The labels are those of the held-out images they are compared with. Noise comes from the
+    training seed: the same at every loop count and for every trainer, another for every seed.
     """
     dataset, count = model.dataset, settings["samples"]
     heldout = dataset.heldout()
@@ -30,16 +31,20 @@ def sample_scores(model: Model, settings: Mapping[str, Any]) -> list[dict[str, A
     sampling = model.task.sampling(**settings["sampling"])
     keys = {
         "split": "heldout",
-        "sampler": getattr(sampling, "sampler", "maskgit"),
+        "sampler": sampling.sampler,
         "sampling_steps": sampling.steps,
         "guidance_scale": sampling.guidance_scale,
     }
-    floor = real_floor(dataset, count)
-    rows = [{**keys, **vars(score), "metric": f"{score.metric}_of_real_images"} for score in floor]
-    null = {**vars(floor[0]), "metric": "kernel_distance_null_deviation", "value": kernel_null(dataset, count)}
-    rows.append({**keys, **null, "higher_is_better": False})
+    extractors, rows, floor = settings["feature_extractors"], [], []
+    for extractor in extractors:
+        scores = real_floor(dataset, count, extractor=extractor)
+        rows += [{**keys, **vars(score), "metric": f"{score.metric}_of_real_images"} for score in scores]
+        kernel = next(score for score in scores if score.metric in ("kernel_distance", "kid"))
+        null = {"metric": f"{kernel.metric}_null_deviation", "value": kernel_null(dataset, count, extractor=extractor)}
+        rows.append({**keys, **vars(kernel), **null})
+        floor += scores
     for loops in settings["sample_loops"]:
-        values = model.sample(labels, loops, **settings["sampling"])
+        values = model.sample(labels, loops, seed=model.run.seed, **settings["sampling"])
         if broken := count - int(np.isfinite(values).reshape(count, -1).all(axis=1).sum()):
             why = f"{broken} of {count} samples are not finite"
             empty = {"loops": loops, "value": None, "reason": why}
@@ -48,7 +53,8 @@ def sample_scores(model: Model, settings: Mapping[str, Any]) -> list[dict[str, A
             continue
         images = dataset.images(values)
         assert images is not None
-        rows += [{**keys, **vars(score), "loops": loops} for score in quality(images, real)]
+        for extractor in extractors:
+            rows += [{**keys, **vars(score), "loops": loops} for score in quality(images, real, extractor=extractor)]
         nearest = memorising(images, training, real)
         rows += [
             {**keys, "loops": loops, "metric": name, "value": value, "n_samples": count}

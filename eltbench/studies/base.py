@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
+from eltbench.results import CELL, describe
 from eltbench.runs import Job
 from eltbench.studies.presets import Arm, Preset, World
 
@@ -37,8 +38,12 @@ class Study(ABC):
     columns: ClassVar[dict[str, pa.DataType]]  # key columns beyond the shared ones
     claims: ClassVar[tuple[str, ...]]  # the claims it decides; their number widens the intervals
 
+    def cell(self, model: Mapping[str, Any]) -> tuple[Any, ...]:
+        """What names one model in this study's table; the values of `model` are those of a row's columns."""
+        return tuple(model[name] for name in (*CELL, "role"))
+
     def plan(self, preset: Preset) -> list[Job]:
-        """One job per world, arm and seed; an impossible architecture or an unknown name raises ValueError here."""
+        """One job per world, arm and seed; what cannot be, or could not be told apart later, raises ValueError here."""
         jobs = []
         for world in preset.worlds:
             for arm in preset.arms:
@@ -49,6 +54,15 @@ class Study(ABC):
                 ]
         if not jobs:
             raise ValueError(f"preset {preset.name!r} plans no run: it needs worlds, arms and seeds")
+        seen: set[tuple[Any, ...]] = set()
+        for job in jobs:
+            if (cell := self.cell(describe(job))) in seen:
+                raise ValueError(
+                    f"preset {preset.name!r} plans two models that its rows could not tell apart: {job.name} "
+                    f"({job.keys['role']}); name an arm, world or seed once, and give a further size of a trainer a "
+                    "role of its own"
+                )
+            seen.add(cell)
         return jobs
 
     @abstractmethod

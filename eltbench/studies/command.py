@@ -13,10 +13,11 @@ from typing import Any
 
 import pandas as pd
 import tyro
+from filelock import FileLock
 from rich.console import Console
 
 from eltbench import backends, claims, results, studies
-from eltbench.atomic import NotWritableError, check_writable, replacing, write_text
+from eltbench.atomic import check_writable, replacing, write_text
 from eltbench.estimate import estimated_seconds
 from eltbench.model import runs_root
 from eltbench.progress import duration
@@ -66,7 +67,7 @@ def main(study: str, arguments: Sequence[str] | None = None) -> int:
     command = tyro.cli(StudyCommand, prog=f"eltbench study {study}", description=StudyCommand.__doc__, args=arguments)
     try:
         return execute(study, command)
-    except (ValueError, NotWritableError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
@@ -82,34 +83,36 @@ def execute(study_name: str, command: StudyCommand) -> int:
     jobs = [job for preset in presets for job in study.plan(preset)]
     store = RunStore(runs_root(command.runs))
     folder = command.results / study.name / presets[0].name
+    if not command.dry_run:
+        check_writable(folder)
     published = None if command.force else _published(folder / "rows.parquet", touch=not command.dry_run)
     if published is not None:
-        results.refuse_superseded(published, results.cells(jobs))
+        results.refuse_superseded(published, jobs, study.cell)
     if command.workers < 0:
         raise ValueError(f"workers: give 1 or more, or 0 for as many as fit, given {command.workers}")
     workers = command.workers or max(1, processors() // presets[0].threads)
     if command.dry_run:
         _list(jobs, store, workers)
         return 0
-    check_writable(folder)
     outcome = sweep(jobs, store, workers)
-    rows = results.collect(jobs, store, study.name, presets[0].name, study.columns)
-    rows = results.merge_published(published, rows, results.cells(jobs), command.force)
-    if rows.empty:
-        decisions = []
-        print("error: no run left any rows", file=sys.stderr)
-    else:
-        decisions = _write(folder, study, presets[0], rows)
-        entry = {
-            **provenance(),
-            "wall_seconds": round(time.monotonic() - started, 1),
-            "training_seconds": _training_seconds(store, jobs),
-            "workers": workers,
-            "preset": presets[0].to_dict(),
-            "runs": {"done": outcome.done, "cached": outcome.cached, "failed": outcome.failed},
-        }
-        earlier = [] if command.force else _commands(folder / "provenance.json")
-        write_text(folder / "provenance.json", json.dumps({"commands": [*earlier, entry]}, indent=1) + "\n")
+    new = results.collect(jobs, store, study.name, presets[0].name, study.columns)
+    with FileLock(folder / ".lock"):  # another command may have published here in the meantime
+        published = None if command.force else _published(folder / "rows.parquet", touch=True)
+        rows = results.merge_published(published, new, jobs, study.cell, command.force)
+        if rows.empty:
+            decisions = []
+            print("error: no run left any rows", file=sys.stderr)
+        else:
+            entry = {
+                **provenance(),
+                "wall_seconds": round(time.monotonic() - started, 1),
+                "training_seconds": _training_seconds(store, jobs),
+                "workers": workers,
+                "presets": [preset.to_dict() for preset in presets],
+                "runs": {"done": outcome.done, "cached": outcome.cached, "failed": outcome.failed},
+            }
+            earlier = [] if command.force else _commands(folder / "provenance.json")
+            decisions = _write(folder, study, presets[0], rows, [*earlier, entry])
     _print(study.name, presets[0], folder, decisions, outcome)
     return FAILED if outcome.failed else 0
 
@@ -121,11 +124,16 @@ def processors() -> int:
 
 def _presets(study: str, command: StudyCommand) -> list[Preset]:
     """The preset as narrowed by the command line, once for every backend asked for."""
+    for option in ("tasks", "trainers", "seeds"):
+        if (given := getattr(command, option)) and not _split(given):
+            raise ValueError(f"--{option}: give at least one, or leave the option out; given {' '.join(given)!r}")
     seeds = tuple(dict.fromkeys(seed for text in _split(command.seeds) for seed in _seeds(text)))
     preset = load_preset(study, command.preset)
     preset = preset.narrowed(_split(command.tasks), _split(command.trainers), seeds)
     preset = replace(preset, device=command.device or preset.device)
     asked = _split((command.backend or preset.backend,))
+    if not asked:
+        raise ValueError(f"--backend: name one of {', '.join(backends.names())}, given {command.backend!r}")
     for backend in asked:
         backends.registry.check(backend)
         if preset.device != "cpu":
@@ -159,16 +167,22 @@ def _published(path: Path, *, touch: bool) -> pd.DataFrame | None:
         return None
 
 
-def _write(folder: Path, study: Study, preset: Preset, rows: pd.DataFrame) -> list[claims.Decision]:
-    """Rows, summary, figure and claims into the study's folder, each file whole."""
+def _write(
+    folder: Path, study: Study, preset: Preset, rows: pd.DataFrame, commands: list[dict[str, Any]]
+) -> list[claims.Decision]:
+    """Rows, summary, figure, claims and provenance into the study's folder, each file whole; rows come last.
+
+    All that is derived from the rows is made before they replace the published ones.
+    """
     from eltbench import figures
 
-    results.write_rows(folder / "rows.parquet", rows, row_schema(study.columns))
+    decisions = verdicts.decide_all(study, rows, smoke=preset.smoke)
     with replacing(folder / "summary.csv") as temporary:
         study.summarise(rows).to_csv(temporary, index=False, float_format="%.6g")
     figures.save(study.figure(rows), folder / "figure")
-    decisions = verdicts.decide_all(study, rows, smoke=preset.smoke)
     write_text(folder / "claims.json", verdicts.as_json(study.name, preset.name, decisions))
+    write_text(folder / "provenance.json", json.dumps({"commands": commands}, indent=1) + "\n")
+    results.write_rows(folder / "rows.parquet", rows, row_schema(study.columns))
     return decisions
 
 
@@ -180,9 +194,12 @@ def _training_seconds(store: RunStore, jobs: Sequence[Job]) -> float:
 
 def _commands(path: Path) -> list[dict[str, Any]]:
     """The earlier commands that made runs whose rows are published here; one that made nothing is not kept."""
+    if not path.exists():
+        return []
     try:
         return [entry for entry in json.loads(path.read_text())["commands"] if entry["runs"]["done"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
+        print(f"warning: {set_aside(path, 'no list of commands')}", file=sys.stderr)
         return []
 
 

@@ -57,11 +57,13 @@ def _gaps(rows: pd.DataFrame) -> list[dict[str, Any]]:
     gaps = []
     for _, here in losses.groupby(CELL):
         elastic = here[(here["trainer"] == "elt") & (here["role"] == "main")]
-        unique = here[here["role"] == "equal-compute"]
+        unique = here[(here["role"] == "equal-compute") & (here["trainer"] == "unique-depth")]
         for _, point in elastic.groupby([*MODEL, "loops"]):
             known = _first(point, [*CELL, *MODEL, "loops", "effective_depth", "higher_is_better"])
             same_block = here[(here["trainer"] == "no-ilsd") & (here["unique_layers"] == known["unique_layers"])]
+            same_block = same_block[same_block["role"].isin(["dedicated", "main"])].sort_values("role")
             trained_for = same_block[same_block["loops"] == same_block["max_loops"]]
+            trained_for = trained_for.drop_duplicates(["loops", "seed"])  # a dedicated one before the main one
             for name, control in (
                 ("gap_to_dedicated_percent", trained_for[trained_for["loops"] == known["loops"]]),
                 ("gap_to_unique_depth_percent", unique[unique["unique_layers"] == known["effective_depth"]]),
@@ -87,7 +89,7 @@ def figure(rows: pd.DataFrame) -> Figure:
         staircase = here[(here["metric"] == "token_accuracy") & here["stratum"].notna()]
         distances = here[here["metric"] == "kernel_distance"]
         if len(staircase):
-            figures.staircase(row[1], staircase, f"{title}: furthest distance solved")
+            figures.staircase(row[1], staircase, here[here["metric"] == "reach"], f"{title}: furthest distance solved")
         elif len(distances):
             floor = here[here["metric"] == "kernel_distance_of_real_images"]["mean"].mean()
             figures.loop_curves(row[1], distances, f"{title}: kernel distance of samples", floor=floor)

@@ -7,8 +7,8 @@ that control itself) and the unique-depth model of equal compute (`equal-compute
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,11 +16,12 @@ import pandas as pd
 import pyarrow as pa
 
 from eltbench.claims import Cell, Evidence, Witness
-from eltbench.config import Run, build
+from eltbench.config import Run
 from eltbench.evaluation import heldout, trajectory
+from eltbench.evaluation.features import full_name
 from eltbench.evaluation.samples import sample_scores
+from eltbench.fields import build
 from eltbench.model import Model
-from eltbench.runs import Job
 from eltbench.statistics import log_ratio, pair_by_seed
 from eltbench.streams import stream
 from eltbench.studies import curves, register
@@ -53,20 +54,20 @@ class Measurement:
     """What a preset's table `measurement` may say; loop counts that a model does not have are left out for it."""
 
     heldout_draws: int = 4  # corruptions of every held-out item
-    sample_loops: Sequence[int] = (1, 2, 3, 4, 6, 8, 12)  # where samples are scored
+    sample_loops: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12)  # where samples are scored
     samples: int = 0  # how many; 0 for a world without images
     sampling: Mapping[str, Any] = field(default_factory=dict)  # options of the task's sampler
-    diagnose_loops: Sequence[int] = ()  # where spectral radius and recovery are measured; none: no diagnostics
+    feature_extractors: tuple[str, ...] = ("digits-conv",)  # the first is the second witness's
+    diagnose_loops: tuple[int, ...] = ()  # where spectral radius and recovery are measured; none: no diagnostics
 
     def __post_init__(self) -> None:
-        if not isinstance(self.heldout_draws, int) or self.heldout_draws < 1:
-            raise ValueError(f"measurement: heldout_draws must be a positive integer, given {self.heldout_draws!r}")
-        if not isinstance(self.samples, int) or 0 < self.samples < FEWEST_SAMPLES or self.samples < 0:
-            raise ValueError(f"measurement: samples must be 0 or at least {FEWEST_SAMPLES}, given {self.samples!r}")
+        if self.heldout_draws < 1:
+            raise ValueError(f"measurement: heldout_draws must be at least 1, given {self.heldout_draws}")
+        if self.samples < 0 or 0 < self.samples < FEWEST_SAMPLES:
+            raise ValueError(f"measurement: samples must be 0 or at least {FEWEST_SAMPLES}, given {self.samples}")
         for name in ("sample_loops", "diagnose_loops"):
-            given = getattr(self, name)
-            if not isinstance(given, list | tuple) or not all(isinstance(loops, int) for loops in given):
-                raise ValueError(f"measurement: {name} must be a list of loop counts, given {given!r}")
+            if any(loops < 1 for loops in getattr(self, name)):
+                raise ValueError(f"measurement: {name} must be at least 1, given {list(getattr(self, name))}")
 
 
 @register("extrapolation", version=1)
@@ -83,21 +84,12 @@ class Extrapolation(Study):
     }
     claims = ("elastic", "vanilla-collapse", "vanilla-parity", "over-iteration", "modest-extrapolation", "update-norms")
 
-    def plan(self, preset: Preset) -> list[Job]:
-        """As every study's, but a trainer has one main model a cell: the claims compare trainers, not sizes."""
-        jobs = super().plan(preset)
-        seen: set[tuple[Any, ...]] = set()
-        for job in jobs:
-            run, role = job.run, job.keys["role"]
-            shape = () if role == "main" else (run.architecture.unique_layers, run.architecture.max_loops)
-            model = (run.task, run.dataset, run.backend, run.trainer, role, *shape, run.seed)
-            if model in seen:
-                raise ValueError(
-                    f"preset {preset.name!r} plans two models that its rows could not tell apart: {job.name} ({role}); "
-                    "name an arm, world or seed once, and give a further size of a trainer a role of its own"
-                )
-            seen.add(model)
-        return jobs
+    def cell(self, model: Mapping[str, Any]) -> tuple[Any, ...]:
+        """A trainer has one main model a world, of whatever size: the claims compare trainers, not sizes."""
+        names = ["trainer", "task", "dataset", "backend", "role", "seed"]
+        if model["role"] != "main":
+            names += ["unique_layers", "max_loops"]
+        return tuple(model[name] for name in names)
 
     def settings(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
         asked = build(Measurement, {**preset.measurement, **world.measurement})
@@ -110,14 +102,19 @@ class Extrapolation(Study):
             exits = [deepest]
         else:
             exits = list(range(1, REACH * deepest + 1))
-        made.task.sampling(**asked.sampling)  # refuses unknown options before any training
-        sample_loops = [loops for loops in asked.sample_loops if loops in exits] or exits[-1:]
+        sampling = made.task.sampling(**asked.sampling)  # refuses unknown options before any training
+        sample_loops = [loops for loops in asked.sample_loops if loops in exits]
+        if asked.samples and not sample_loops:
+            if len(exits) > 1:
+                raise ValueError(f"measurement: none of sample_loops {asked.sample_loops} is among the exits {exits}")
+            sample_loops = exits  # a control has one depth
         return {
             "exits": exits,
             "heldout_draws": asked.heldout_draws,
             "sample_loops": sample_loops if asked.samples else [],
             "samples": asked.samples,
-            "sampling": dict(asked.sampling),
+            "sampling": asdict(sampling),
+            "feature_extractors": [full_name(name) for name in asked.feature_extractors],
             "diagnose_loops": [loops for loops in asked.diagnose_loops if loops in exits and len(exits) > 1],
         }
 
@@ -133,6 +130,9 @@ class Extrapolation(Study):
                 for stratum, value in zip(losses.strata, correct, strict=True):
                     row = _heldout_row("token_accuracy", loops, value, counted, higher_is_better=True)
                     rows.append({**row, "stratum": f"distance {stratum}"})
+                if (radius := run.architecture.attention_radius) is not None:  # the theorem's line: N·L·ρ
+                    reach = float(run.architecture.unique_layers * loops * radius)
+                    rows.append({"loops": loops, "metric": "reach", "value": reach})
         rows += sample_scores(model, settings)
         if settings["diagnose_loops"]:
             rows += _diagnostics(model, settings)
@@ -152,17 +152,22 @@ class Extrapolation(Study):
         found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
         for _, cell in rows.groupby(["task", "dataset", "backend"]):
             main = cell[cell["role"] == "main"]
+            seeds = set(main["seed"])
             where = Cell(*cell[["task", "dataset", "backend"]].iloc[0])
             for claim, conditions in RATIOS.items():
                 if {trainer for pair in conditions.values() for trainer, _ in pair} <= set(main["trainer"]):
+                    effects = {name: _effects(main, "heldout_loss", *pair) for name, pair in conditions.items()}
                     found[claim][where] = Evidence(
-                        {name: _effects(main, "heldout_loss", *pair) for name, pair in conditions.items()},
+                        {name: effect.to_numpy() for name, effect in effects.items()},
                         _second_witness(main, conditions),
+                        {name: sorted(seeds - set(effect.index)) for name, effect in effects.items()},
                     )
             norms = main[(main["trainer"] == "elt") & (main["metric"] == "late_update_norm")]
             if len(norms):
                 sides = (norms[norms["stratum"] == quarter] for quarter in (NOISIEST, CLEANEST))
-                found["update-norms"][where] = Evidence({"late-loops": _log_ratio(*sides)})
+                effect = _log_ratio(*sides)
+                absent = {"late-loops": sorted(seeds - set(effect.index))}
+                found["update-norms"][where] = Evidence({"late-loops": effect.to_numpy()}, absent=absent)
         return found
 
     def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -201,13 +206,14 @@ def _at(rows: pd.DataFrame, metric: str, trainer: str, multiple: float) -> pd.Da
     return here[here["loops"] == multiple * here["max_loops"]]
 
 
-def _effects(rows: pd.DataFrame, metric: str, numerator: At, denominator: At) -> np.ndarray:
+def _effects(rows: pd.DataFrame, metric: str, numerator: At, denominator: At) -> pd.Series:
     return _log_ratio(_at(rows, metric, *numerator), _at(rows, metric, *denominator))
 
 
-def _log_ratio(numerator: pd.DataFrame, denominator: pd.DataFrame) -> np.ndarray:
+def _log_ratio(numerator: pd.DataFrame, denominator: pd.DataFrame) -> pd.Series:
+    """The log-ratio of every seed that both sides have, by seed."""
     pairs = pair_by_seed(_by_seed(numerator), _by_seed(denominator), allow_lone=True)
-    return log_ratio(pairs.numerator, pairs.denominator)
+    return pd.Series(log_ratio(pairs.numerator, pairs.denominator), index=list(pairs.seeds), dtype=float)
 
 
 def _by_seed(rows: pd.DataFrame) -> pd.Series:
@@ -217,7 +223,7 @@ def _by_seed(rows: pd.DataFrame) -> pd.Series:
 def _second_witness(rows: pd.DataFrame, conditions: Mapping[str, Ratio]) -> Witness | None:
     """Kernel-distance differences; the margin is what two sets of real images differ by at the same size."""
     null = rows[rows["metric"] == "kernel_distance_null_deviation"]["value"]
-    if null.empty:
+    if null.empty or not null.iloc[0] > 0:  # images that are all alike differ by nothing
         return None
     effects = {}
     for name, (numerator, denominator) in conditions.items():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from eltbench.config import Architecture, Optimisation, Run, build
+from eltbench.config import Architecture, Optimisation, Run
+from eltbench.fields import build
 from eltbench.registry import unknown
 
 
@@ -118,7 +119,7 @@ def load_preset(study: str, name_or_path: str) -> Preset:
     path, _, name = name_or_path.partition(":")
     if path.endswith(".toml"):
         try:
-            tables = tomllib.loads(Path(path).read_text())
+            tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise ValueError(f"preset file {path}: {error}") from error
         if not name and len(tables) != 1:
@@ -132,7 +133,7 @@ def load_preset(study: str, name_or_path: str) -> Preset:
 def _packaged(study: str) -> str:
     """The text of the study's packaged presets; empty for a study of a plug-in, whose presets are files."""
     file = resources.files("eltbench.presets") / f"{study}.toml"
-    return file.read_text() if file.is_file() else ""
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def _extended(name: str, tables: Mapping[str, Any], study: str, children: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -162,19 +163,10 @@ def _preset(name: str, table: dict[str, Any]) -> Preset:
         parts = table.get(plural, [])
         if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
             raise ValueError(f"preset {name!r}: {plural} must be a list of tables, given {parts!r}")
-        table[plural] = tuple(_checked(cls, part) for part in parts)
+        table[plural] = tuple(build(cls, part) for part in parts)
     seeds = table.get("seeds", list(Preset.seeds))
     seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
     if not isinstance(seeds, list) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
         raise ValueError(f"preset {name!r}: seeds must be a number of seeds or a list of them, given {seeds!r}")
     table["seeds"] = tuple(dict.fromkeys(seeds))
-    return _checked(Preset, table)
-
-
-def _checked(cls: type, table: dict[str, Any]) -> Any:
-    """The part of a preset that a table describes; its fields that are tables must be given as such."""
-    part = build(cls, table)
-    for each in fields(cls):
-        if str(each.type).startswith("Mapping") and not isinstance(getattr(part, each.name), dict):
-            raise ValueError(f"{cls.__name__.lower()}: {each.name} must be a table, given {table[each.name]!r}")
-    return part
+    return build(Preset, table)

@@ -114,7 +114,10 @@ class Task(ABC):
 
     @abstractmethod
     def sampling(self, **options: Any) -> Any:
-        """This task's sampling settings (a frozen dataclass); unknown options raise ValueError."""
+        """This task's sampling settings, a frozen dataclass; unknown options raise ValueError.
+
+        Among its fields are `sampler` (a name), `steps` and `guidance_scale`, which are columns of the rows.
+        """
 
     @abstractmethod
     def sample(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from eltbench.config import build
 from eltbench.data.base import Clean, DataSpec
+from eltbench.fields import build
 from eltbench.tasks import register, schedules
 from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Predict, Task, namespace
 from eltbench.tasks.guidance import drop_labels, guided
@@ -24,6 +24,7 @@ class MaskedSampling:
     4.5 is MaskGIT's.
     """
 
+    sampler: Literal["maskgit"] = "maskgit"
     steps: int = 8
     temperature: float = 0.5
     temperature_slope: float = 0.8
@@ -31,6 +32,8 @@ class MaskedSampling:
     guidance_scale: float = 1.0  # s of u + s(c - u), on logits
 
     def __post_init__(self) -> None:
+        if self.sampler != "maskgit":
+            raise ValueError(f"sampling: sampler must be 'maskgit', given {self.sampler!r}")
         if self.steps < 1:
             raise ValueError(f"sampling: steps must be at least 1, given {self.steps}")
         if self.temperature <= 0 or self.temperature + self.temperature_slope <= 0:

@@ -122,7 +122,7 @@ def test_masked_tokens_are_drawn_mid_grey(name):
 
 @pytest.mark.parametrize("codes", [0, -1, 2.5, "64"])
 def test_an_impossible_number_of_codes_is_refused(codes):
-    with pytest.raises(ValueError, match=r"codes must be a positive integer, given"):
+    with pytest.raises(ValueError, match=rf"codes .*{codes!r}"):
         data.create("digits-codes", codes=codes)
 
 

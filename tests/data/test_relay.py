@@ -154,7 +154,7 @@ def test_attention_without_a_limit_reaches_everything():
         ({"length": 1}, "length must be an integer of at least 2, given 1"),
         ({"strips": 0}, "strips must be an integer of at least 1, given 0"),
         ({"colours": 1}, "colours must be an integer of at least 2, given 1"),
-        ({"heldout_items": 2.5}, "heldout_items must be an integer of at least 1, given 2.5"),
+        ({"heldout_items": 2.5}, "heldout_items is given as 2.5"),
         ({"gates": "cylic"}, r"'cyclic' or a number of permutations in 1\.\.24 \(4 colours\), given 'cylic'"),
         ({"gates": 0}, "given 0"),
         ({"gates": 7, "colours": 3}, r"in 1\.\.6 \(3 colours\), given 7"),

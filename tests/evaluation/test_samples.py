@@ -14,7 +14,12 @@ from eltbench.model import Model
 
 SCORES = set(NAMES.values())
 MEMORISING = {"nearest_training_distance", "heldout_nearest_training_distance"}
-SETTINGS = {"sample_loops": [1, 3], "samples": 20, "sampling": {"steps": 2, "guidance_scale": 1.5}}
+SETTINGS = {
+    "sample_loops": [1, 3],
+    "samples": 20,
+    "sampling": {"steps": 2, "guidance_scale": 1.5},
+    "feature_extractors": ["digits-conv"],
+}
 
 
 def model_of(task="diffusion", dataset="digits", block="dit"):
@@ -61,7 +66,7 @@ def test_every_loop_count_has_every_score_and_what_it_depends_on(task, dataset, 
             assert row["feature_extractor"].startswith("digits-conv-")
             assert isinstance(row["higher_is_better"], bool)
     columns = studies.get("extrapolation").columns
-    assert len(results.stamp(rows, model.run, "0" * 16, columns)) == len(rows)
+    assert len(results.stamp(rows, model.run, "0" * 16, "0" * 12, columns)) == len(rows)
 
 
 def test_real_images_at_the_same_size_stand_beside_every_score():
@@ -79,7 +84,7 @@ def test_labels_are_those_of_the_images_that_samples_are_compared_with(sampler):
     assert [loops for _, loops, _ in asked] == [1, 3]
     for labels, _, settings in asked:
         assert np.array_equal(labels, digits.labels[:20])
-        assert settings == SETTINGS["sampling"]
+        assert settings == {**SETTINGS["sampling"], "seed": model.run.seed}
     scores = {row["metric"]: row["value"] for row in by(rows, loops=1)}
     assert scores["frechet_distance"] == pytest.approx(0, abs=1e-3)  # compared with themselves
     assert (scores["precision"], scores["recall"]) == (1.0, 1.0)
@@ -108,12 +113,12 @@ def test_samples_that_are_not_finite_leave_every_score_empty_with_the_reason(sam
     assert {row["metric"] for row in empty} == SCORES | MEMORISING
     assert {(row["value"], row["reason"]) for row in empty} == {(None, "2 of 20 samples are not finite")}
     assert all(np.isfinite(row["value"]) for row in by(rows, loops=3))
-    stamped = results.stamp(rows, model.run, "0" * 16, studies.get("extrapolation").columns)
+    stamped = results.stamp(rows, model.run, "0" * 16, "0" * 12, studies.get("extrapolation").columns)
     assert stamped["value"].isna().sum() == len(empty)
 
 
 def test_no_more_samples_are_drawn_than_there_are_images_to_compare_with(sampler, monkeypatch):
-    monkeypatch.setattr(samples, "kernel_null", lambda dataset, count: 1.0)
+    monkeypatch.setattr(samples, "kernel_null", lambda dataset, count, extractor: 1.0)
     model, asked = sampler(lambda labels, loops: model_of().dataset.heldout().values[: len(labels)])
     rows = sample_scores(model, {**SETTINGS, "samples": 10_000, "sample_loops": [2]})
     assert len(asked[0][0]) == 357

@@ -27,6 +27,7 @@ MODEL = {
     "width": 64,
     "seed": 0,
     "role": "main",
+    "measurement": "0123456789ab",
     "params": 1234567,
     "package_version": "0",
     "libraries": "torch==0",

@@ -147,12 +147,13 @@ def images(seeds=3, **world):
     return rows
 
 
-def relay(seeds=3):
+def relay(seeds=3, radius=1):
     rows = []
     for seed in range(seeds):
         model = {"seed": seed, "task": "masked", "dataset": "relay"}
         rows += losses({1: 0.9, 2: 0.5, 3: 0.4}, **model)
         rows += accuracies({1: 2, 2: 4, 3: 5}, **model)
+        rows += [{**model, "metric": "reach", "loops": loops, "value": 2.0 * loops * radius} for loops in (1, 2, 3)]
     return rows
 
 
@@ -185,8 +186,20 @@ def test_the_figure_has_a_row_of_panels_a_cell_and_names_every_model():
 def test_the_staircase_stands_beside_the_line_of_the_theorem():
     staircase = lines(curves.figure(frame(relay())).axes[1])
     (theorem,) = [drawn for label, drawn in staircase.items() if label.startswith("theorem")]
-    assert np.array_equal(*theorem)  # distance = N·L, with an attention radius of one
+    assert theorem.tolist() == [[2, 4, 6], [2, 4, 6]]  # distance = N·L·ρ
     assert staircase["elt 2N×4L"].tolist() == [[2, 4, 6], [2, 4, 5]]
+
+
+def test_the_theorems_line_knows_the_attention_radius():
+    staircase = lines(curves.figure(frame(relay(radius=2))).axes[1])
+    (theorem,) = [drawn for label, drawn in staircase.items() if label.startswith("theorem")]
+    assert theorem.tolist()[1][0] == 4  # one loop of two layers reaches four cells
+
+
+def test_without_a_radius_there_is_no_theorem_to_draw():
+    rows = frame(relay())
+    staircase = lines(curves.figure(rows[rows["metric"] != "reach"]).axes[1])
+    assert not [label for label in staircase if label.startswith("theorem")]
 
 
 def test_a_world_without_samples_has_an_empty_second_panel():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from eltbench.model import Model
 from eltbench.schema import part_schema
 from eltbench.studies import verdicts
 from eltbench.studies.presets import Arm, Preset, World
+from eltbench.tasks.masked import MaskedSampling
 from eltbench.training import build_engine, parts
 
 STUDY = studies.create("extrapolation")
@@ -197,6 +200,17 @@ def test_the_second_witness_is_the_difference_of_kernel_distances_with_the_null_
     assert evidence["update-norms"][DIGITS].second is None
 
 
+def test_a_seed_that_one_side_lacks_leaves_no_verdict_and_is_named():
+    rows = frame(curves(**EVERYTHING | {"no_ilsd": {0.5: WORSE, 1: BETTER, 2: WORSE}}))
+    failed = rows[(rows["trainer"] != "no-ilsd") | (rows["seed"] != 1)]
+    decisions = {it.claim.id: it for it in verdicts.decide_all(STUDY, failed, smoke=False)}
+    complete = {it.claim.id: it for it in verdicts.decide_all(STUDY, rows, smoke=False)}
+    parity = decisions["vanilla-parity"]
+    assert (parity.verdict, complete["vanilla-parity"].verdict) == ("inconclusive", "supported")
+    assert "seeds [1] lack one side" in parity.reason
+    assert decisions["elastic"].verdict == complete["elastic"].verdict == "supported"
+
+
 def test_a_condition_without_samples_keeps_its_primary_witness_alone():
     rows = curves(**EVERYTHING) + kernel({4: AT_MAX, 8: AT_MAX}, trainer="no-ilsd")
     second = STUDY.evidence(frame(rows))["vanilla-collapse"][DIGITS].second
@@ -275,7 +289,15 @@ def test_no_samples_are_asked_for_where_none_are_to_be_drawn():
 def test_a_worlds_measurement_wins_over_the_presets():
     world = World("masked", "digits-codes", measurement={"sampling": {"steps": 5}, "samples": 7})
     asked = settings(Arm("elt"), world)
-    assert (asked["sampling"], asked["samples"], asked["heldout_draws"]) == ({"steps": 5}, 7, 2)
+    assert (asked["samples"], asked["heldout_draws"]) == (7, 2)
+    assert asked["sampling"] == asdict(MaskedSampling(steps=5))  # defaults included: they are part of what is measured
+    (extractor,) = asked["feature_extractors"]
+    assert re.fullmatch(r"digits-conv-[0-9a-f]{8}", extractor)  # the very weights
+
+
+def test_loop_counts_that_a_looped_model_does_not_have_are_refused():
+    with pytest.raises(ValueError, match=r"none of sample_loops .*20.* is among the exits"):
+        settings(Arm("elt"), sample_loops=[20])
 
 
 def test_the_settings_do_not_depend_on_the_seed_and_name_one_measurement():
@@ -303,7 +325,7 @@ def model_of(task, dataset, **architecture):
 
 @pytest.fixture(scope="module")
 def measured():
-    asked = {"exits": [1, 2, 3], "heldout_draws": 2, "sampling": {"steps": 2}}
+    asked = {"exits": [1, 2, 3], "heldout_draws": 2, "sampling": {"steps": 2}, "feature_extractors": ["digits-conv"]}
     images = {"sample_loops": [1, 3], "samples": 20, "diagnose_loops": [2]}
     no_images = {"sample_loops": [1, 3], "samples": 20, "diagnose_loops": []}
     found = {}
@@ -315,7 +337,7 @@ def measured():
 
 def completed(measured, dataset):
     run, found = measured[dataset]
-    return results.stamp(found.rows, run, "0" * 16, STUDY.columns)
+    return results.stamp(found.rows, run, "0" * 16, "0" * 12, STUDY.columns)
 
 
 @pytest.mark.parametrize("dataset", ["digits", "relay"])

@@ -1,0 +1,43 @@
+"""Dataclasses built from what users write: every name and every type is checked, with what was given and expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar, get_type_hints
+
+from eltbench.registry import unknown
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], values: Mapping[str, Any], what: str | None = None) -> T:
+    """A dataclass from plain values (of TOML, JSON or a call); lists stand for tuples.
+
+    what: how messages name it, by default its class. Raises ValueError for an unknown field, with the near miss, for a
+    missing one and for a value of another type.
+    """
+    from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
+
+    what = what or cls.__name__.lower()
+    known = {field.name: field for field in fields(cls) if field.init}  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise ValueError(unknown(f"{what} field", name, list(known)))
+    for name, field in known.items():
+        if name not in values and field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"{what}: {name} is missing, given {', '.join(values) or 'nothing'}")
+    hints = get_type_hints(cls)
+    checked = {}
+    for name, value in values.items():
+        checked[name] = value = frozen(value)
+        try:
+            check_type(value, hints[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
+        except TypeCheckError as error:
+            raise ValueError(f"{what}: {name} is given as {values[name]!r}: {error}") from None
+    return cls(**checked)
+
+
+def frozen(value: Any) -> Any:
+    """The value with lists as tuples, at every level."""
+    return tuple(frozen(item) for item in value) if isinstance(value, list) else value
