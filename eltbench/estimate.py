@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,15 +19,20 @@ START = 8.0  # seconds to start a process and load its libraries
 
 
 def estimated_seconds(runs: Sequence[Run], workers: int, known: Durations) -> float:
-    """Seconds until `runs` are made by `workers` processes; a guess where no run of that kind was made here."""
+    """Seconds until `runs` are made by `workers` processes; a guess where no run of that kind was made here.
+
+    Where only a measurement is missing and none was made yet, the guess is the start of its process.
+    """
     rate = None
     total = longest = 0.0
-    for kind in {replace(run, seed=0): run for run in runs}:
-        count = sum(replace(run, seed=0) == kind for run in runs)
-        seconds = known.mean(kind)
+    kinds = Counter((replace(run, seed=0), known.to_train(run)) for run in runs)
+    examples = {(replace(run, seed=0), known.to_train(run)): run for run in runs}
+    for key, count in kinds.items():
+        run = examples[key]
+        seconds = known.mean(run)
         if seconds is None:
             rate = rate or matrix_rate()
-            seconds = START + training_flops(kind) / (SHARE_OF_PEAK * rate)
+            seconds = START + known.to_train(run) * training_flops(run) / (SHARE_OF_PEAK * rate)
         total, longest = total + count * seconds, max(longest, seconds)
     return max(total / workers, longest)
 

@@ -85,7 +85,7 @@ def sweep(jobs: Sequence[Job], store: RunStore, workers: int = 1, progress: Repo
                 outcome.failed[run_id] = end.error
             elif end.made:
                 outcome.done.append(run_id)
-                durations.add(end.job.run, end.seconds)
+                durations.add(end.job.run, end.seconds, trained=end.trained)
             else:
                 outcome.cached.append(run_id)  # another sweep made it while this one waited
             estimate = durations.expected([its[0].run for its in left.values()], workers)
@@ -104,6 +104,7 @@ class End:
 
     job: Job
     seconds: float = 0.0
+    trained: bool = False
     made: bool = False
     error: str | None = None
 
@@ -138,7 +139,7 @@ class Children:
             code = child.wait()
             self._running.discard(child)
             if "done" in last:
-                return End(job, last["seconds"], made=last["trained"] or last["measured"] > 0)
+                return End(job, last["seconds"], last["trained"], made=last["trained"] or last["measured"] > 0)
             if "error" in last:
                 return End(job, error=last["error"])
             return End(job, error=self._silent_end(job, code, errors))
@@ -201,30 +202,40 @@ class Children:
 
 
 class Durations:
-    """How long runs take, learnt from those that ended in this sweep or an earlier one."""
+    """How long runs take, learnt from those that ended in this sweep or an earlier one.
+
+    A run that is trained and lacks only a measurement is of another kind than one that is still to be trained.
+    """
 
     def __init__(self, store: RunStore, jobs: Sequence[Job]) -> None:
-        self._known: dict[Run, list[float]] = {}
+        self._known: dict[tuple[Run, bool], list[float]] = {}
+        self._trained = {job.run: store.state(job.run_id) == "done" for job in jobs}
         for run_id, run in {job.run_id: job.run for job in jobs}.items():
             record = store.record(run_id)
             if record and not record["resumed"]:
-                self.add(run, record["seconds"])
+                self.add(run, record["seconds"], trained=True)
 
-    def add(self, run: Run, seconds: float) -> None:
-        self._known.setdefault(replace(run, seed=0), []).append(seconds)
+    def add(self, run: Run, seconds: float, *, trained: bool) -> None:
+        """A run took `seconds`; `trained` is whether that was training, not measurement alone."""
+        self._known.setdefault((replace(run, seed=0), trained), []).append(seconds)
+
+    def to_train(self, run: Run) -> bool:
+        """Whether the run was still to be trained when this began."""
+        return not self._trained.get(run, False)
 
     def mean(self, run: Run) -> float | None:
-        """Seconds that a run like this one took here, whatever its seed; None where none was made."""
-        seconds = self._known.get(replace(run, seed=0))
+        """Seconds that what is left of a run like this one took here, whatever its seed; None where unknown."""
+        seconds = self._known.get((replace(run, seed=0), self.to_train(run)))
         return statistics.fmean(seconds) if seconds else None
 
     def expected(self, runs: Sequence[Run], workers: int) -> float | None:
-        """Seconds until `runs` are made; runs of an unknown kind count as the mean. None where nothing is known."""
-        if not self._known:
+        """Seconds until `runs` are made; one of an unknown kind counts as the mean of the known ones, if there are."""
+        known = [seconds for run in runs if (seconds := self.mean(run)) is not None]
+        others = [statistics.fmean(seconds) for seconds in self._known.values()]
+        if not known and not others:
             return None
-        means = {kind: statistics.fmean(seconds) for kind, seconds in self._known.items()}
-        typical = statistics.fmean(means.values())
-        each = [means.get(replace(run, seed=0), typical) for run in runs]
+        typical = statistics.fmean(known or others)
+        each = [typical if (seconds := self.mean(run)) is None else seconds for run in runs]
         return max(sum(each) / workers, max(each, default=0.0))
 
 

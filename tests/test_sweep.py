@@ -144,6 +144,13 @@ class TestPlan:
         assert durations.expected([job(seed).run for seed in range(2, 6)], workers=2) == 16.0
         assert durations.expected([job(2).run], workers=2) == 8.0
 
+    def test_a_run_that_lacks_only_its_measurement_is_not_charged_a_training(self, store):
+        self.finished(store, job(0))
+        durations = Durations(store, [job(0), job(1)])
+        durations.add(job(0).run, 2.0, trained=False)
+        assert durations.expected([job(0).run], workers=1) == 2.0
+        assert durations.expected([job(1).run], workers=1) == 8.0
+
     def test_time_left_is_unknown_before_any_run_was_timed(self, store):
         assert Durations(store, [job(0)]).expected([job(0).run], workers=1) is None
 
