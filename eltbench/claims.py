@@ -26,8 +26,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from eltbench import paper
+from eltbench.fields import unknown
 from eltbench.regions import Region, Scale, Verdict, quantity
-from eltbench.registry import unknown
 from eltbench.statistics import Interval, NonFiniteError, cohens_dz, paired_interval, percent
 
 FEWEST_SEEDS = 3  # fewer give no verdict; six claims then need |mean|/sd of 6.3, and of 2.2 at five seeds

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from eltbench import commands
-from eltbench.registry import unknown
+from eltbench.fields import unknown
 
 USAGE = """usage: eltbench COMMAND …
 

@@ -1,12 +1,11 @@
-"""Dataclasses built from what users write: every name and every type is checked, with what was given and expected."""
+"""What users write, as dataclasses: every name and every type is checked, with what was given and expected."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar, get_type_hints
-
-from eltbench.registry import unknown
 
 T = TypeVar("T")
 
@@ -36,6 +35,15 @@ def build(cls: type[T], values: Mapping[str, Any], what: str | None = None) -> T
         except TypeCheckError as error:
             raise ValueError(f"{what}: {name} is given as {values[name]!r}: {error}") from None
     return cls(**checked)
+
+
+def unknown(kind: str, name: str, known: list[str]) -> str:
+    """The message for a name that is not among `known`, with the near miss where there is one."""
+    near = difflib.get_close_matches(name, known, n=1)
+    if not near:  # transposed letters in a short name fall below difflib's default cut-off
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"unknown {kind} {name!r}{hint} known: {', '.join(known) or 'none'}"
 
 
 def frozen(value: Any) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
+
+from eltbench.fields import build, unknown
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -68,8 +69,6 @@ class Registry(Generic[T]):
 
     def create(self, name: str, **options: Any) -> T:
         """An instance of the class under `name`; an option that the class does not know raises ValueError."""
-        from eltbench.fields import build
-
         cls = self.get(name)
         if missing := sorted(getattr(cls, "__abstractmethods__", ())):
             raise ValueError(f"{self.kind} {name!r} is not complete: it lacks {', '.join(missing)}")
@@ -96,15 +95,6 @@ class Registry(Generic[T]):
         self._plugins_read = True
         for point in entry_points(group=self.group):
             self._add(point.name, point.value)
-
-
-def unknown(kind: str, name: str, known: list[str]) -> str:
-    """The message for a name that is not among `known`, with the near miss where there is one."""
-    near = difflib.get_close_matches(name, known, n=1)
-    if not near:  # transposed letters in a short name fall below difflib's default cut-off
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"unknown {kind} {name!r}{hint} known: {', '.join(known) or 'none'}"
 
 
 def _target(entry: type | str) -> str:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eltbench.registry import UnknownNameError, unknown
+from eltbench.fields import unknown
+from eltbench.registry import UnknownNameError
 
 WEIGHTS = Path(__file__).parent / "weights"
 DIGITS = "digits-conv-1d74230e"

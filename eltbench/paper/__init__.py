@@ -6,7 +6,7 @@ from importlib.resources import as_file, files
 
 import pandas as pd
 
-from eltbench.registry import unknown
+from eltbench.fields import unknown
 
 
 def names() -> list[str]:

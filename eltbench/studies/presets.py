@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eltbench.config import Architecture, Optimisation, Run
-from eltbench.fields import build
-from eltbench.registry import unknown
+from eltbench.fields import build, unknown
 
 
 @dataclass(frozen=True)
