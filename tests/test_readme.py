@@ -1,0 +1,64 @@
+"""What the README shows is what the code does and what the committed results say."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eltbench.studies.verdicts import markdown
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("folder", ["results/extrapolation/digits", "results/extrapolation/relay"])
+def test_a_table_of_claims_is_that_of_the_committed_results(folder):
+    shown = re.search(rf"<!-- claims: {folder} -->\n(.*?)<!-- end of claims -->", README, re.DOTALL)
+    assert shown is not None
+    assert shown.group(1) == markdown(json.loads((ROOT / folder / "claims.json").read_text()))
+
+
+def test_the_python_examples_on_results_run(tmp_path):
+    (example,) = (block for block in blocks("python") if "load_rows" in block)
+    done = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "diffusion" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_trainer_of_the_readme_trains(tmp_path):
+    (example,) = (block for block in blocks("python") if "class DeepSupervision" in block)
+    assert len(example.splitlines()) <= 30
+    (tmp_path / "my_trainer.py").write_text(example)
+    size = ["--architecture.width", "8", "--architecture.heads", "2", "--optimisation.steps", "3"]
+    command = [sys.executable, "-m", "eltbench.cli", "train", "--trainer", "my_trainer:DeepSupervision", *size]
+    done = subprocess.run(
+        [*command, "--runs", str(tmp_path / "runs")], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    (log,) = (tmp_path / "runs").glob("*/log.jsonl")
+    assert set(json.loads(log.read_text().splitlines()[0])) >= {"exit 1", "exit 2", "exit 3", "exit 4"}
+
+
+def test_every_local_link_leads_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    missing = [link for link in links if not link.startswith("https://") and not (ROOT / link).exists()]
+    assert not missing
+
+
+def test_every_option_in_a_shell_example_exists():
+    from dataclasses import fields
+
+    from eltbench.studies.command import StudyCommand
+
+    known = {"--" + field.name.replace("_", "-") for field in fields(StudyCommand)}
+    for line in "".join(blocks("sh")).splitlines():
+        if "eltbench.studies." in line:
+            assert set(re.findall(r"--[a-z-]+", line.split("#")[0])) <= known, line
