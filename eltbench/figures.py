@@ -12,6 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from eltbench.atomic import replacing
 
@@ -38,6 +39,10 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
     """
     if floor is None:
         axis.set_yscale("log" if log else "linear")
+        if log and 0 < table["mean"].min() and table["mean"].max() < 10 * table["mean"].min():
+            plain = FuncFormatter(lambda value, _: f"{value:g}")  # within a decade: 0.04, not 4 × 10⁻²
+            axis.yaxis.set_major_formatter(plain)
+            axis.yaxis.set_minor_formatter(plain)
     else:  # unbiased distances go below zero, and a collapsed model is hundreds of times farther than a good one
         axis.set_yscale("symlog", linthresh=0.1)
     for model, curve in _models(table):
@@ -57,7 +62,7 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
         axis.axhline(floor, color="0.4", ls=":", lw=1.2, label="real images")
     _mark_trained_depth(axis, table)
     axis.set(xlabel="loops at inference, L", title=title)
-    axis.legend(fontsize=7, frameon=False)
+    axis.legend(fontsize=7, frameon=True, framealpha=0.7, edgecolor="none")
 
 
 def staircase(axis: Axes, table: pd.DataFrame, reach: pd.DataFrame, title: str) -> None:
