@@ -39,7 +39,7 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
     """
     if floor is None:
         axis.set_yscale("log" if log else "linear")
-        if log and 0 < table["mean"].min() and table["mean"].max() < 10 * table["mean"].min():
+        if log and table["mean"].min() > 0 and table["mean"].max() < 10 * table["mean"].min():
             plain = FuncFormatter(lambda value, _: f"{value:g}")  # within a decade: 0.04, not 4 × 10⁻²
             axis.yaxis.set_major_formatter(plain)
             axis.yaxis.set_minor_formatter(plain)
