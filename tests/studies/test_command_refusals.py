@@ -1,0 +1,76 @@
+"""What the command of a study refuses before anything is trained, and what it says to write instead."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from eltbench.studies import command
+
+PRESET = """
+[tiny]
+architecture = { unique_layers = 1, max_loops = 2, width = 8, heads = 2 }
+worlds = [{ task = "diffusion", dataset = "digits" }]
+arms = [{ trainer = "elt" }, { trainer = "no-ilsd" }]
+"""
+
+
+@pytest.fixture
+def refusal(capsys, tmp_path, monkeypatch):
+    """What the command says when it refuses, having started and written nothing."""
+    (tmp_path / "mine.toml").write_text(PRESET)
+    monkeypatch.setattr(subprocess, "Popen", None)
+
+    def run(*arguments, where=None):
+        preset = () if "--preset" in arguments else ("--preset", tmp_path / "mine.toml:tiny")
+        given = (*preset, "--runs", tmp_path / "runs", "--results", where or tmp_path / "results", *arguments)
+        code = command.main("extrapolation", [str(argument) for argument in given])
+        said = capsys.readouterr()
+        assert (code, said.out) == (2, "")
+        assert said.err.startswith("error: ")
+        assert not (tmp_path / "runs").exists()
+        return said.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--trainers", "etl"), "unknown trainer of preset 'tiny' 'etl'; did you mean 'elt'?"),
+        (("--trainers", "+universal"), "unknown trainer 'universal'; did you mean 'universal-transformer'?"),
+        (("--trainers", "+elt"), "two models that its rows could not tell apart: elt diffusion digits"),
+        (("--trainers", "+unique-depth"), "has no loops: give max_loops = 1"),
+        (("--tasks", "difusion"), "did you mean 'diffusion'?"),
+        (("--preset", "quik"), "unknown preset of extrapolation 'quik'; did you mean 'quick'?"),
+        (("--preset", "nowhere.toml:tiny"), "preset file nowhere.toml"),
+        (("--backend", "troch"), "unknown backend 'troch'; did you mean 'torch'?"),
+        (("--device", "cpuu"), "torch has no device 'cpuu' here; known: cpu"),
+        (("--seeds", "two"), "seeds: give numbers or a range such as 0:5, given 'two'"),
+        (("--seeds", "5:2"), "seeds: give numbers or a range such as 0:5, given '5:2'"),
+        (("--workers", "-1"), "workers: give 1 or more, or 0 for as many as fit, given -1"),
+    ],
+)
+def test_bad_input_is_refused_with_what_to_write_instead(refusal, arguments, message):
+    assert message in refusal(*arguments)
+
+
+def test_results_that_cannot_be_written_are_refused_before_training(refusal, tmp_path):
+    (tmp_path / "file").write_text("")
+    for where in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert f"cannot write to {where}" in refusal(where=where)
+
+
+def test_a_run_cache_that_cannot_be_written_is_refused_before_training(refusal, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot write to" in refusal("--runs", tmp_path / "file" / "runs")
+
+
+def test_an_option_that_does_not_exist_is_refused_by_name(capsys):
+    with pytest.raises(SystemExit) as refusal:
+        command.main("extrapolation", ["--trainer", "elt"])
+    assert refusal.value.code == 2
+    said = capsys.readouterr()
+    assert "--trainers" in said.err
+    assert "Traceback" not in said.err
