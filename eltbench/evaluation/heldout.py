@@ -20,7 +20,7 @@ class Heldout:
 
     exits: (E,) loop counts. errors: (E, draws, items), the loss of every item. weights: (draws, items), how much each
     counts. correct: (E, strata), the share of hidden tokens predicted right in each stratum of the dataset, or None.
-    strata: (strata,) their names.
+    strata: (strata,) their names. seen: (strata,) hidden tokens in each.
     """
 
     exits: tuple[int, ...]
@@ -28,6 +28,7 @@ class Heldout:
     weights: np.ndarray
     correct: np.ndarray | None = None
     strata: tuple[int, ...] = ()
+    seen: tuple[int, ...] = ()
 
     @property
     def losses(self) -> np.ndarray:
@@ -67,7 +68,8 @@ def evaluate(model: Model, exits: Sequence[int], draws: int) -> Heldout:
     names, counts = np.unique(strata), np.sum(seen, axis=0)  # (S,)
     present = counts > 0  # a stratum without hidden tokens has nothing to predict
     correct = np.sum(hits, axis=0)[:, present] / counts[present]
-    return Heldout(exits, *stacked, correct, tuple(int(name) for name in names[present]))
+    known = (tuple(int(number) for number in numbers[present]) for numbers in (names, counts))
+    return Heldout(exits, *stacked, correct, *known)
 
 
 def _pieces(batch: Batch) -> Iterator[tuple[int, Batch]]:

@@ -96,7 +96,7 @@ def execute(study_name: str, command: StudyCommand) -> int:
         return 0
     outcome = sweep(jobs, store, workers)
     new = results.collect(jobs, store, study.name, presets[0].name, study.columns)
-    with FileLock(folder / ".lock"):  # another command may have published here in the meantime
+    with FileLock(folder.with_name(f".{folder.name}.lock")):  # another command may have published here in the meantime
         published = None if command.force else _published(folder / "rows.parquet", touch=True)
         rows = results.merge_published(published, new, jobs, study.cell, command.force)
         if rows.empty:

@@ -127,8 +127,8 @@ class Extrapolation(Study):
         ]
         if losses.correct is not None:
             for loops, correct in zip(losses.exits, losses.correct, strict=True):
-                for stratum, value in zip(losses.strata, correct, strict=True):
-                    row = _heldout_row("token_accuracy", loops, value, counted, higher_is_better=True)
+                for stratum, value, seen in zip(losses.strata, correct, losses.seen, strict=True):
+                    row = _heldout_row("token_accuracy", loops, value, seen, higher_is_better=True)
                     rows.append({**row, "stratum": f"distance {stratum}"})
                 if (radius := run.architecture.attention_radius) is not None:  # the theorem's line: N·L·ρ
                     reach = float(run.architecture.unique_layers * loops * radius)
@@ -152,10 +152,11 @@ class Extrapolation(Study):
         found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
         for _, cell in rows.groupby(["task", "dataset", "backend"]):
             main = cell[cell["role"] == "main"]
-            seeds = set(main["seed"])
             where = Cell(*cell[["task", "dataset", "backend"]].iloc[0])
             for claim, conditions in RATIOS.items():
-                if {trainer for pair in conditions.values() for trainer, _ in pair} <= set(main["trainer"]):
+                named = {trainer for pair in conditions.values() for trainer, _ in pair}
+                if named <= set(main["trainer"]):
+                    seeds = set(main[main["trainer"].isin(named)]["seed"])
                     effects = {name: _effects(main, "heldout_loss", *pair) for name, pair in conditions.items()}
                     found[claim][where] = Evidence(
                         {name: effect.to_numpy() for name, effect in effects.items()},
@@ -166,7 +167,7 @@ class Extrapolation(Study):
             if len(norms):
                 sides = (norms[norms["stratum"] == quarter] for quarter in (NOISIEST, CLEANEST))
                 effect = _log_ratio(*sides)
-                absent = {"late-loops": sorted(seeds - set(effect.index))}
+                absent = {"late-loops": sorted(set(main[main["trainer"] == "elt"]["seed"]) - set(effect.index))}
                 found["update-norms"][where] = Evidence({"late-loops": effect.to_numpy()}, absent=absent)
         return found
 
