@@ -132,4 +132,4 @@ def _interval(witness: dict[str, Any]) -> str:
     if witness["estimate"] is None:
         return "not measured"
     estimate, *ends = (quantity(value, witness["scale"]) for value in (witness["estimate"], low, high))
-    return f"{estimate} [{', '.join(ends)}]"
+    return f"{estimate}; one seed gives no interval" if witness["n"] == 1 else f"{estimate} [{', '.join(ends)}]"

@@ -9,7 +9,9 @@ import math
 import numpy as np
 import pytest
 from rich.console import Console
+from synthetic_rows import frame, losses
 
+from eltbench import studies
 from eltbench.claims import Cell, Evidence, Witness, claim, decide
 from eltbench.studies import verdicts
 
@@ -139,3 +141,12 @@ def test_the_short_form_holds_the_verdict_of_every_claim_and_cell(decisions):
         ],
     }
     assert short["vanilla-parity"] == {"verdict": "inconclusive", "cells": []}
+
+
+def test_the_table_for_documents_says_that_one_seed_gives_no_interval():
+    study = studies.create("extrapolation")
+    decisions = verdicts.decide_all(study, frame(losses({2: 0.2, 4: 0.1})), smoke=False)
+    shown = verdicts.markdown(json.loads(verdicts.as_json(study.name, "x", decisions)))
+    (elastic,) = [line for line in shown.splitlines() if "`elastic`" in line]
+    assert "+100.00 %; one seed gives no interval" in elastic
+    assert "inf" not in elastic
