@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
@@ -74,6 +74,7 @@ def sweep(jobs: Sequence[Job], store: RunStore, workers: int = 1, progress: Repo
     durations = Durations(store, jobs)
     children = Children(store, progress)
     progress.begin(len(planned.missing), len(planned.cached))
+    heard = _on_interrupt(children.kill)
     try:
         parallel = Parallel(n_jobs=workers, backend="threading", return_as="generator_unordered", batch_size=1)
         ends: Iterator[End] = parallel(delayed(children.make)(its) for its in planned.missing.values())
@@ -95,7 +96,21 @@ def sweep(jobs: Sequence[Job], store: RunStore, workers: int = 1, progress: Repo
     finally:
         children.end()
         progress.end()
+        if heard is not None:
+            signal.signal(signal.SIGINT, heard)
     return outcome
+
+
+def _on_interrupt(act: Callable[[], None]) -> Any:
+    """Let Ctrl-C act before it is raised, since joblib may wait for its threads then; returns the handler before."""
+    if threading.current_thread() is not threading.main_thread():
+        return None  # only the main thread hears signals
+
+    def interrupted(number: int, frame: Any) -> None:
+        act()
+        raise KeyboardInterrupt
+
+    return signal.signal(signal.SIGINT, interrupted)
 
 
 @dataclass(frozen=True)
@@ -144,6 +159,12 @@ class Children:
                 return End(job, error=last["error"])
             return End(job, error=self._silent_end(job, code, errors))
 
+    def kill(self) -> None:
+        """Kill what runs, taking no lock, as a signal handler must; `end` waits for it afterwards."""
+        self._ended = True
+        for child in list(self._running):
+            child.kill()
+
     def end(self) -> None:
         """Kill what still runs and start nothing more; killing is safe, since every file appears whole."""
         with self._starting:
@@ -164,6 +185,8 @@ class Children:
                 env={**os.environ, **thread_environment(job.run.threads)},
             )
             self._running.add(child)
+            if self._ended:  # interrupted while it started
+                child.kill()
             return child
 
     def _listen(self, child: subprocess.Popen[bytes], job: Job, message: bytes) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -96,7 +98,7 @@ def execute(study_name: str, command: StudyCommand) -> int:
         return 0
     outcome = sweep(jobs, store, workers)
     new = results.collect(jobs, store, study.name, presets[0].name, study.columns)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):  # another command may have published here in the meantime
+    with FileLock(_publishing_lock(folder)):  # another command may have published here in the meantime
         published = None if command.force else _published(folder / "rows.parquet", touch=True)
         rows = results.merge_published(published, new, jobs, study.cell, command.force)
         if rows.empty:
@@ -115,6 +117,12 @@ def execute(study_name: str, command: StudyCommand) -> int:
             decisions = _write(folder, study, presets[0], rows, [*earlier, entry])
     _print(study.name, presets[0], folder, decisions, outcome)
     return FAILED if outcome.failed else 0
+
+
+def _publishing_lock(folder: Path) -> Path:
+    """Where this user's commands on this machine take turns to publish in a folder; nothing is left in the results."""
+    name = hashlib.sha256(f"{getattr(os, 'getuid', int)()} {folder.resolve()}".encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"eltbench-{name}.lock"
 
 
 def processors() -> int:
