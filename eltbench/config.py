@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from eltbench.fields import build, frozen
 
 Options = tuple[tuple[str, Any], ...]
 OPTIONS = ("trainer_options", "task_options", "dataset_options")
+
+
+def added(default: Any) -> Any:
+    """A field younger than the first published runs: its default is left out of an identity, so those keep theirs."""
+    return field(default=default, metadata={"added": True})
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,9 @@ class Optimisation:
             value, least = getattr(self, name), 0 if name == "warmup_steps" else 1
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"optimisation: {name} must be an integer of at least {least}, given {value!r}")
-        for field in fields(self):
-            if field.type == "float":  # 1 and 1.0 are one setting and have one identity
-                object.__setattr__(self, field.name, float(getattr(self, field.name)))
+        for each in fields(self):
+            if each.type == "float":  # 1 and 1.0 are one setting and have one identity
+                object.__setattr__(self, each.name, float(getattr(self, each.name)))
         if self.schedule not in ("constant", "cosine"):
             raise ValueError(f"optimisation: schedule must be 'constant' or 'cosine', given {self.schedule!r}")
         for name in ("learning_rate", "weight_decay"):
@@ -117,12 +122,15 @@ class Run:
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     threads: int = 1
+    devices: int = added(1)  # among which every batch is divided
 
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"run: precision must be 'fp32' or 'bf16', given {self.precision!r}")
         if self.threads < 1:
             raise ValueError(f"run: threads must be at least 1, given {self.threads}")
+        if self.devices < 1:
+            raise ValueError(f"run: devices must be at least 1, given {self.devices}")
         for name in OPTIONS:
             pairs = getattr(self, name)
             pairs = pairs.items() if isinstance(pairs, dict) else pairs

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 from eltbench import data, tasks, trainers
 from eltbench.config import Run
@@ -20,5 +22,19 @@ def run_id(run: Run) -> str:
         "network": backend.NETWORK_VERSION,
         "engine": backend.ENGINE_VERSION,
     }
-    canonical = json.dumps({"run": run.to_dict(), "versions": versions}, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(
+        {"run": _decisive(run, run.to_dict()), "versions": versions}, sort_keys=True, separators=(",", ":")
+    )
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _decisive(config: Any, plain: dict[str, Any]) -> dict[str, Any]:
+    """The plain values of a configuration without those added later that stand at their default."""
+    kept = dict(plain)
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.metadata.get("added") and value == field.default:
+            del kept[field.name]
+        elif is_dataclass(value):
+            kept[field.name] = _decisive(value, kept[field.name])
+    return kept

@@ -149,3 +149,9 @@ print(run_id(Run("elt", "masked", "relay", architecture=Architecture(width=32), 
 def test_an_identity_is_sixteen_hexadecimal_digits():
     assert len(run_id(RUN)) == 16
     assert set(run_id(RUN)) <= set("0123456789abcdef")
+
+
+def test_a_field_added_later_keeps_the_names_of_the_runs_before_it():
+    """The id of this run before `devices` existed."""
+    assert run_id(replace(RUN, devices=1)) == "bf845e8859b54b40"
+    assert run_id(replace(RUN, devices=2)) != run_id(RUN)
