@@ -60,11 +60,15 @@ def parameters(architecture: Architecture, depth: Depth, spec: DataSpec, timed: 
     }
 
 
-def macs(architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, loops: int, exits: int = 1) -> int:
-    """MACs of one call per item that runs `loops` loops and reads the head at `exits` of them.
+def macs_by_part(
+    architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, loops: int, exits: int = 1
+) -> dict[str, int]:
+    """MACs of one call per item, by part: embedding (and injection), conditioning, modulation, layers, attention,
+    head, halting; `layers` are the linear maps of the block in all loops, `attention` its products among tokens.
 
-    Modulation is made once per call, or once per loop with loop_conditioning. Raises ValueError for loops below 1 or
-    beyond a unique-depth network, and for more exits than loops.
+    The call runs `loops` loops and reads the head at `exits` of them. Modulation is made once per call, or once per
+    loop with loop_conditioning. Raises ValueError for loops below 1 or beyond a unique-depth network, and for more
+    exits than loops.
     """
     if loops < 1 or (depth == "unique" and loops > 1):
         expected = "exactly 1 at unique depth" if depth == "unique" else "at least 1"
@@ -73,21 +77,32 @@ def macs(architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, 
         raise ValueError(f"exits must be between 1 and the {loops} loops, given {exits}")
     rows, columns = token_grid(architecture, depth, spec)
     d, layers, dit = architecture.width, architecture.unique_layers, architecture.block == "dit"
-    conditioned = spec.classes > 0 or timed or architecture.loop_conditioning
-    tokens = rows * columns
-    length = tokens + int(conditioned and not dit)  # of the state: the prefix token included
-    patch_values = architecture.patch**2 * spec.channels
+    tokens, length = rows * columns, state_length(architecture, depth, spec, timed)
+    continuous, patch_values = spec.kind == "continuous", architecture.patch**2 * spec.channels
+    modulated = loops if architecture.loop_conditioning else 1  # times that a layer's modulation is made
+    return {
+        "embedding": (tokens * patch_values * d if continuous else 0)
+        + (length * d * d if architecture.input_injection else 0),
+        "conditioning": 2 * d * d if timed else 0,
+        "modulation": 6 * d * d * layers * modulated + 2 * d * d if dit else 0,
+        "layers": loops * layers * length * (4 + 2 * architecture.mlp_ratio) * d * d,
+        "attention": loops * layers * 2 * length * length * d,
+        "head": exits * tokens * d * (patch_values if continuous else spec.vocabulary),
+        # the last loop takes what remains, whatever its probability
+        "halting": (loops - 1) * length * d if depth == "universal" else 0,
+    }
 
-    total = tokens * patch_values * d if spec.kind == "continuous" else 0
-    total += 2 * d * d if timed else 0
-    total += length * d * d if architecture.input_injection else 0
-    total += loops * layers * (length * (4 + 2 * architecture.mlp_ratio) * d * d + 2 * length * length * d)
-    if dit:
-        total += 6 * d * d * layers * (loops if architecture.loop_conditioning else 1) + 2 * d * d
-    total += exits * tokens * d * (patch_values if spec.kind == "continuous" else spec.vocabulary)
-    if depth == "universal":
-        total += (loops - 1) * length * d  # the last loop takes what remains, whatever its probability
-    return total
+
+def state_length(architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool) -> int:
+    """Tokens of the state: those of the grid, and one more where a prefix token carries the condition."""
+    rows, columns = token_grid(architecture, depth, spec)
+    conditioned = spec.classes > 0 or timed or architecture.loop_conditioning
+    return rows * columns + int(conditioned and architecture.block != "dit")
+
+
+def macs(architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, loops: int, exits: int = 1) -> int:
+    """MACs of one call per item that runs `loops` loops and reads the head at `exits` of them (see `macs_by_part`)."""
+    return sum(macs_by_part(architecture, depth, spec, timed, loops, exits).values())
 
 
 def flops(architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, loops: int, exits: int = 1) -> int:
