@@ -79,10 +79,11 @@ class Optimisation:
     label_dropout: float = 0.1
     log_every: int = 50
     checkpoint_every: int = 500
+    snapshot_every: int = added(0)  # the averaged weights are kept after so many steps each; 0: at the end alone
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "warmup_steps"):
-            value, least = getattr(self, name), 0 if name == "warmup_steps" else 1
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "warmup_steps", "snapshot_every"):
+            value, least = getattr(self, name), 0 if name in ("warmup_steps", "snapshot_every") else 1
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"optimisation: {name} must be an integer of at least {least}, given {value!r}")
         for each in fields(self):
@@ -102,6 +103,11 @@ class Optimisation:
         object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optimisation: betas must be two numbers in [0, 1), given {self.betas}")
+
+    @property
+    def snapshots(self) -> tuple[int, ...]:
+        """The steps before the last after which a snapshot of the averaged weights is kept."""
+        return tuple(range(self.snapshot_every, self.steps, self.snapshot_every)) if self.snapshot_every else ()
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from eltbench.training import CHECKPOINT, Parts, build_engine, parts
 
 
 class Model:
-    """A run with its trained (averaged) weights."""
+    """A run with its trained (averaged) weights, and the folder they come from where there is one."""
 
-    def __init__(self, run: Run, engine: Engine, made: Parts) -> None:
-        self.run, self.engine = run, engine
+    def __init__(self, run: Run, engine: Engine, made: Parts, directory: Path | None = None) -> None:
+        self.run, self.engine, self.directory = run, engine, directory
         self.trainer, self.task, self.dataset = made.trainer, made.task, made.dataset
 
     @property
@@ -41,6 +41,12 @@ class Model:
     def exits(self, exits: Sequence[int]) -> tuple[int, ...]:
         """The exits, checked against this network (ValueError)."""
         return check_exits(exits, deepest=1 if self.trainer.depth == "unique" else None)
+
+    def at_step(self, step: int) -> Model:
+        """This model as it was after `step` training steps, on the same device; ValueError as `load_model` raises."""
+        if self.directory is None:
+            raise ValueError("at_step: this model was not loaded from a run's folder")
+        return load_model(self.directory, step=step, device=self.engine.run.device)
 
     def predict(
         self,
@@ -116,10 +122,14 @@ def runs_root(root: str | Path | None = None) -> Path:
     return Path(os.environ.get("ELTBENCH_RUNS") or Path(cache) / "eltbench" / "runs")
 
 
-def load_model(run: str | Path, *, runs: str | Path | None = None, device: str | None = None) -> Model:
+def load_model(
+    run: str | Path, *, runs: str | Path | None = None, device: str | None = None, step: int | None = None
+) -> Model:
     """The model of a run, named by its id (or a beginning of it that fits one run) or by its folder.
 
-    Raises ValueError when there is no such run or its checkpoint is damaged. `device` overrides where it is loaded.
+    device: overrides where it is loaded. step: as it was after so many training steps, of which the run kept a
+    snapshot (`Optimisation.snapshot_every`). Raises ValueError for a run that is not there or not trained to its end, a
+    step without a snapshot, and a damaged file.
     """
     directory = Path(run)
     if not (directory / CHECKPOINT).exists():
@@ -137,7 +147,14 @@ def load_model(run: str | Path, *, runs: str | Path | None = None, device: str |
     trained = run_from_dict(values)
     made = parts(trained)
     engine = build_engine(trained if device is None else replace(trained, device=device), made)
-    step, steps = engine.load(directory), trained.optimisation.steps
-    if step < steps:
-        raise ValueError(f"run {directory.name} is trained to step {step} of {steps}; repeat the command that began it")
-    return Model(trained, engine, made)
+    snapshots, steps = trained.optimisation.snapshots, trained.optimisation.steps
+    if step is not None and step not in (*snapshots, steps):
+        kept = ", ".join(map(str, (*snapshots, steps)))
+        raise ValueError(f"run {directory.name} kept no weights of step {step}; it has those of steps {kept}")
+    if (reached := engine.load(directory)) < steps:
+        raise ValueError(
+            f"run {directory.name} is trained to step {reached} of {steps}; repeat the command that began it"
+        )
+    if step in snapshots:
+        engine.load_snapshot(directory, step)
+    return Model(trained, engine, made, directory)

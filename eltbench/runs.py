@@ -16,6 +16,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 from eltbench import atomic
+from eltbench.backends.checkpoint import snapshot_name
 from eltbench.config import Run
 from eltbench.identity import run_id
 from eltbench.provenance import provenance
@@ -23,6 +24,7 @@ from eltbench.provenance import provenance
 State = Literal["done", "partial", "missing", "failed"]
 WEIGHTS = "checkpoint.safetensors"
 CHECKPOINT = (WEIGHTS, "checkpoint.json")
+SNAPSHOTS = "snapshot-*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def measurement_hash(study: str, version: int, settings: Mapping[str, Any]) -> s
 
 @dataclass(frozen=True)
 class RunStore:
-    """The folder of all runs: ROOT/RUN_ID/{run.json, checkpoint.*, log.jsonl, done.json, failure.txt, measurements/}.
+    """The folder of all runs: ROOT/RUN_ID/{run.json, checkpoint.*, snapshot-*, log.jsonl, done.json, …}.
 
     Whoever changes a run's folder holds its lock; reading needs none, since every file appears whole.
     """
@@ -128,9 +130,10 @@ class RunStore:
             atomic.write_text(path, json.dumps(run.to_dict(), indent=2) + "\n")
 
     def finish(self, run: Run, run_id: str, seconds: float, resumed: bool) -> None:
-        """Write done.json with the hash of every checkpoint file; the caller holds the lock."""
+        """Write done.json with the hash of every checkpoint file and snapshot; the caller holds the lock."""
         directory = self.directory(run_id)
-        files = {name: _digest(directory / name) for name in CHECKPOINT if (directory / name).exists()}
+        names = [*CHECKPOINT, *(snapshot_name(step) for step in run.optimisation.snapshots)]
+        files = {name: _digest(directory / name) for name in names if (directory / name).exists()}
         record = {
             "run_id": run_id,
             "steps": run.optimisation.steps,
@@ -158,10 +161,11 @@ class RunStore:
                 leftover.unlink(missing_ok=True)
         if (directory / "done.json").exists() and self.record(run_id) is None:
             warn(set_aside(directory / "done.json", "unreadable"))
-        if problem := self._checkpoint_damage(run_id):
-            for name in (*CHECKPOINT, "done.json"):
+        if damage := self._damage(run_id):
+            damaged, problem = damage
+            for name in dict.fromkeys((*CHECKPOINT, "done.json", damaged)):  # a lost snapshot takes a new training too
                 if (directory / name).exists():
-                    warn(set_aside(directory / name, problem))
+                    warn(set_aside(directory / name, f"{damaged} {problem}"))
         for path in sorted((directory / "measurements").glob("*.parquet")):
             if path.exists() and (problem := _parquet_damage(path)):
                 warn(set_aside(path, problem))
@@ -180,29 +184,30 @@ class RunStore:
         except OSError:
             return False
 
-    def _checkpoint_damage(self, run_id: str) -> str:
-        """What is wrong with the checkpoint: by its hash where the run is done, by its form where it is not."""
+    def _damage(self, run_id: str) -> tuple[str, str] | None:
+        """A checkpoint file or snapshot and what is wrong with it: by hash where the run is done, else by form."""
         directory, record = self.directory(run_id), self.record(run_id)
         if record is not None:
             for name, file in record["checkpoint"].items():
                 if not (directory / name).exists():
-                    return f"{name} is gone"
+                    return name, "is gone"
                 if _digest(directory / name) != file:
-                    return f"{name} is not the file that was written"
-            return ""
+                    return name, "is not the file that was written"
+            return None
         weights, about = (directory / name for name in CHECKPOINT)
-        if weights.exists():
-            try:
-                with safe_open(weights, framework="numpy"):
-                    pass
-            except (SafetensorError, OSError) as error:
-                return f"{weights.name}: {error}"
+        for path in (weights, *directory.glob(SNAPSHOTS)):
+            if path.exists():
+                try:
+                    with safe_open(path, framework="numpy"):
+                        pass
+                except (SafetensorError, OSError) as error:
+                    return path.name, f"is damaged: {error}"
         if about.exists():
             try:
                 json.loads(about.read_bytes())
             except ValueError as error:
-                return f"{about.name}: {error}"
-        return ""
+                return about.name, f"is damaged: {error}"
+        return None
 
 
 def set_aside(path: Path, why: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from eltbench import accounting, atomic, backends, data, tasks, trainers
 from eltbench.backends.base import Engine
+from eltbench.backends.checkpoint import snapshot_name
 from eltbench.config import Optimisation, Run
 from eltbench.data.base import Dataset
 from eltbench.streams import stream
@@ -72,6 +73,7 @@ def learning_rate(optimisation: Optimisation, step: int) -> float:
 def fit(run: Run, directory: Path, report: Callable[[int, int], None] | None = None) -> Engine:
     """Train a run to its end in `directory`, resuming from the checkpoint there; returns the trained engine.
 
+    What the averaged weights were on the way is kept as the run's snapshots, whose absence begins the training anew.
     Raises DivergedError when a loss is not finite, ValueError for an impossible configuration or a damaged checkpoint.
     """
     made = parts(run)
@@ -79,6 +81,9 @@ def fit(run: Run, directory: Path, report: Callable[[int, int], None] | None = N
     engine = build_engine(run, made)
     directory.mkdir(parents=True, exist_ok=True)
     start = engine.load(directory) if (directory / CHECKPOINT).exists() else 0
+    snapshots = optimisation.snapshots
+    if not all((directory / snapshot_name(step)).exists() for step in snapshots if step <= start):
+        engine, start = build_engine(run, made), 0  # what is gone is only made by training again
     log = Log(directory / "log.jsonl", start)
     for step in range(start, optimisation.steps):
         clean = made.dataset.batch(stream(run.dataset, run.seed, "batch", step), optimisation.batch_size)
@@ -93,6 +98,9 @@ def fit(run: Run, directory: Path, report: Callable[[int, int], None] | None = N
             log.flush(engine)
             if report:
                 report(done, optimisation.steps)
+        if done in snapshots:  # before the checkpoint, so that none lacks a snapshot of its past
+            log.flush(engine)
+            engine.save_snapshot(directory, done)
         if done % optimisation.checkpoint_every == 0 or done == optimisation.steps:
             log.flush(engine)
             engine.save(directory, done)

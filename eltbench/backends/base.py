@@ -38,6 +38,7 @@ class Recurrence(Protocol):
 class Engine(ABC):
     """A network with its optimiser and its averaged weights, built for one run."""
 
+    run: Run  # as it is trained or was trained, on the device of this engine
     ops: Ops
 
     @abstractmethod
@@ -82,6 +83,14 @@ class Engine(ABC):
     @abstractmethod
     def load(self, directory: Path) -> int:
         """Read what `save` wrote and return its step; a damaged file raises ValueError."""
+
+    @abstractmethod
+    def save_snapshot(self, directory: Path, step: int) -> None:
+        """Write the averaged weights alone, atomically, beside the checkpoint and the snapshots of other steps."""
+
+    @abstractmethod
+    def load_snapshot(self, directory: Path, step: int) -> None:
+        """Predict with the averaged weights of that step; ValueError for a damaged or missing file."""
 
 
 def check_exits(exits: Sequence[int], *, deepest: int | None = None) -> tuple[int, ...]:

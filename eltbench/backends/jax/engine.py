@@ -116,6 +116,16 @@ class JaxEngine(Engine):
         self.state = Training(network, average, optax.ScaleByAdamState(count, mean, square))
         return step
 
+    def save_snapshot(self, directory: Path, step: int) -> None:
+        average = named(self.state.average)
+        checkpoint.write_snapshot(directory, step, {name: np.asarray(leaf) for name, leaf in average.items()})
+
+    def load_snapshot(self, directory: Path, step: int) -> None:
+        average = self.state.average
+        shapes = {name: leaf.shape for name, leaf in named(average).items()}
+        arrays = checkpoint.read_snapshot(directory, step, shapes)
+        self.state = self.state._replace(average=jax.tree.map(self.ops.asarray, renamed(average, arrays)))
+
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _step(

@@ -133,6 +133,17 @@ class TorchEngine(Engine):
             self.average.n_averaged.fill_(step)
         return step
 
+    def save_snapshot(self, directory: Path, step: int) -> None:
+        averaged = self.average.module.named_parameters()
+        checkpoint.write_snapshot(directory, step, {name: self.numpy(value) for name, value in averaged})
+
+    def load_snapshot(self, directory: Path, step: int) -> None:
+        averaged = dict(self.average.module.named_parameters())
+        shapes = {name: tuple(value.shape) for name, value in averaged.items()}
+        with torch.no_grad():
+            for name, array in checkpoint.read_snapshot(directory, step, shapes).items():
+                averaged[name].copy_(torch.from_numpy(array))
+
 
 def available_device(name: str) -> torch.device:
     """The device of that name; raises ValueError, with the devices that are here, where there is none."""

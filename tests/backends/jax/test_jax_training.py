@@ -46,6 +46,11 @@ def take(engine, pair: Pair, step: int) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 
+def predicted(engine, pair: Pair) -> list[np.ndarray]:
+    outputs = engine.predict(engine.upload(pair.batch()), (1, 3))
+    return [engine.numpy(output.prediction) for output in outputs]
+
+
 def assert_same_weights(ours: dict, theirs: dict, steps: int) -> None:
     """Weights by name, `steps` steps of Adam from a common start.
 
@@ -148,6 +153,20 @@ def test_a_run_resumed_in_its_middle_ends_bit_identical_to_an_uninterrupted_one(
     assert whole.keys() == resumed.keys()
     assert all(np.array_equal(array, resumed[name]) for name, array in whole.items())
     assert any(not np.array_equal(array, kept[name]) for name, array in whole.items())
+
+
+def test_snapshots_cross_over_both_ways(tmp_path):
+    pair = pair_of(RUNS["elt"], tmp_path)
+    for engine in pair.engines:
+        take(engine, pair, 0)
+        engine.save_snapshot(tmp_path / type(engine).__name__, 1)
+    crossed = pair._replace(torch=build_engine(pair.run), jax=build_engine(replace(pair.run, backend="jax")))
+    crossed.torch.load_snapshot(tmp_path / "JaxEngine", 1)
+    crossed.jax.load_snapshot(tmp_path / "TorchEngine", 1)
+    for engine, other in zip(pair.engines, reversed(crossed.engines), strict=True):
+        for saved, loaded in zip(*(predicted(each, pair) for each in (engine, other)), strict=True):
+            assert relative(saved, loaded) < 1e-5
+    assert relative(predicted(pair.torch, pair)[0], predicted(build_engine(pair.run), pair)[0]) > 0.1
 
 
 @pytest.mark.parametrize("options", [{}, {"sampler": "ddpm", "guidance_scale": 2.0}], ids=str)
