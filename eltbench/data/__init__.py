@@ -10,6 +10,7 @@ registry: Registry[Dataset] = Registry(
         "digits": "eltbench.data.digits:Digits",
         "digits-codes": "eltbench.data.digits:DigitsCodes",
         "digits-levels": "eltbench.data.digits:DigitsLevels",
+        "latin": "eltbench.data.latin:Latin",
         "relay": "eltbench.data.relay:Relay",
     },
 )

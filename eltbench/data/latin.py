@@ -1,0 +1,195 @@
+"""Latin squares of order 4: all 576 are known, so what a partly hidden square allows is known exactly.
+
+A square is a 4x4 grid in which every row and every column holds each of four symbols once. The task masks cells as it
+likes; the exact posterior of a hidden cell follows by counting the squares that agree with the seen ones, and splits
+the loss of a model in two: the entropy of the posterior, which nobody can lower, and the divergence from it, which is
+the model's own error.
+
+Symmetry and the split. Renaming the symbols of a square gives a square; under it the 576 fall into 24 classes of 24.
+Whole classes are held out, so no held-out square is a training square under other names. Permuted rows or columns lead
+from one split into the other and no split by classes prevents it: under all three kinds of permutation there are but
+two kinds of square, the 432 like the addition table of Z4 and the 144 like that of Z2 x Z2, and training and held-out
+squares hold them in the same proportion, 3 to 1. A model that generalises by these symmetries has learned the world and
+not the split. The posterior is that of a square drawn from all 576: on held-out squares only knowledge of the split
+could do better, and a model that has memorised its training squares does worse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import permutations
+
+import numpy as np
+from scipy.special import entr, log_softmax
+
+from eltbench import data
+from eltbench.data.base import Clean, Dataset, DataSpec
+from eltbench.streams import stream
+
+ORDER = 4
+MASK = ORDER  # the symbol of a hidden cell, as in `Batch.inputs`
+CELLS = ORDER**2
+HELDOUT_SHARE = 1 / 3  # of the classes of each kind: 6 of 18 and 2 of 6, hence 192 of 576 squares
+NEVER = CELLS + 1  # the rounds of a cell that naked singles leave open
+
+
+@data.register("latin", version=1)
+@dataclass(frozen=True)
+class Latin(Dataset):
+    """Latin squares of order 4, 384 to train on and 192 held out, without classes; the task masks cells."""
+
+    @property
+    def spec(self) -> DataSpec:
+        """A 4x4 grid of tokens out of 4."""
+        return DataSpec("tokens", (ORDER, ORDER), vocabulary=ORDER)
+
+    def batch(self, rng: np.random.Generator, size: int) -> Clean:
+        """`size` training squares drawn with replacement."""
+        training = squares()[~_heldout()]
+        return _clean(training[rng.integers(len(training), size=size)])
+
+    def training(self) -> Clean:
+        """The 384 training squares."""
+        return _clean(squares()[~_heldout()])
+
+    def heldout(self) -> Clean:
+        """The 192 held-out squares."""
+        return _clean(squares()[_heldout()])
+
+    def strata(self, clean: Clean) -> np.ndarray | None:
+        """`rounds` of every cell where the items say what they hide; None where the task masks them (use `rounds`)."""
+        return None if clean.hidden is None else rounds(np.where(clean.hidden, MASK, clean.values))
+
+
+def squares() -> np.ndarray:
+    """All 576 squares (576, 16) int32 in row order, sorted."""
+    return _squares().copy()
+
+
+def completions(tokens: np.ndarray) -> np.ndarray:
+    """How many of the 576 squares agree with the seen cells of each item (B,); tokens (B, 16), 4 where hidden."""
+    return _agreeing(tokens).sum(axis=1)
+
+
+def posterior(tokens: np.ndarray) -> np.ndarray:
+    """p(cell = symbol | seen cells) (B, 16, 4) for a square drawn from all 576, by enumeration; tokens (B, 16).
+
+    Raises ValueError where the seen cells of an item belong to no square.
+    """
+    agreeing = _agreeing(tokens)
+    count = agreeing.sum(axis=1)
+    if not count.all():
+        raise ValueError(f"latin: no square has the seen cells of item {int(count.argmin())}, so there is no posterior")
+    shares = agreeing @ _one_hot(_squares()).reshape(len(_squares()), -1) / count[:, None]
+    return shares.reshape(len(tokens), CELLS, ORDER)
+
+
+def irreducible(tokens: np.ndarray) -> np.ndarray:
+    """Entropy of the exact posterior of every cell (B, 16), in nats: the loss that no model can go below on average."""
+    return entr(posterior(tokens)).sum(axis=-1)
+
+
+def excess_over_bayes(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """KL(posterior ‖ prediction) of every cell (B, 16), in nats; logits (B, 16, 4), tokens (B, 16) with 4 where hidden.
+
+    The cross-entropy expected under the posterior, less `irreducible`: the model's own error, zero for the exact one.
+    """
+    exact = posterior(tokens)
+    log_predicted = np.where(exact > 0, log_softmax(np.asarray(logits, np.float64), axis=-1), 0.0)  # 0·ln 0 = 0
+    return -(entr(exact) + exact * log_predicted).sum(axis=-1)
+
+
+def rounds(tokens: np.ndarray) -> np.ndarray:
+    """Rounds of naked singles after which each cell is known (B, 16): 0 where seen, 17 (`NEVER`) where they stop short.
+
+    One round fills, at once, every cell for which its row and its column leave a single symbol. A cell at 17 may still
+    be certain by more than one step of reasoning, or open in truth: the posterior tells.
+    """
+    grid = _one_hot(_checked(tokens)).reshape(-1, ORDER, ORDER, ORDER) > 0  # (B, row, column, symbol)
+    found = np.where(grid.any(-1), 0, NEVER)  # (B, row, column)
+    for number in range(1, CELLS + 1):
+        taken = grid.any(1, keepdims=True) | grid.any(2, keepdims=True)  # (B, row, column, symbol)
+        single = ((~taken).sum(-1) == 1) & (found == NEVER)
+        if not single.any():
+            break
+        grid |= ~taken & single[..., None]
+        found[single] = number
+    return found.reshape(-1, CELLS)
+
+
+def valid(tokens: np.ndarray) -> np.ndarray:
+    """Whether each sample (B, 16) is a Latin square (B,)."""
+    grid = _one_hot(_checked(tokens)).reshape(-1, ORDER, ORDER, ORDER)
+    return (grid.sum(1) == 1).all((1, 2)) & (grid.sum(2) == 1).all((1, 2))
+
+
+def coverage(samples: np.ndarray, among: np.ndarray | None = None) -> float:
+    """The share of `among` (n, 16), by default of all 576 squares, that occurs in the samples (B, 16).
+
+    Samples drawn independently and evenly from all 576 are expected to cover `expected_coverage(B)` of any set of them.
+    """
+    wanted = _squares() if among is None else among
+    return float((_checked(samples)[:, None] == wanted).all(-1).any(0).mean())
+
+
+def expected_coverage(samples: int) -> float:
+    """1 - (1 - 1/576)^samples: what the coverage of even and independent samples is on average."""
+    return 1 - (1 - 1 / len(_squares())) ** samples
+
+
+def renamed(tokens: np.ndarray) -> np.ndarray:
+    """Each square (B, 16) with its symbols renamed so that the first row reads 0 1 2 3: the name of its class."""
+    return np.take_along_axis(tokens[:, :ORDER].argsort(axis=1), tokens, axis=1)
+
+
+@lru_cache
+def _squares() -> np.ndarray:
+    rows = list(permutations(range(ORDER)))
+    found: list[tuple[int, ...]] = [()]
+    for number in range(ORDER):  # a row may follow where it repeats no symbol in any column
+        above = range(0, number * ORDER, ORDER)
+        found = [
+            square + row
+            for square in found
+            for row in rows
+            if all(square[start + place] != row[place] for start in above for place in range(ORDER))
+        ]
+    return np.array(found, np.int32)
+
+
+@lru_cache
+def _heldout() -> np.ndarray:
+    """Which of the squares are held out (576,): whole classes, the same share of those of either kind."""
+    forms, member = np.unique(renamed(_squares()), axis=0, return_inverse=True)
+    rows = forms.reshape(-1, ORDER, ORDER)
+    twice = np.take_along_axis(rows, rows, axis=2)  # each row applied to itself as a permutation
+    cyclic = (twice != np.arange(ORDER)).any(axis=(1, 2))  # in the other kind every row is its own inverse
+    rng = stream("latin", 0, "split")
+    kinds = [rng.permutation(np.flatnonzero(kind)) for kind in (cyclic, ~cyclic)]
+    return np.isin(member, np.concatenate([kind[: round(HELDOUT_SHARE * len(kind))] for kind in kinds]))
+
+
+def _agreeing(tokens: np.ndarray) -> np.ndarray:
+    """Which squares agree with the seen cells of each item, (B, 576) as 0 or 1."""
+    tokens = _checked(tokens)
+    same = _one_hot(tokens).reshape(len(tokens), -1) @ _one_hot(_squares()).reshape(len(_squares()), -1).T  # (B, 576)
+    return (same == (tokens != MASK).sum(axis=1, keepdims=True)).astype(np.float64)
+
+
+def _one_hot(tokens: np.ndarray) -> np.ndarray:
+    """(B, 16, 4) float64, zeros where hidden."""
+    return np.eye(ORDER + 1, ORDER)[tokens]
+
+
+def _checked(tokens: np.ndarray) -> np.ndarray:
+    tokens = np.asarray(tokens)
+    if tokens.ndim != 2 or tokens.shape[1] != CELLS or not np.issubdtype(tokens.dtype, np.integer):
+        raise ValueError(f"latin: expected integer tokens (B, {CELLS}), given {tokens.dtype} of shape {tokens.shape}")
+    if tokens.size and not (0 <= tokens.min() and tokens.max() <= MASK):
+        raise ValueError(f"latin: tokens are 0..3, or {MASK} where hidden, given {tokens.min()}..{tokens.max()}")
+    return tokens
+
+
+def _clean(values: np.ndarray) -> Clean:
+    return Clean(values.copy(), np.zeros(len(values), np.int32))
