@@ -186,7 +186,7 @@ def _checked(tokens: np.ndarray) -> np.ndarray:
     tokens = np.asarray(tokens)
     if tokens.ndim != 2 or tokens.shape[1] != CELLS or not np.issubdtype(tokens.dtype, np.integer):
         raise ValueError(f"latin: expected integer tokens (B, {CELLS}), given {tokens.dtype} of shape {tokens.shape}")
-    if tokens.size and not (0 <= tokens.min() and tokens.max() <= MASK):
+    if tokens.size and not (tokens.min() >= 0 and tokens.max() <= MASK):
         raise ValueError(f"latin: tokens are 0..3, or {MASK} where hidden, given {tokens.min()}..{tokens.max()}")
     return tokens
 

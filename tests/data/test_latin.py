@@ -99,7 +99,7 @@ def fillings(tokens):
     row, column = divmod(cell, 4)
     seen = set(tokens[4 * row : 4 * row + 4]) | set(tokens[column::4])
     for symbol in set(range(4)) - seen:
-        yield from fillings(tokens[:cell] + [symbol] + tokens[cell + 1 :])
+        yield from fillings([*tokens[:cell], symbol, *tokens[cell + 1 :]])
 
 
 @pytest.mark.parametrize("rate", [0.3, 0.6, 0.9])
