@@ -1,4 +1,4 @@
-"""The command `eltbench`: list · train · sample · study · doctor."""
+"""The command `eltbench`: list · train · sample · study · compare · doctor."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ USAGE = """usage: eltbench COMMAND …
   train                 train one model
   sample RUN            draw the picture of samples by loops of a trained model
   study NAME            ask a study's question; the same as python -m eltbench.studies.NAME
+  compare A B           which verdicts and estimates moved between two folders of results
   doctor                versions, devices, weights, and what is missing
 
 eltbench COMMAND --help says more."""
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": commands.train,
         "sample": commands.sample,
         "study": commands.study,
+        "compare": commands.compare,
         "doctor": commands.doctor,
     }
     if not given or given[0] in ("-h", "--help"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import platform
 import sys
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from rich.console import Console
 
 from eltbench import backends, data, studies, tasks, trainers
 from eltbench.atomic import check_writable
@@ -19,6 +21,7 @@ from eltbench.identity import run_id
 from eltbench.model import load_model, runs_root
 from eltbench.provenance import provenance
 from eltbench.runs import Job, RunStore
+from eltbench.studies.command import PIPED_WIDTH
 from eltbench.studies.presets import preset_names
 from eltbench.sweep import sweep
 
@@ -143,6 +146,27 @@ def study(arguments: list[str]) -> int:
         raise ValueError(f"study: name one of {', '.join(studies.names())}")
     studies.registry.check(arguments[0])
     return command.main(arguments[0], arguments[1:])
+
+
+@dataclass(frozen=True)
+class CompareCommand:
+    """Show which verdicts and estimates of one study moved between two folders of results."""
+
+    first: tyro.conf.Positional[Path]
+    """a folder such as results/extrapolation/digits"""
+    second: tyro.conf.Positional[Path]
+    """another of the same study"""
+
+
+def compare(arguments: list[str]) -> int:
+    """Print what moved between two result sets."""
+    from eltbench.studies import comparison
+
+    asked = tyro.cli(CompareCommand, prog="eltbench compare", args=arguments)
+    found = comparison.compare(asked.first, asked.second)
+    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(comparison.table(found))
+    print(json.dumps({"first": str(asked.first), "second": str(asked.second), **comparison.in_short(found)}))
+    return 0
 
 
 def doctor(arguments: list[str]) -> int:

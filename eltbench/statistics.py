@@ -124,6 +124,25 @@ def paired_interval(differences: ArrayLike, *, level: float = 0.95, comparisons:
     return Interval(mean, mean - half_width, mean + half_width, n, 1 - tails)
 
 
+def welch_interval(first: ArrayLike, second: ArrayLike, *, level: float = 0.95, comparisons: int = 1) -> Interval:
+    """Welch's t interval of mean(first) − mean(second) for independent samples (n,) and (m,), widened by Bonferroni.
+
+    `n` of the interval is the smaller size. Raises as `paired_interval` does, and ValueError for fewer than two values
+    a side.
+    """
+    from scipy import stats
+
+    values = [_differences(side) for side in (first, second)]
+    if min(map(len, values)) < 2:
+        raise ValueError(f"each side needs at least two values, given {len(values[0])} and {len(values[1])}")
+    smaller, covered = min(map(len, values)), paired_interval((), level=level, comparisons=comparisons).level
+    estimate = float(values[0].mean() - values[1].mean())
+    if not any(np.ptp(side) for side in values):
+        return Interval(estimate, estimate, estimate, smaller, covered)
+    found = stats.ttest_ind(*values, equal_var=False).confidence_interval(covered)
+    return Interval(estimate, float(found.low), float(found.high), smaller, covered)
+
+
 def cohens_dz(differences: ArrayLike) -> float:
     """Cohen's d_z, mean over standard deviation of paired differences (n,) (Lakens 2013, eq. 6).
 

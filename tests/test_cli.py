@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from matplotlib.image import imread
@@ -56,7 +58,7 @@ def ask(capsys):
 def test_without_a_command_it_says_what_there_is(ask):
     code, said, _ = ask()
     assert code == 2
-    for command in ("list", "train", "sample", "study", "doctor"):
+    for command in ("list", "train", "sample", "study", "compare", "doctor"):
         assert f"\n  {command}" in said
     assert ask("--help") == (0, said, "")
 
@@ -275,3 +277,27 @@ def test_study_refuses_what_it_cannot_name(ask, arguments, message):
     code, _, error = ask("study", *arguments)
     assert code == 2
     assert message in error
+
+
+# compare
+
+
+def test_compare_prints_every_condition_and_one_json_line(ask):
+    folder = Path(__file__).parents[1] / "results" / "extrapolation" / "digits"
+    code, said, _ = ask("compare", folder, folder)
+    assert code == 0
+    assert json.loads(said.splitlines()[-1]) == {
+        "first": str(folder),
+        "second": str(folder),
+        "compared": 14,
+        "verdicts_moved": [],
+        "estimates_moved": [],
+        "only_first": 0,
+        "only_second": 0,
+    }
+
+
+def test_compare_refuses_a_folder_without_results(ask, tmp_path):
+    code, _, said = ask("compare", tmp_path, tmp_path)
+    assert code == 2
+    assert "no folder of results" in said

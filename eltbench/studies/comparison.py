@@ -1,0 +1,204 @@
+"""What moved between two published result sets: other seeds, another machine, version, backend or preset.
+
+Verdicts are those that each set published; estimates are taken from its rows. The two sets of per-seed effects count
+as independent, also where seeds have the same numbers (another backend draws other first weights): the interval of
+their difference is Welch's, widened (Bonferroni) over all that is compared. An effect moved where it excludes zero.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from eltbench import claims, results, studies
+from eltbench.claims import Cell, Condition
+from eltbench.regions import quantity
+from eltbench.statistics import Interval, welch_interval
+
+
+@dataclass(frozen=True)
+class Side:
+    """One condition as one result set has it: where it was measured, its verdict, and its effects (n,) by seed."""
+
+    cell: Cell
+    verdict: str
+    effects: np.ndarray
+
+    @property
+    def estimate(self) -> float:
+        """Mean over seeds, NaN without any or where one is not finite."""
+        return float(np.mean(self.effects)) if len(self.effects) else math.nan
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One condition of a claim on both sides; a side is None where that set lacks the cell.
+
+    difference: second − first on the condition's scale, None unless both have two finite effects or more.
+    """
+
+    claim: str
+    condition: Condition
+    first: Side | None
+    second: Side | None
+    difference: Interval | None
+
+    @property
+    def moved(self) -> bool:
+        """Whether the interval of the difference excludes zero."""
+        return self.difference is not None and not self.difference.low <= 0 <= self.difference.high
+
+    @property
+    def verdict_moved(self) -> bool:
+        """Whether both sides have a verdict, and not the same."""
+        return self.first is not None and self.second is not None and self.first.verdict != self.second.verdict
+
+
+def compare(first: str | Path, second: str | Path, *, level: float = 0.95) -> list[Compared]:
+    """Every condition that either folder decides, paired by claim, condition, task and dataset, and by backend.
+
+    Where a task and dataset were measured on one backend by each side, the two are paired whatever their names: so are
+    two backends compared. A folder holds claims.json and rows.parquet. Raises ValueError where one is missing or
+    damaged, where the two are of different studies, and for a level outside (0, 1).
+    """
+    sides = [_sides(Path(folder)) for folder in (first, second)]
+    (name, left), (other, right) = sides
+    if name != other:
+        raise ValueError(f"{first} is of the study {name!r} and {second} of {other!r}; compare two of one study")
+    pairs = [
+        (claim.id, condition, *pair)
+        for claim in map(claims.claim, studies.get(name).claims)
+        for condition in claim.conditions
+        for pair in _paired(left.get((claim.id, condition.name), []), right.get((claim.id, condition.name), []))
+    ]
+    count = sum(_comparable(one, two) for *_, one, two in pairs)
+    found = []
+    for id, condition, one, two in pairs:
+        difference = None
+        if one is not None and two is not None and _comparable(one, two):
+            difference = welch_interval(two.effects, one.effects, level=level, comparisons=count)
+        found.append(Compared(id, condition, one, two, difference))
+    return found
+
+
+def _sides(folder: Path) -> tuple[str, dict[tuple[str, str], list[Side]]]:
+    """The study of a results folder, and its measured conditions by claim and name."""
+    path = folder / "claims.json"
+    try:
+        published = json.loads(path.read_bytes())
+        study, decided = studies.create(published["study"]), published["claims"]
+        verdicts = {
+            (id, entry["condition"], Cell(cell["task"], cell["dataset"], cell["backend"])): entry["verdict"]
+            for id, claim in decided.items()
+            for cell in claim["cells"]
+            for entry in cell["conditions"]
+        }
+    except OSError as error:
+        raise ValueError(f"{folder} is no folder of results: {error}") from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or of another version: {error!r}") from error
+    evidence = study.evidence(results.load_rows(folder / "rows.parquet"))
+    found: dict[tuple[str, str], list[Side]] = {}
+    for (id, condition, cell), verdict in verdicts.items():
+        shown = evidence.get(id, {}).get(cell)
+        if shown is None:
+            raise ValueError(f"{path} decides {id!r} in {' '.join(cell)}, of which its rows say nothing")
+        found.setdefault((id, condition), []).append(Side(cell, verdict, np.asarray(shown.primary[condition], float)))
+    return study.name, found
+
+
+def _paired(left: Sequence[Side], right: Sequence[Side]) -> Iterator[tuple[Side | None, Side | None]]:
+    """Both sides' cells, matched by task, dataset and backend, or by the first two where each has a single one left."""
+    worlds = dict.fromkeys(side.cell[:2] for side in (*left, *right))
+    for world in worlds:
+        one, two = ({side.cell.backend: side for side in sides if side.cell[:2] == world} for sides in (left, right))
+        both = [backend for backend in one if backend in two]
+        yield from ((one.pop(backend), two.pop(backend)) for backend in both)
+        if len(one) == len(two) == 1:
+            yield one.popitem()[1], two.popitem()[1]
+        yield from ((side, None) for side in one.values())
+        yield from ((None, side) for side in two.values())
+
+
+def _comparable(one: Side | None, two: Side | None) -> bool:
+    return all(
+        side is not None and len(side.effects) > 1 and bool(np.isfinite(side.effects).all()) for side in (one, two)
+    )
+
+
+HEAD = ("claim", "where", "measured", "first", "second", "second − first", "moved")
+
+
+def lines(found: Sequence[Compared]) -> list[tuple[str, ...]]:
+    """One line of text cells a condition, under `HEAD`."""
+    return [
+        (
+            entry.claim,
+            _where(entry),
+            entry.condition.estimand,
+            _side(entry.first, entry.condition),
+            _side(entry.second, entry.condition),
+            _difference(entry),
+            ", ".join(name for name, so in (("verdict", entry.verdict_moved), ("estimate", entry.moved)) if so)
+            or ("no" if entry.difference is not None else "–"),
+        )
+        for entry in found
+    ]
+
+
+def markdown(found: Sequence[Compared], names: tuple[str, str] = ("first", "second")) -> str:
+    """The table that documents show; `names` stand for the two sides."""
+    first, second = names
+    head = [*HEAD[:3], first, second, f"{second} − {first}", HEAD[-1]]
+    table = [head, ["---"] * len(head), *([f"`{line[0]}`", *line[1:]] for line in lines(found))]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in table)
+
+
+def table(found: Sequence[Compared]) -> Table:
+    """The table for a terminal."""
+    shown = Table(*HEAD, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for line in lines(found):
+        shown.add_row(*line)
+    return shown
+
+
+def in_short(found: Sequence[Compared]) -> dict[str, Any]:
+    """Counts, for the one JSON line that ends a command's output."""
+    return {
+        "compared": sum(entry.difference is not None for entry in found),
+        "verdicts_moved": [f"{entry.claim} {_where(entry)}" for entry in found if entry.verdict_moved],
+        "estimates_moved": [f"{entry.claim} {entry.condition.name} {_where(entry)}" for entry in found if entry.moved],
+        "only_first": sum(entry.second is None for entry in found),
+        "only_second": sum(entry.first is None for entry in found),
+    }
+
+
+def _where(entry: Compared) -> str:
+    cells = [side.cell for side in (entry.first, entry.second) if side is not None]
+    backends = dict.fromkeys(cell.backend for cell in cells)
+    return f"{cells[0].task} {cells[0].dataset} {' / '.join(backends)}"
+
+
+def _side(side: Side | None, condition: Condition) -> str:
+    if side is None:
+        return "–"
+    shown = "not measured" if math.isnan(side.estimate) else quantity(side.estimate, condition.scale)
+    return f"{side.verdict}: {shown} (n = {len(side.effects)})"
+
+
+def _difference(entry: Compared) -> str:
+    if entry.difference is None:
+        return "–"
+    estimate, low, high = (
+        quantity(value, entry.condition.scale)
+        for value in (entry.difference.estimate, entry.difference.low, entry.difference.high)
+    )
+    return f"{estimate} [{low}, {high}]"
