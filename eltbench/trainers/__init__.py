@@ -7,8 +7,10 @@ registry: Registry[Trainer] = Registry(
     "trainer",
     "trainers",
     {
+        "deep-supervision": "eltbench.trainers.deep_supervision:DeepSupervision",
         "elt": "eltbench.trainers.elt:ELT",
         "no-ilsd": "eltbench.trainers.no_ilsd:NoILSD",
+        "random-loops": "eltbench.trainers.random_loops:RandomLoops",
         "unique-depth": "eltbench.trainers.unique_depth:UniqueDepth",
         "universal-transformer": "eltbench.trainers.universal_transformer:UniversalTransformer",
     },
