@@ -26,7 +26,7 @@ DECAYS: dict[str, Callable[[Array, Any], Array]] = {
 class ELT(Trainer):
     """Shared block, supervised at L_max and at one random earlier exit (ILSD, arXiv 2604.09168 eq. 1-3).
 
-    Loss GT(F(L_max), y) + λ·GT(F(L_int), y) + (1 - λ)·dist(F(L_int), stop_gradient(F(L_max))), of which each term can be
+    Loss GT(F(L_max), y) + λ·GT(F(L_int), y) + (1 - λ)·dist(F(L_int), stop_gradient(F(L_max))); each term can be
     switched off. `decay` says how λ depends on the progress p, 0 at the first step and 1 at the last:
 
     linear: 1 - p, the paper's. cosine: (1 + cos πp) / 2. step: 1 where p < 1/2, then 0. early-only: max(0, 1 - 2p).

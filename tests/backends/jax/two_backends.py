@@ -20,7 +20,7 @@ from eltbench.training import Parts, build_engine, parts
 
 DATASETS = {"diffusion": "digits", "masked": "relay"}
 EIGHT_TOKENS = (("length", 4), ("strips", 2))
-TRAINERS = ("elt", "no-ilsd", "unique-depth", "universal-transformer")
+TRAINERS = ("elt", "no-ilsd", "unique-depth", "universal-transformer", "deep-supervision", "random-loops")
 CASES = [
     pytest.param(trainer, task, block, marks=() if (task == "diffusion") == (block == "dit") else pytest.mark.slow)
     for trainer, task, block in product(TRAINERS, ("diffusion", "masked"), ("dit", "bert"))
