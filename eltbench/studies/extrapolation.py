@@ -9,23 +9,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from eltbench.claims import Cell, Evidence, Witness
+from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
 from eltbench.evaluation import heldout, trajectory
 from eltbench.evaluation.features import full_name
 from eltbench.evaluation.samples import sample_scores
 from eltbench.fields import build
 from eltbench.model import Model
-from eltbench.statistics import log_ratio, pair_by_seed
 from eltbench.streams import stream
 from eltbench.studies import curves, register
 from eltbench.studies.base import Measured, Study
+from eltbench.studies.comparisons import Sides, log_ratios, ratio_evidence
+from eltbench.studies.heldout_rows import heldout_rows, item_table
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training import parts
 
@@ -120,33 +121,11 @@ class Extrapolation(Study):
 
     def measure(self, model: Model, run: Run, settings: Mapping[str, Any]) -> Measured:
         losses = heldout.evaluate(model, settings["exits"], settings["heldout_draws"])
-        counted = losses.weights.size
-        rows: list[dict[str, Any]] = [
-            _heldout_row("heldout_loss", loops, value, counted)
-            for loops, value in zip(losses.exits, losses.losses, strict=True)
-        ]
-        if losses.correct is not None:
-            for loops, correct in zip(losses.exits, losses.correct, strict=True):
-                for stratum, value, seen in zip(losses.strata, correct, losses.seen, strict=True):
-                    row = _heldout_row("token_accuracy", loops, value, seen, higher_is_better=True)
-                    rows.append({**row, "stratum": f"distance {stratum}"})
-                if (radius := run.architecture.attention_radius) is not None:  # the theorem's line: N·L·ρ
-                    reach = float(run.architecture.unique_layers * loops * radius)
-                    rows.append({"loops": loops, "metric": "reach", "value": reach})
+        rows = heldout_rows(losses, run.architecture)
         rows += sample_scores(model, settings)
         if settings["diagnose_loops"]:
             rows += _diagnostics(model, settings)
-        draws, items = losses.weights.shape
-        per_item = pd.DataFrame(
-            {
-                "loops": np.repeat(losses.exits, draws * items),
-                "draw": np.tile(np.repeat(np.arange(draws), items), len(losses.exits)),
-                "item": np.tile(np.arange(items), len(losses.exits) * draws),
-                "loss": losses.errors.ravel(),
-                "weight": np.tile(losses.weights.ravel(), len(losses.exits)),
-            }
-        )
-        return Measured(rows, {"items": per_item})
+        return Measured(rows, {"items": item_table(losses)})
 
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
         found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
@@ -157,16 +136,11 @@ class Extrapolation(Study):
                 named = {trainer for pair in conditions.values() for trainer, _ in pair}
                 if named <= set(main["trainer"]):
                     seeds = set(main[main["trainer"].isin(named)]["seed"])
-                    effects = {name: _effects(main, "heldout_loss", *pair) for name, pair in conditions.items()}
-                    found[claim][where] = Evidence(
-                        {name: effect.to_numpy() for name, effect in effects.items()},
-                        _second_witness(main, conditions),
-                        {name: sorted(seeds - set(effect.index)) for name, effect in effects.items()},
-                    )
+                    found[claim][where] = ratio_evidence(main, seeds, partial(_sides, main, conditions))
             norms = main[(main["trainer"] == "elt") & (main["metric"] == "late_update_norm")]
             if len(norms):
                 sides = (norms[norms["stratum"] == quarter] for quarter in (NOISIEST, CLEANEST))
-                effect = _log_ratio(*sides)
+                effect = log_ratios(*sides)
                 absent = {"late-loops": sorted(set(main[main["trainer"] == "elt"]["seed"]) - set(effect.index))}
                 found["update-norms"][where] = Evidence({"late-loops": effect.to_numpy()}, absent=absent)
         return found
@@ -176,19 +150,6 @@ class Extrapolation(Study):
 
     def figure(self, rows: pd.DataFrame):
         return curves.figure(rows)
-
-
-def _heldout_row(
-    metric: str, loops: int, value: float, counted: int, *, higher_is_better: bool = False
-) -> dict[str, Any]:
-    return {
-        "loops": loops,
-        "split": "heldout",
-        "metric": metric,
-        "value": float(value),
-        "higher_is_better": higher_is_better,
-        "n_samples": counted,
-    }
 
 
 def _diagnostics(model: Model, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -207,32 +168,9 @@ def _at(rows: pd.DataFrame, metric: str, trainer: str, multiple: float) -> pd.Da
     return here[here["loops"] == multiple * here["max_loops"]]
 
 
-def _effects(rows: pd.DataFrame, metric: str, numerator: At, denominator: At) -> pd.Series:
-    return _log_ratio(_at(rows, metric, *numerator), _at(rows, metric, *denominator))
-
-
-def _log_ratio(numerator: pd.DataFrame, denominator: pd.DataFrame) -> pd.Series:
-    """The log-ratio of every seed that both sides have, by seed."""
-    pairs = pair_by_seed(_by_seed(numerator), _by_seed(denominator), allow_lone=True)
-    return pd.Series(log_ratio(pairs.numerator, pairs.denominator), index=list(pairs.seeds), dtype=float)
-
-
-def _by_seed(rows: pd.DataFrame) -> pd.Series:
-    return rows.set_index("seed")["value"]
-
-
-def _second_witness(rows: pd.DataFrame, conditions: Mapping[str, Ratio]) -> Witness | None:
-    """Kernel-distance differences; the margin is what two sets of real images differ by at the same size."""
-    null = rows[rows["metric"] == "kernel_distance_null_deviation"]["value"]
-    if null.empty or not null.iloc[0] > 0:  # images that are all alike differ by nothing
-        return None
-    effects = {}
-    for name, (numerator, denominator) in conditions.items():
-        sides = (_at(rows, "kernel_distance", *numerator), _at(rows, "kernel_distance", *denominator))
-        pairs = pair_by_seed(*map(_by_seed, sides), allow_lone=True)
-        if len(pairs.seeds):
-            effects[name] = pairs.numerator - pairs.denominator
-    return Witness("kernel_distance", effects, float(null.iloc[0])) if effects else None
+def _sides(rows: pd.DataFrame, conditions: Mapping[str, Ratio], metric: str) -> dict[str, Sides]:
+    pairs = conditions.items()
+    return {name: (_at(rows, metric, *above), _at(rows, metric, *below)) for name, (above, below) in pairs}
 
 
 if __name__ == "__main__":
