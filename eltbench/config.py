@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -43,10 +44,14 @@ class Architecture:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"architecture: {name} must be a positive integer, given {value!r}")
+        common = math.lcm(self.heads, 4)
+        nearest = f"the nearest width that would work is {max(1, round(self.width / common)) * common}"
         if self.width % self.heads:
-            raise ValueError(f"architecture: heads must divide width, given width {self.width} and heads {self.heads}")
+            given = f"given width {self.width} and heads {self.heads}"
+            raise ValueError(f"architecture: heads must divide width, {given}; {nearest}")
         if self.width % 4:
-            raise ValueError(f"architecture: width must be a multiple of 4 (2-D positions), given {self.width}")
+            given = f"given {self.width}"
+            raise ValueError(f"architecture: width must be a multiple of 4 (2-D positions), {given}; {nearest}")
         if self.min_loops > self.max_loops:
             raise ValueError(
                 f"architecture: min_loops must not exceed max_loops, given {self.min_loops} > {self.max_loops}"

@@ -12,14 +12,17 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from eltbench.atomic import replacing
+from eltbench.evaluation.frontier import pareto_front
 
 SOLVED = 0.9  # a distance counts as solved above this accuracy
 PALETTE = sns.color_palette("colorblind")
 TRAINERS = {"elt": 0, "no-ilsd": 1, "unique-depth": 2, "universal-transformer": 4}
 MARKERS = "osD^vP*X"
+BLOCKS = matplotlib.colormaps["viridis"]
 
 
 def grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
@@ -39,16 +42,14 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
     """
     if floor is None:
         axis.set_yscale("log" if log else "linear")
-        if log and table["mean"].min() > 0 and table["mean"].max() < 10 * table["mean"].min():
-            plain = FuncFormatter(lambda value, _: f"{value:g}")  # within a decade: 0.04, not 4 × 10⁻²
-            axis.yaxis.set_major_formatter(plain)
-            axis.yaxis.set_minor_formatter(plain)
+        if log:
+            _plain_ticks(axis, table["mean"])
     else:  # unbiased distances go below zero, and a collapsed model is hundreds of times farther than a good one
         axis.set_yscale("symlog", linthresh=0.1)
     for model, curve in _models(table):
         curve = curve.sort_values("loops")
-        loops, mean, low, high = (curve[name].to_numpy(float) for name in ("loops", "mean", "low", "high"))
-        low, high = (np.where(np.isfinite(bound), bound, mean) for bound in (low, high))  # one seed has no interval
+        loops, mean = curve["loops"].to_numpy(float), curve["mean"].to_numpy(float)
+        low, high = _bounds(curve)
         if model.trainer == "unique-depth":
             axis.axhline(mean[0], color=model.colour, ls="--", lw=1.2, label=model.label)
         elif len(curve) == 1:
@@ -63,6 +64,52 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
     _mark_trained_depth(axis, table)
     axis.set(xlabel="loops at inference, L", title=title)
     axis.legend(fontsize=7, frameon=True, framealpha=0.7, edgecolor="none")
+
+
+def frontier(axis: Axes, table: pd.DataFrame, cost: str, name: str, *, front: bool = True) -> None:
+    """Loss against a cost: a curve over the exits of each looped model, its L_max filled, controls hollow.
+
+    table: lines of held-out loss of one world; colour is N, marker the trainer, thin and dotted what lies beyond L_max.
+    The grey steps are the Pareto front of the means.
+    """
+    axis.set_yscale("log")
+    _plain_ticks(axis, table["mean"])
+    axis.set_xscale("log", base=2 if cost == "loops" else 10)
+    if cost == "loops":
+        axis.xaxis.set_major_formatter("{x:g}")
+    for model, curve in _models(table):
+        curve = curve.sort_values("loops")
+        colour = _block_colour(curve["unique_layers"].iloc[0], table["unique_layers"])
+        deepest = curve["max_loops"].iloc[0]
+        within, beyond = curve[curve["loops"] <= deepest], curve[curve["loops"] >= deepest]
+        if len(within) > 1:
+            axis.plot(within[cost], within["mean"], color=colour, lw=1.2, marker=".", ms=4)
+            axis.fill_between(within[cost], *_bounds(within), color=colour, alpha=0.15, lw=0)
+            axis.plot(beyond[cost], beyond["mean"], color=colour, lw=0.8, ls=":")
+        at_depth = curve[curve["loops"] == deepest]
+        low, high = _bounds(at_depth)
+        mean = at_depth["mean"].to_numpy(float)
+        style = {"color": colour, "marker": model.marker, "ms": 7, "ls": "", "mfc": colour if model.main else "white"}
+        axis.errorbar(at_depth[cost], mean, [mean - low, high - mean], capsize=2, **style)
+    if front:
+        kept = table[pareto_front(table[cost], table["mean"])].sort_values(cost)
+        axis.step(kept[cost], kept["mean"], where="post", color="0.5", lw=3, alpha=0.4, zorder=0)
+    axis.set(xlabel=name)
+
+
+def frontier_legend(canvas: Figure, table: pd.DataFrame) -> None:
+    """The key to all panels of `frontier`, beside them."""
+    handles = [
+        Line2D([], [], color=_block_colour(layers, table["unique_layers"]), lw=4, label=f"N = {layers}")
+        for layers in sorted(set(table["unique_layers"]))
+    ]
+    kinds = dict.fromkeys((model.trainer, model.main, model.marker) for model, _ in _models(table))
+    for trainer, main, marker in kinds:
+        label, face = (trainer, "0.2") if main else (f"{trainer}, a control", "white")
+        handles.append(Line2D([], [], color="0.2", marker=marker, mfc=face, ls="", label=label))
+    handles.append(Line2D([], [], color="0.2", lw=0.8, ls=":", label="beyond L_max"))
+    handles.append(Line2D([], [], color="0.5", lw=3, alpha=0.4, label="Pareto front of the means"))
+    canvas.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
 
 
 def staircase(axis: Axes, table: pd.DataFrame, reach: pd.DataFrame, title: str) -> None:
@@ -132,6 +179,26 @@ def _models(table: pd.DataFrame) -> Iterator[tuple[_Model, pd.DataFrame]]:
         index = TRAINERS.get(trainer, 5 + sum(trainer.encode()) % 3)
         style = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
         yield _Model(trainer, role == "main", label, *style), curve
+
+
+def _bounds(curve: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of the intervals; the mean itself where one seed gives none."""
+    mean, low, high = (curve[name].to_numpy(float) for name in ("mean", "low", "high"))
+    return np.where(np.isfinite(low), low, mean), np.where(np.isfinite(high), high, mean)
+
+
+def _plain_ticks(axis: Axes, values: pd.Series) -> None:
+    """Within a decade a logarithmic axis is labelled in plain numbers: 0.04, not 4 × 10⁻²."""
+    if values.min() > 0 and values.max() < 10 * values.min():
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        axis.yaxis.set_major_formatter(plain)
+        axis.yaxis.set_minor_formatter(plain)
+
+
+def _block_colour(unique_layers: int, among: pd.Series) -> Any:
+    """The colour of a block size: dark to light as N grows."""
+    sizes = sorted(set(among))
+    return BLOCKS(0.9 * sizes.index(unique_layers) / max(1, len(sizes) - 1))
 
 
 def _mark_trained_depth(axis: Axes, table: pd.DataFrame) -> None:

@@ -13,8 +13,14 @@ from eltbench.config import Architecture, Optimisation, Run, build, run_from_dic
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"width": 64, "heads": 5}, "heads must divide width, given width 64 and heads 5"),
-        ({"width": 66, "heads": 2}, "width must be a multiple of 4 .*, given 66"),
+        (
+            {"width": 64, "heads": 5},
+            "heads must divide width, given width 64 and heads 5; the nearest width that would work is 60",
+        ),
+        (
+            {"width": 66, "heads": 2},
+            "width must be a multiple of 4 .*, given 66; the nearest width that would work is 64",
+        ),
         ({"min_loops": 5, "max_loops": 4}, "min_loops must not exceed max_loops, given 5 > 4"),
         ({"unique_layers": 0}, "unique_layers must be a positive integer, given 0"),
         ({"max_loops": -1}, "max_loops must be a positive integer, given -1"),

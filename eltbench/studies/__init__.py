@@ -4,7 +4,12 @@ from eltbench.registry import Registry
 from eltbench.studies.base import Measured, Study
 
 registry: Registry[Study] = Registry(
-    "study", "studies", {"extrapolation": "eltbench.studies.extrapolation:Extrapolation"}
+    "study",
+    "studies",
+    {
+        "depth_grid": "eltbench.studies.depth_grid:DepthGrid",
+        "extrapolation": "eltbench.studies.extrapolation:Extrapolation",
+    },
 )
 register, get, create, names = registry.register, registry.get, registry.create, registry.names
 

@@ -46,10 +46,10 @@ class Study(ABC):
         """One job per world, arm and seed; what cannot be, or could not be told apart later, raises ValueError here."""
         jobs = []
         for world in preset.worlds:
-            for arm in preset.arms:
+            for arm in preset.sized_arms():
                 settings = self.settings(preset, world, arm)
                 jobs += [
-                    Job(preset.run(world, arm, seed), self.name, settings, {"role": arm.role}, self.version)
+                    Job(preset.run(world, arm, seed), self.name, settings, self.keys(preset, world, arm), self.version)
                     for seed in preset.seeds
                 ]
         if not jobs:
@@ -64,6 +64,10 @@ class Study(ABC):
                 )
             seen.add(cell)
         return jobs
+
+    def keys(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
+        """The values of the study's key columns that only the plan knows; they touch no training or measurement."""
+        return {"role": arm.role}
 
     @abstractmethod
     def settings(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:

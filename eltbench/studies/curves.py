@@ -32,7 +32,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     points = []
     for _, group in rows.groupby(keys, dropna=False, sort=True):
         known = _first(group, keys + ALONG)
-        points.append({**known, **_spread(group["value"]), "seeds": group["seed"].nunique()})
+        points.append({**known, **spread(group["value"]), "seeds": group["seed"].nunique()})
     table = pd.DataFrame([*points, *_gaps(rows)]).astype(dict.fromkeys(WHOLE, "Int64"))
     columns = [*keys, "mean", "low", "high", "seeds", *ALONG]
     return table[columns].sort_values(keys, na_position="first", ignore_index=True)
@@ -42,7 +42,7 @@ def _first(group: pd.DataFrame, names: list[str]) -> dict[str, Any]:
     return {name: group[name].iloc[0] for name in names}
 
 
-def _spread(values: ArrayLike) -> dict[str, float]:
+def spread(values: ArrayLike) -> dict[str, float]:
     """Mean and bounds of the interval over seeds, NaN where a value is not finite."""
     try:
         interval = paired_interval(np.asarray(values, float))
@@ -70,8 +70,8 @@ def _gaps(rows: pd.DataFrame) -> list[dict[str, Any]]:
             ):
                 pairs = pair_by_seed(*(side.set_index("seed")["value"] for side in (point, control)), allow_lone=True)
                 if pairs.seeds:
-                    spread = _spread(log_ratio(pairs.numerator, pairs.denominator))
-                    in_percent = {bound: percent(value) for bound, value in spread.items()}
+                    found = spread(log_ratio(pairs.numerator, pairs.denominator))
+                    in_percent = {bound: percent(value) for bound, value in found.items()}
                     gaps.append({**known, "metric": name, **in_percent, "seeds": len(pairs.seeds)})
     return gaps
 

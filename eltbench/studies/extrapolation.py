@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -18,7 +18,6 @@ import pyarrow as pa
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
 from eltbench.evaluation import heldout, trajectory
-from eltbench.evaluation.features import full_name
 from eltbench.evaluation.samples import sample_scores
 from eltbench.fields import build
 from eltbench.model import Model
@@ -26,11 +25,10 @@ from eltbench.streams import stream
 from eltbench.studies import curves, register
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.comparisons import Sides, log_ratios, ratio_evidence
-from eltbench.studies.heldout_rows import heldout_rows, item_table
+from eltbench.studies.observed import Observation, heldout_rows, item_table
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training import parts
 
-FEWEST_SAMPLES = 5  # precision and recall need that many
 REACH = 3  # losses are measured up to this multiple of L_max
 DIAGNOSED_ITEMS = 64
 CLEANEST, NOISIEST = "noise quarter 0", "noise quarter 3"
@@ -51,21 +49,14 @@ RATIOS: dict[str, dict[str, Ratio]] = {
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Observation):
     """What a preset's table `measurement` may say; loop counts that a model does not have are left out for it."""
 
-    heldout_draws: int = 4  # corruptions of every held-out item
     sample_loops: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12)  # where samples are scored
-    samples: int = 0  # how many; 0 for a world without images
-    sampling: Mapping[str, Any] = field(default_factory=dict)  # options of the task's sampler
-    feature_extractors: tuple[str, ...] = ("digits-conv",)  # the first is the second witness's
     diagnose_loops: tuple[int, ...] = ()  # where spectral radius and recovery are measured; none: no diagnostics
 
     def __post_init__(self) -> None:
-        if self.heldout_draws < 1:
-            raise ValueError(f"measurement: heldout_draws must be at least 1, given {self.heldout_draws}")
-        if self.samples < 0 or 0 < self.samples < FEWEST_SAMPLES:
-            raise ValueError(f"measurement: samples must be 0 or at least {FEWEST_SAMPLES}, given {self.samples}")
+        super().__post_init__()
         for name in ("sample_loops", "diagnose_loops"):
             if any(loops < 1 for loops in getattr(self, name)):
                 raise ValueError(f"measurement: {name} must be at least 1, given {list(getattr(self, name))}")
@@ -103,19 +94,16 @@ class Extrapolation(Study):
             exits = [deepest]
         else:
             exits = list(range(1, REACH * deepest + 1))
-        sampling = made.task.sampling(**asked.sampling)  # refuses unknown options before any training
+        observed = asked.settings(made.task)  # refuses unknown options before any training
         sample_loops = [loops for loops in asked.sample_loops if loops in exits]
         if asked.samples and not sample_loops:
             if len(exits) > 1:
                 raise ValueError(f"measurement: none of sample_loops {asked.sample_loops} is among the exits {exits}")
             sample_loops = exits  # a control has one depth
         return {
+            **observed,
             "exits": exits,
-            "heldout_draws": asked.heldout_draws,
             "sample_loops": sample_loops if asked.samples else [],
-            "samples": asked.samples,
-            "sampling": asdict(sampling),
-            "feature_extractors": [full_name(name) for name in asked.feature_extractors],
             "diagnose_loops": [loops for loops in asked.diagnose_loops if loops in exits and len(exits) > 1],
         }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.fields import build, unknown
+from eltbench.studies.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Preset:
     seeds: tuple[int, ...] = (0, 1, 2)
     worlds: tuple[World, ...] = ()
     arms: tuple[Arm, ...] = ()
+    grid: Grid = field(default_factory=Grid)  # the sizes of every arm that names none
     architecture: Mapping[str, Any] = field(default_factory=dict)
     optimisation: Mapping[str, Any] = field(default_factory=dict)
     measurement: Mapping[str, Any] = field(default_factory=dict)
@@ -58,6 +60,12 @@ class Preset:
     def to_dict(self) -> dict[str, Any]:
         """The preset as plain JSON values, for the provenance of results."""
         return asdict(self)
+
+    def sized_arms(self) -> list[Arm]:
+        """The arms, each once for every size of the grid that it leaves open."""
+        return [
+            replace(arm, architecture=size) for arm in self.arms for size in self.grid.architectures(arm.architecture)
+        ]
 
     def run(self, world: World, arm: Arm, seed: int) -> Run:
         """The run of one arm in one world; the arm's settings win over the world's, the world's over the preset's."""
@@ -163,6 +171,10 @@ def _preset(name: str, table: dict[str, Any]) -> Preset:
         if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
             raise ValueError(f"preset {name!r}: {plural} must be a list of tables, given {parts!r}")
         table[plural] = tuple(build(cls, part) for part in parts)
+    grid = table.get("grid", {})
+    if not isinstance(grid, dict):
+        raise ValueError(f"preset {name!r}: grid must be a table, given {grid!r}")
+    table["grid"] = build(Grid, grid)
     seeds = table.get("seeds", list(Preset.seeds))
     seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
     if not isinstance(seeds, list) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):

@@ -1,14 +1,45 @@
-"""What a study publishes of a held-out evaluation: rows by exit, and the loss of every item."""
+"""What studies of quality ask of every model, and what they publish of its held-out evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from eltbench.config import Architecture
+from eltbench.evaluation.features import full_name
 from eltbench.evaluation.heldout import Heldout
+from eltbench.tasks.base import Task
+
+FEWEST_SAMPLES = 5  # precision and recall need that many
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a preset's table `measurement` may say in every study of quality."""
+
+    heldout_draws: int = 4  # corruptions of every held-out item
+    samples: int = 0  # how many; 0 for a world without images
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # options of the task's sampler
+    feature_extractors: tuple[str, ...] = ("digits-conv",)  # the first is the second witness's
+
+    def __post_init__(self) -> None:
+        if self.heldout_draws < 1:
+            raise ValueError(f"measurement: heldout_draws must be at least 1, given {self.heldout_draws}")
+        if self.samples < 0 or 0 < self.samples < FEWEST_SAMPLES:
+            raise ValueError(f"measurement: samples must be 0 or at least {FEWEST_SAMPLES}, given {self.samples}")
+
+    def settings(self, task: Task) -> dict[str, Any]:
+        """These as settings of a measurement; options that the task's sampler does not know raise ValueError."""
+        return {
+            "heldout_draws": self.heldout_draws,
+            "samples": self.samples,
+            "sampling": asdict(task.sampling(**self.sampling)),
+            "feature_extractors": [full_name(name) for name in self.feature_extractors],
+        }
 
 
 def heldout_rows(losses: Heldout, architecture: Architecture) -> list[dict[str, Any]]:

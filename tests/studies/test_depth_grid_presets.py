@@ -1,0 +1,61 @@
+"""The presets of the study depth_grid: which models they plan, and which of them extrapolation has trained already."""
+
+from __future__ import annotations
+
+import pytest
+
+from eltbench import studies
+from eltbench.studies.presets import load_preset, preset_names
+
+STUDY = studies.create("depth_grid")
+NAMES = preset_names("depth_grid")
+
+
+def planned(study, name):
+    return studies.create(study).plan(load_preset(study, name))
+
+
+def kinds(jobs):
+    shapes = [(job.run.trainer, job.run.architecture, job.keys["role"]) for job in jobs]
+    return {(trainer, role, shape.unique_layers, shape.max_loops) for trainer, shape, role in shapes}
+
+
+def test_the_presets_are_those_that_the_study_promises():
+    assert NAMES == ["smoke", "quick", "digits", "relay", "rectangle", "widths"]
+    assert [name for name in NAMES if load_preset("depth_grid", name).smoke] == ["smoke"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_plans_every_arm_in_every_size_that_it_leaves_open(name):
+    preset, jobs = load_preset("depth_grid", name), planned("depth_grid", name)
+    assert len(jobs) == len(preset.worlds) * len(preset.sized_arms()) * len(preset.seeds)
+    assert len({(job.run_id, job.keys["role"]) for job in jobs}) == len(jobs)
+    assert preset.about
+
+
+@pytest.mark.parametrize("name", ["smoke", "digits", "relay"])
+def test_a_preset_of_all_claims_holds_every_model_that_they_compare(name):
+    compared = {("elt", "main", n, 8 // n) for n in (1, 2, 4)}
+    compared |= {("no-ilsd", "dedicated", 2, loops) for loops in (1, 2, 4, 8)}
+    compared |= {("unique-depth", "equal-compute", 8, 1)}
+    assert compared <= kinds(planned("depth_grid", name))
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "shared", "new"),
+    [("quick", "quick", 3, 9), ("digits", "digits", 50, 40), ("relay", "relay", 25, 65), ("widths", "digits", 6, 30)],
+)
+def test_a_model_that_extrapolation_trains_too_is_the_very_same_run(name, theirs, shared, new):
+    ours = {job.run_id: job.run for job in planned("depth_grid", name)}
+    known = {job.run_id: job.run for job in planned("extrapolation", theirs)}
+    assert len(ours.keys() & known.keys()) == shared
+    assert len(ours.keys() - known.keys()) == new
+    for run_id in ours.keys() & known.keys():
+        assert ours[run_id] == known[run_id]
+
+
+def test_worlds_of_one_dataset_are_told_apart_by_what_differs():
+    assert {job.keys["world"] for job in planned("depth_grid", "relay")} == {"relay", "relay colours=24 gates=24"}
+    assert {job.keys["world"] for job in planned("depth_grid", "widths")} == {
+        f"digits width={width}" for width in (32, 64, 128)
+    }
