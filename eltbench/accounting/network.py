@@ -63,8 +63,7 @@ def parameters(architecture: Architecture, depth: Depth, spec: DataSpec, timed: 
 def macs_by_part(
     architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, loops: int, exits: int = 1
 ) -> dict[str, int]:
-    """MACs of one call per item, by part: embedding (and injection), conditioning, modulation, layers, attention,
-    head, halting; `layers` are the linear maps of the block in all loops, `attention` its products among tokens.
+    """MACs of one call per item by part; `layers` are the block's linear maps, `attention` its products among tokens.
 
     The call runs `loops` loops and reads the head at `exits` of them. Modulation is made once per call, or once per
     loop with loop_conditioning. Raises ValueError for loops below 1 or beyond a unique-depth network, and for more
@@ -81,8 +80,8 @@ def macs_by_part(
     continuous, patch_values = spec.kind == "continuous", architecture.patch**2 * spec.channels
     modulated = loops if architecture.loop_conditioning else 1  # times that a layer's modulation is made
     return {
-        "embedding": (tokens * patch_values * d if continuous else 0)
-        + (length * d * d if architecture.input_injection else 0),
+        "embedding": tokens * patch_values * d if continuous else 0,
+        "injection": length * d * d if architecture.input_injection else 0,
         "conditioning": 2 * d * d if timed else 0,
         "modulation": 6 * d * d * layers * modulated + 2 * d * d if dit else 0,
         "layers": loops * layers * length * (4 + 2 * architecture.mlp_ratio) * d * d,

@@ -15,7 +15,7 @@ import torch
 from two_backends import CASES, pair_of, relative, small_run
 
 from eltbench import accounting, backends
-from eltbench.backends.jax.engine import JaxEngine
+from eltbench.backends.jax.engine import JaxEngine, objective
 from eltbench.backends.jax.initialisation import named
 from eltbench.backends.jax.network import in_precision
 from eltbench.streams import stream
@@ -77,6 +77,23 @@ def test_the_closed_form_counts_what_the_program_computes(trainer, task, block):
         traced = jax.make_jaxpr(lambda exits, call=call: call(batch, exits, ("prediction",)))(exits)
         assert macs(traced.jaxpr, loops) == expected * len(batch.labels)
     assert sum(accounting.parameters(run.architecture, depth, spec, timed).values()) == engine_of(run).parameter_count()
+
+
+@pytest.mark.parametrize(("trainer", "task", "block"), [case.values for case in CASES])
+def test_the_closed_form_counts_a_training_step(trainer, task, block):
+    run = small_run(trainer, task, block=block, input_injection=block == "dit", loop_conditioning=block == "dit")
+    made, engine, batch = parts(run), engine_of(run), batch_of(run)
+    architecture, depth, loops = run.architecture, made.trainer.depth, run.architecture.max_loops
+    exits = np.array(made.trainer.exits(architecture, np.random.default_rng(0)), np.int32)
+    shape = (architecture, depth, made.dataset.spec, made.task.timed)
+    expected = sum(accounting.step_flops(*shape, loops, len(exits)).values()) // 2
+    length = accounting.state_length(*shape)
+    if depth == "universal":  # the last loop ends with a halting that nothing needs
+        expected += 3 * length * architecture.width
+    if depth == "unique" and architecture.input_injection:  # nor does anything need the injection: torch leaves out
+        expected += 2 * length * architecture.width**2  # its backward pass
+    step = jax.make_jaxpr(jax.grad(lambda network: objective(network, engine.recipe, batch, exits, 0.5)[0]))
+    assert macs(step(engine.state.network).jaxpr, loops) == expected * len(batch.labels)
 
 
 @pytest.mark.parametrize("trainer", ["elt", "universal-transformer"])

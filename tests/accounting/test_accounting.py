@@ -6,35 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_architectures import CONTINUOUS, DEPTHS, RELAY, TOKENS, architectures, specs
 from torch.utils.flop_counter import FlopCounterMode
 
 from eltbench import accounting
 from eltbench.backends.torch.network import Network
 from eltbench.config import Architecture
-from eltbench.data.base import DataSpec
 
-CONTINUOUS = DataSpec("continuous", (8, 4), channels=3, classes=10)
-UNCONDITIONAL = DataSpec("continuous", (4, 4), channels=1)
-TOKENS = DataSpec("tokens", (3, 4), vocabulary=11, classes=5)
-RELAY = DataSpec("tokens", (2, 6), vocabulary=4, context_vocabulary=6)
-DEPTHS = ("looped", "unique", "universal")
-
-architectures = st.builds(
-    lambda heads, quarter, **others: Architecture(heads=heads, width=4 * heads * quarter, **others),
-    heads=st.sampled_from([1, 2, 3]),
-    quarter=st.integers(1, 3),
-    unique_layers=st.integers(1, 3),
-    max_loops=st.just(1),
-    mlp_ratio=st.integers(1, 4),
-    block=st.sampled_from(["dit", "bert"]),
-    patch=st.sampled_from([1, 2]),
-    norm=st.sampled_from(["pre", "sandwich"]),
-    input_injection=st.booleans(),
-    loop_embedding=st.booleans(),
-    loop_conditioning=st.booleans(),
-    attention_radius=st.sampled_from([None, 1]),
-)
-specs = st.sampled_from([CONTINUOUS, UNCONDITIONAL, TOKENS, RELAY])
 timing = st.booleans()
 
 

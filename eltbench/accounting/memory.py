@@ -1,0 +1,106 @@
+"""Bytes of activations, in fp32 and with fused attention: kept by a training step, and needed at once by a call.
+
+Both count storages, each once, of torch's eager operations; weights, fixed tables and the batch itself are not among
+them. Looping saves weights and no activations: a training step keeps for every loop what it keeps for as many unique
+layers. XLA may keep less, since it can compute again.
+"""
+
+from __future__ import annotations
+
+from eltbench.accounting.network import Depth, macs_by_part, state_length, token_grid
+from eltbench.config import Architecture
+from eltbench.data.base import DataSpec
+
+FLOAT, BOOL = 4, 1
+STATISTICS = 2  # per token that a norm has seen: mean and inverse deviation
+
+
+def activation_bytes(
+    architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, loops: int, exits: int = 1, batch: int = 1
+) -> dict[str, int]:
+    """Bytes that a training step on `batch` items keeps for its backward pass, by part; it reads `exits` heads.
+
+    Kept are what autograd saves: inputs of products with weights, of norms and of nonlinearities, both factors of
+    element-wise products, and of attention queries, keys, values, output and one log-sum per query and head. Not
+    counted is what the loss keeps of the predictions. An attention radius is kept as floats by every layer and loop,
+    whatever the batch (part `mask`). Raises ValueError for impossible loops and exits.
+    """
+    macs_by_part(architecture, depth, spec, timed, loops, exits)  # refuses what cannot be
+    (rows, columns), length = token_grid(architecture, depth, spec), state_length(architecture, depth, spec, timed)
+    tokens, state = rows * columns, length * architecture.width
+    d, dit, universal = architecture.width, architecture.block == "dit", depth == "universal"
+    passes = loops * architecture.unique_layers
+
+    layer = state * (8 + 2 * architecture.mlp_ratio) + length * (2 * STATISTICS + architecture.heads)
+    if dit:
+        layer += 4 * state  # what the modulation scales, and what its gates let through
+    if architecture.norm == "sandwich":
+        layer += 2 * state + 2 * length * STATISTICS
+
+    # A state is one tensor with the next loop's input, counted above, unless something is added in between.
+    injects, prefixed = architecture.input_injection and loops > 1, length > tokens
+    indexed = universal or architecture.loop_embedding or (architecture.loop_conditioning and prefixed)
+    read = exits if indexed or injects else 1  # by the head
+    if universal:  # by the halting and, at the last loop, by the mean over states
+        read = loops if loops > 1 else 0
+    if injects and indexed:
+        read += 1  # the embedded input
+
+    modulation = 0
+    if dit:
+        times = loops if architecture.loop_conditioning else 1
+        informed = timed or spec.classes > 0  # then the condition itself is learned
+        activations = times + 1 if architecture.loop_conditioning else 1  # of the condition, for blocks and head
+        modulation = d * (8 * architecture.unique_layers * times + 1 + activations * (2 if informed else 1))
+    head = exits * tokens * (STATISTICS + (2 * d if dit else d))
+    halting = 0
+    if universal:
+        head += exits * (state + length)
+        halting = 2 * FLOAT * length * (loops - 1) + (BOOL * length * loops if loops > 1 else 0)
+    patches = tokens * architecture.patch**2 * spec.channels if architecture.patch > 1 and columns > 1 else 0
+    kept = {
+        "embedding": patches if spec.kind == "continuous" else 0,
+        "conditioning": 3 * d if timed and (dit or prefixed) else 0,
+        "modulation": modulation,
+        "layers": passes * layer + read * state,
+        "head": head,
+    }
+    mask = 0 if architecture.attention_radius is None else FLOAT * passes * length**2
+    return {**{part: FLOAT * batch * n for part, n in kept.items()}, "halting": batch * halting, "mask": mask}
+
+
+def peak_bytes(
+    architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, loops: int, batch: int = 1
+) -> int:
+    """Bytes alive at once, at most, in an inference call on `batch` items that reads the head after `loops` loops.
+
+    At every operation its operands, its result, and what a later one still needs are alive. The widest is attention
+    (queries, keys, values, output), the MLP's nonlinearity (input and output) or the head (input and prediction),
+    beside the residual stream and what the call carries along. Python may hold a tensor a little longer; CUDA's
+    allocator rounds up. Raises ValueError for impossible loops.
+    """
+    macs_by_part(architecture, depth, spec, timed, loops)  # refuses what cannot be
+    (rows, columns), length = token_grid(architecture, depth, spec), state_length(architecture, depth, spec, timed)
+    tokens, state, d = rows * columns, length * architecture.width, architecture.width
+    dit, again = architecture.block == "dit", loops > 1
+
+    carried = state  # the residual stream
+    spent = 0  # of the first layer's modulation: a scale that is not needed again after its use
+    if dit:
+        carried += d * (8 * architecture.unique_layers + 3)  # six vectors a layer, two of them again with one added
+        spent = d if architecture.loop_conditioning or not again else 0
+    if again:  # for the loops to come: the injected input, and the condition
+        carried += (state if architecture.input_injection else 0) + (d if architecture.loop_conditioning else 0)
+    tally = 0
+    if depth == "universal":  # the sum of states, what is unspent, loops spent (from the second loop on), who runs
+        carried += state + length * (2 if loops > 2 else 1)
+        tally = BOOL * batch * length
+
+    mask = 0 if architecture.attention_radius is None else FLOAT * length**2
+    attention = FLOAT * batch * (carried - spent + 4 * state + length * architecture.heads) + mask
+    mlp = FLOAT * batch * (carried - 2 * spent + 2 * architecture.mlp_ratio * state)
+    outputs, copied = spec.vocabulary, False
+    if spec.kind == "continuous":  # patches are put back in their places by a copy
+        outputs, copied = architecture.patch**2 * spec.channels, architecture.patch > 1 and columns > 1
+    head = FLOAT * batch * tokens * (outputs + max(d, outputs if copied else 0))
+    return max(attention + tally, mlp + tally, head)

@@ -1,0 +1,56 @@
+"""FLOPs of a whole sample and of a training step, from the MACs of one network call.
+
+A product forward costs two backward: one for the gradient of its weights (or second factor) and one for that of its
+input. The second is left out where the input is a constant: the patches, the waves of the log-SNR, and the modulation
+of a network that is told neither class nor noise level. Attention that recomputes its scores in the backward pass
+(FlashAttention) does one product in five more than is counted here. Optimiser and averaging are element-wise and left
+out, as are norms.
+"""
+
+from __future__ import annotations
+
+from eltbench.accounting.network import Depth, flops, macs_by_part
+from eltbench.config import Architecture
+from eltbench.data.base import DataSpec
+
+
+def sample_flops(
+    architecture: Architecture,
+    depth: Depth,
+    spec: DataSpec,
+    timed: bool,
+    loops: int,
+    steps: int,
+    guidance_scale: float = 1.0,
+) -> int:
+    """FLOPs of drawing one item in `steps` sampling steps of one network call each, which reads one exit.
+
+    With guidance (a scale other than 1) a step calls the network twice, with and without the label. Raises ValueError
+    for steps below 1 and impossible loops.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, given {steps}")
+    return steps * calls_per_step(guidance_scale) * flops(architecture, depth, spec, timed, loops)
+
+
+def calls_per_step(guidance_scale: float) -> int:
+    """Network calls of one item at a sampling step: 2 with guidance, 1 at the scale 1, which is no guidance."""
+    return 1 if guidance_scale == 1.0 else 2
+
+
+def step_flops(
+    architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, loops: int, exits: int = 1
+) -> dict[str, int]:
+    """FLOPs per item of a training step, `forward` and `backward`, that runs `loops` loops and reads `exits` heads.
+
+    For a trainer that reads `exits(architecture, rng)`: the last of them, and their number (elt: max_loops, 2). Every
+    exit is taken to enter the loss, as it does with all trainers here: a teacher is constant to distillation only.
+    Raises ValueError for impossible loops and exits.
+    """
+    parts = macs_by_part(architecture, depth, spec, timed, loops, exits)
+    forward = sum(parts.values())
+    constant_inputs = parts["embedding"] + parts["conditioning"] // 2
+    if not (timed or spec.classes):
+        constant_inputs += parts["modulation"]
+    unused = 2 * parts["injection"] if loops == 1 else 0  # it is first added before the second loop
+    return {"forward": 2 * forward, "backward": 2 * (2 * forward - constant_inputs - unused)}
