@@ -142,6 +142,11 @@ class Run:
             raise ValueError(f"run: threads must be at least 1, given {self.threads}")
         if self.devices < 1:
             raise ValueError(f"run: devices must be at least 1, given {self.devices}")
+        if self.optimisation.batch_size % self.devices:
+            raise ValueError(
+                f"run: devices must divide batch_size, given batch_size {self.optimisation.batch_size} and devices "
+                f"{self.devices}"
+            )
         for name in OPTIONS:
             pairs = getattr(self, name)
             pairs = pairs.items() if isinstance(pairs, dict) else pairs

@@ -47,8 +47,8 @@ class Engine(ABC):
 
     @staticmethod
     @abstractmethod
-    def check_device(device: str) -> None:
-        """Raise ValueError for a device that this machine does not have, with what it has."""
+    def check_device(device: str, devices: int = 1) -> None:
+        """Raise ValueError for a device, or a number of them, that this machine does not have, with what it has."""
 
     @abstractmethod
     def step(self, batch: Batch, exits: tuple[int, ...], progress: float, learning_rate: float) -> dict[str, Array]:

@@ -12,13 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
+from jax import Array, lax
+from jax.sharding import NamedSharding
 
 from eltbench.backends import checkpoint
 from eltbench.backends.base import Engine, check_exits
 from eltbench.backends.jax.initialisation import initialise, named, renamed
 from eltbench.backends.jax.network import Network, in_precision
 from eltbench.backends.jax.ops import JaxOps
+from eltbench.backends.jax.parallel import available_devices, placement
 from eltbench.backends.jax.recurrence import JaxRecurrence
 from eltbench.config import Optimisation, Run
 from eltbench.data.base import DataSpec
@@ -49,7 +51,7 @@ class Recipe:
 
 
 class JaxEngine(Engine):
-    """One network on one device, with AdamW and an exponential average of its weights.
+    """One network with AdamW and an exponential average of its weights, on one device or whole on each of several.
 
     A step always runs the architecture's `max_loops` loops. It is compiled once for a run whose trainer reads the same
     number of exits at every step. JAX compiles in any case; `run.compile` asks for a step with its loops unrolled,
@@ -58,22 +60,23 @@ class JaxEngine(Engine):
 
     def __init__(self, run: Run, spec: DataSpec, trainer: Trainer, task: Task) -> None:
         self.run, self.trainer, self.task = run, trainer, task
-        self.device = available_device(run.device)
-        self.ops = JaxOps(self.device)
+        self.placement = placement(run.device, run.devices)
+        self.ops = JaxOps(self.placement.state)
         self.recipe = Recipe(
             trainer, task, self.ops, run.optimisation, run.architecture.max_loops, run.precision, unroll=run.compile
         )
         network = Network(run.architecture, trainer.depth, spec, timed=task.timed)
         network = initialise(network, stream(run.dataset, run.seed, "weights"), zero_head=spec.kind == "continuous")
         network, average = (jax.tree.map(self.ops.asarray, network) for _ in range(2))
-        self.state = jax.device_put(Training(network, average, _adam(run.optimisation).init(network)), self.device)
+        state = Training(network, average, _adam(run.optimisation).init(network))
+        self.state = jax.device_put(state, self.placement.state)
 
     @staticmethod
-    def check_device(device: str) -> None:
-        available_device(device)
+    def check_device(device: str, devices: int = 1) -> None:
+        available_devices(device, devices)
 
     def upload(self, batch: Batch) -> Batch:
-        return Batch(*(None if array is None else self.ops.asarray(array) for array in batch))
+        return _placed(batch, self.placement.state)
 
     def numpy(self, array: Array) -> np.ndarray:
         return np.array(array, np.float32 if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype)
@@ -82,7 +85,7 @@ class JaxEngine(Engine):
         if (exits := check_exits(exits))[-1] > self.recipe.loops:
             raise ValueError(f"exits: a training step ends at max_loops = {self.recipe.loops}, given {list(exits)}")
         numbers = np.asarray(exits, np.int32), np.float32(progress), np.float32(learning_rate)
-        self.state, values = _step(self.recipe, self.state, self.upload(batch), *numbers)
+        self.state, values = _step(self.recipe, self.state, _placed(batch, self.placement.batch), *numbers)
         return values
 
     def predict(
@@ -141,7 +144,10 @@ def _step(
     network = jax.tree.map(lambda weight, move: weight - learning_rate * (decay * weight + move), old, direction)
     follow = jnp.where(state.moments.count == 0, 1.0, 1 - optimisation.ema_decay)  # the first step copies
     average = jax.tree.map(lambda mean, weight: mean + follow * (weight - mean), state.average, network)
-    return Training(network, average, moments), {**terms, "loss": loss, "gradient_norm": norm}
+    new = Training(network, average, moments)
+    if isinstance(recipe.ops.device, NamedSharding):  # stays whole on every device, whatever the compiler finds cheaper
+        new = lax.with_sharding_constraint(new, recipe.ops.device)
+    return new, {**terms, "loss": loss, "gradient_norm": norm}
 
 
 def objective(
@@ -163,15 +169,6 @@ def _adam(optimisation: Optimisation) -> optax.GradientTransformation:
     return optax.scale_by_adam(*optimisation.betas, eps=1e-8)
 
 
-def available_device(name: str) -> jax.Device:
-    """The device of that name; raises ValueError, with the devices that are here, where there is none."""
-    known = {"cpu": jax.devices("cpu")[0]}
-    for platform in ("cuda", "tpu"):
-        try:
-            found = jax.devices(platform)
-        except RuntimeError:  # no such platform here
-            continue
-        known |= {platform: found[0], **{f"{platform}:{index}": device for index, device in enumerate(found)}}
-    if name not in known:
-        raise ValueError(f"jax has no device {name!r} here; known: {', '.join(known)}")
-    return known[name]
+def _placed(batch: Batch, where: jax.Device | NamedSharding) -> Batch:
+    """A copy of a host batch, there: what becomes of the host's arrays afterwards does not matter."""
+    return jax.device_put(jax.tree.map(np.array, batch), where)

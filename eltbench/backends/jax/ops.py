@@ -12,9 +12,9 @@ from jax import Array
 
 @dataclass(frozen=True)
 class JaxOps:
-    """The `Ops` of JAX on one device (see eltbench.tasks.base.Ops)."""
+    """The `Ops` of JAX on one device, or alike on each of several (see eltbench.tasks.base.Ops)."""
 
-    device: jax.Device
+    device: jax.Device | jax.sharding.Sharding
 
     def cross_entropy(self, logits: Array, targets: Array) -> Array:
         """-ln p(target): logits (..., V), integer targets (...) -> (...)."""
@@ -29,5 +29,5 @@ class JaxOps:
         return jax.lax.stop_gradient(array)
 
     def asarray(self, array: np.ndarray) -> Array:
-        """A copy of a host array on this device, of the same type (64 bits become 32)."""
+        """A copy of a host array there, of the same type (64 bits become 32)."""
         return jax.device_put(np.array(array), self.device)
