@@ -146,7 +146,7 @@ def load_model(
         raise ValueError(f"checkpoint {description} is damaged or not eltbench's: {error}") from error
     trained = run_from_dict(values)
     made = parts(trained)
-    engine = build_engine(trained if device is None else replace(trained, device=device), made)
+    engine = build_engine(replace(trained, device=device or trained.device, devices=1), made)
     snapshots, steps = trained.optimisation.snapshots, trained.optimisation.steps
     if step is not None and step not in (*snapshots, steps):
         kept = ", ".join(map(str, (*snapshots, steps)))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eltbench import accounting, atomic, backends, data, tasks, trainers
-from eltbench.backends.base import Engine
+from eltbench.backends.base import Engine, Report
 from eltbench.backends.checkpoint import snapshot_name
 from eltbench.config import Optimisation, Run
 from eltbench.data.base import Dataset
@@ -70,13 +71,18 @@ def learning_rate(optimisation: Optimisation, step: int) -> float:
     return optimisation.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def fit(run: Run, directory: Path, report: Callable[[int, int], None] | None = None) -> Engine:
+def fit(run: Run, directory: Path, report: Report | None = None) -> Engine:
     """Train a run to its end in `directory`, resuming from the checkpoint there; returns the trained engine.
 
     What the averaged weights were on the way is kept as the run's snapshots, whose absence begins the training anew.
-    Raises DivergedError when a loss is not finite, ValueError for an impossible configuration or a damaged checkpoint.
+    Raises DivergedError when a loss is not finite, ValueError for an impossible configuration or a damaged checkpoint,
+    and RuntimeError that names the like where one of several processes raised it (see `Engine.launch`).
     """
     made = parts(run)
+    if run.devices > 1 and backends.get(run.backend).launch(run, partial(fit, run, directory), report):
+        trained = build_engine(replace(run, devices=1), made)
+        trained.load(directory)
+        return trained
     spec, optimisation = made.dataset.spec, run.optimisation
     engine = build_engine(run, made)
     directory.mkdir(parents=True, exist_ok=True)
@@ -84,7 +90,7 @@ def fit(run: Run, directory: Path, report: Callable[[int, int], None] | None = N
     snapshots = optimisation.snapshots
     if not all((directory / snapshot_name(step)).exists() for step in snapshots if step <= start):
         engine, start = build_engine(run, made), 0  # what is gone is only made by training again
-    log = Log(directory / "log.jsonl", start)
+    log = Log(directory / "log.jsonl", start, keeps=engine.leads)
     for step in range(start, optimisation.steps):
         clean = made.dataset.batch(stream(run.dataset, run.seed, "batch", step), optimisation.batch_size)
         corruption = stream(run.dataset, run.seed, "corruption", step)
@@ -100,19 +106,26 @@ def fit(run: Run, directory: Path, report: Callable[[int, int], None] | None = N
                 report(done, optimisation.steps)
         if done in snapshots:  # before the checkpoint, so that none lacks a snapshot of its past
             log.flush(engine)
-            engine.save_snapshot(directory, done)
+            if engine.leads:
+                engine.save_snapshot(directory, done)
         if done % optimisation.checkpoint_every == 0 or done == optimisation.steps:
             log.flush(engine)
-            engine.save(directory, done)
+            if engine.leads:
+                engine.save(directory, done)
     return engine
 
 
 class Log:
-    """Loss terms by step as JSON lines; values stay on the device until `flush`, so that no step waits for them."""
+    """Loss terms by step as JSON lines; values stay on the device until `flush`, so that no step waits for them.
 
-    def __init__(self, path: Path, start: int) -> None:
-        self.path = path
+    One that does not keep the lines checks the values all the same.
+    """
+
+    def __init__(self, path: Path, start: int, *, keeps: bool = True) -> None:
+        self.path = path if keeps else Path(os.devnull)
         self.pending: list[tuple[int, tuple[int, ...], dict[str, Any]]] = []
+        if not keeps:
+            return
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < start]
         atomic.write_text(path, "".join(line + "\n" for line in kept))

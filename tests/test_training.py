@@ -42,6 +42,8 @@ def fit_until(run: Run, directory, step: int) -> None:
 class Recorder:
     """Stands for an engine and remembers what it is given."""
 
+    leads = True
+
     def __init__(self) -> None:
         self.steps: list[tuple] = []
 

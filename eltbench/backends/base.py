@@ -15,6 +15,9 @@ from eltbench.data.base import DataSpec
 from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Task
 from eltbench.trainers.base import Trainer
 
+Report = Callable[[int, int], None]
+"""report(steps done, steps in all)"""
+
 
 class Recurrence(Protocol):
     """The looped map of one uploaded batch on averaged weights, in float32, open to the study of its dynamics.
@@ -40,6 +43,7 @@ class Engine(ABC):
 
     run: Run  # as it is trained or was trained, on the device of this engine
     ops: Ops
+    leads: bool = True  # whether this process keeps the run's files; one does, where several train it
 
     @abstractmethod
     def __init__(self, run: Run, spec: DataSpec, trainer: Trainer, task: Task) -> None:
@@ -49,6 +53,15 @@ class Engine(ABC):
     @abstractmethod
     def check_device(device: str, devices: int = 1) -> None:
         """Raise ValueError for a device, or a number of them, that this machine does not have, with what it has."""
+
+    @staticmethod
+    def launch(run: Run, train: Callable[[Report | None], object], report: Report | None) -> bool:
+        """Train on the run's devices in as many processes, each of which calls `train`, if this backend does it so.
+
+        False where it does not, or this is one of them: the caller goes on and trains. `report` hears the progress of
+        the one that leads. Raises RuntimeError with what a process said that failed.
+        """
+        return False
 
     @abstractmethod
     def step(self, batch: Batch, exits: tuple[int, ...], progress: float, learning_rate: float) -> dict[str, Array]:

@@ -43,8 +43,7 @@ def available_devices(name: str, count: int = 1) -> list[jax.Device]:
     if name not in known:
         raise ValueError(f"jax has no device {name!r} here; known: {', '.join(known)}")
     if count > len(known[name]):
-        more = f"; XLA_FLAGS=--xla_force_host_platform_device_count={count} makes {count} of a processor"
-        raise ValueError(
-            f"jax has {len(known[name])} of device {name!r} here, given devices = {count}{more if name == 'cpu' else ''}"
-        )
+        flag = f"; XLA_FLAGS=--xla_force_host_platform_device_count={count} makes as many of the processor"
+        more = flag if name == "cpu" else ""
+        raise ValueError(f"jax has {len(known[name])} of device {name!r} here, given devices = {count}{more}")
     return known[name][:count]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +12,8 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from eltbench.backends import checkpoint
-from eltbench.backends.base import Engine
+from eltbench.backends.base import Engine, Report
+from eltbench.backends.torch import parallel
 from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
 from eltbench.backends.torch.recurrence import TorchRecurrence
@@ -24,11 +25,15 @@ from eltbench.trainers.base import Trainer
 
 
 class TorchEngine(Engine):
-    """One network on one device, with AdamW and an exponential average of its weights."""
+    """One network on one device, with AdamW and an exponential average of its weights.
+
+    Where the run asks for several devices this is one of as many engines, each in a process of its own.
+    """
 
     def __init__(self, run: Run, spec: DataSpec, trainer: Trainer, task: Task) -> None:
         self.run, self.trainer, self.task = run, trainer, task
-        self.device = available_device(run.device)
+        self.ranks = parallel.Alone() if run.devices == 1 else parallel.Ranks(run)
+        self.leads, self.device = self.ranks.leads, self.ranks.device(run.device)
         if self.device.type == "cpu":
             torch.set_num_threads(run.threads)
         self.ops = TorchOps(self.device)
@@ -55,10 +60,15 @@ class TorchEngine(Engine):
         if run.compile:
             self.network.compile_block()
             cast(Network, self.average.module).compile_block()
+        self.called = self.ranks.wrapped(self.network)
 
     @staticmethod
-    def check_device(device: str) -> None:
-        available_device(device)
+    def check_device(device: str, devices: int = 1) -> None:
+        parallel.available_device(device, devices)
+
+    @staticmethod
+    def launch(run: Run, train: Callable[[Report | None], object], report: Report | None) -> bool:
+        return parallel.launch(run, train, report)
 
     def upload(self, batch: Batch) -> Batch:
         return Batch(*(None if array is None else self.ops.asarray(array) for array in batch))
@@ -68,10 +78,11 @@ class TorchEngine(Engine):
         return (array.float() if array.is_floating_point() else array).numpy()
 
     def step(self, batch: Batch, exits: tuple[int, ...], progress: float, learning_rate: float) -> dict[str, Array]:
-        batch = self.upload(batch)
+        part, task = self.ranks.share(batch, self.task)
+        part = self.upload(part)
         self.network.train()
-        outputs = self._call(self.network, batch, exits, self.trainer.fields)
-        terms = self.trainer.objective(outputs, batch, progress, self.task, self.ops)
+        outputs = self._call(self.called, part, exits, self.trainer.fields)
+        terms = self.trainer.objective(outputs, part, progress, task, self.ops)
         loss = torch.stack(list(terms.values())).sum()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -80,8 +91,8 @@ class TorchEngine(Engine):
             group["lr"] = learning_rate
         self.optimiser.step()
         self.average.update_parameters(self.network)
-        detached = {name: term.detach() for name, term in terms.items()}
-        return {**detached, "loss": loss.detach(), "gradient_norm": norm.detach()}
+        values = {name: term.detach() for name, term in {**terms, "loss": loss}.items()}
+        return {**self.ranks.mean(values), "gradient_norm": norm.detach()}
 
     @torch.inference_mode()
     def predict(
@@ -143,11 +154,3 @@ class TorchEngine(Engine):
         with torch.no_grad():
             for name, array in checkpoint.read_snapshot(directory, step, shapes).items():
                 averaged[name].copy_(torch.from_numpy(array))
-
-
-def available_device(name: str) -> torch.device:
-    """The device of that name; raises ValueError, with the devices that are here, where there is none."""
-    known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if name not in known and not (name == "cuda" and len(known) > 1):
-        raise ValueError(f"torch has no device {name!r} here; known: {', '.join(known)}")
-    return torch.device(name)
