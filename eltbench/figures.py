@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from eltbench.atomic import replacing
 from eltbench.evaluation.frontier import pareto_front
@@ -135,6 +135,47 @@ def furthest_solved(table: pd.DataFrame) -> int:
     ordered = table.sort_values("distance")
     unsolved = ordered[~(ordered["mean"] > SOLVED)]["distance"]  # also where the mean is no number
     return int(unsolved.iloc[0] - 1 if len(unsolved) else ordered["distance"].iloc[-1])
+
+
+def training_curves(axis: Axes, table: pd.DataFrame, marks: pd.DataFrame, title: str, xlabel: str) -> None:
+    """A loss by training cost: a line with its interval per model, its crossing of the target as a star.
+
+    table: columns of a study's summary and `at`, the cost. marks: columns trainer, role, unique_layers, max_loops, at,
+    target, reached (share of the seeds); the star is hollow where a seed never reached its target. The dashed lines are
+    the targets: what the unique-depth models end with.
+    """
+    axis.set(xscale="log", yscale="log", xlabel=xlabel, title=title)
+    for model, curve in _models(table):
+        curve = curve.sort_values("at")
+        at, mean, low, high = (curve[name].to_numpy(float) for name in ("at", "mean", "low", "high"))
+        low, high = (np.where(np.isfinite(bound), bound, mean) for bound in (low, high))  # one seed has no interval
+        line = {"color": model.colour, "marker": model.marker, "ms": 3, "ls": "-" if model.main else ":"}
+        axis.plot(at, mean, label=model.label, **line)
+        axis.fill_between(at, np.maximum(low, mean / 10), high, color=model.colour, alpha=0.2, lw=0)
+        if model.trainer == "unique-depth":
+            axis.axhline(mean[-1], color=model.colour, ls="--", lw=1, label=f"target: what {model.label} ends with")
+    for model, mark in _models(marks):
+        star = {"color": model.colour, "mec": "black", "mew": 0.6, "ms": 11, "zorder": 3}
+        star |= {} if mark["reached"].iloc[0] == 1 else {"mfc": "white"}
+        axis.plot(mark["at"], mark["target"], "*", **star)
+    _plain_ticks(axis, table["mean"])
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.legend(fontsize=7, frameon=True, framealpha=0.7, edgecolor="none")
+
+
+def forest(axis: Axes, table: pd.DataFrame, margin: float, title: str) -> None:
+    """Changes in percent by role, in the table's order, each a dot with its interval, over the band of ± `margin`."""
+    mean, low, high = (table[name].to_numpy(float) for name in ("mean", "low", "high"))
+    low, high = (np.where(np.isfinite(high), bound, mean) for bound in (low, high))  # one seed has no interval
+    axis.axvspan(-margin, margin, color="0.9", lw=0)
+    axis.axvline(0, color="0.4", lw=1)
+    axis.errorbar(mean, table["role"], xerr=[mean - low, high - mean], fmt="o", color=PALETTE[TRAINERS["elt"]])
+    axis.set_xscale("symlog", linthresh=5 * margin)  # a term left out may cost fifty times the margin
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.invert_yaxis()
+    axis.set(xlabel="loss, change from linear decay of λ, %", title=title)
 
 
 def pictures(images: np.ndarray, names: list[str], title: str) -> Figure:

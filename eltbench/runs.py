@@ -57,7 +57,9 @@ class Job:
     def name(self) -> str:
         """The run in words, for people."""
         run, shape = self.run, self.run.architecture
-        return f"{run.trainer} {run.task} {run.dataset} {shape.unique_layers}N×{shape.max_loops}L seed {run.seed}"
+        options = " ".join(f"{name}={value}" for name, value in run.trainer_options)
+        trainer = f"{run.trainer} ({options})" if options else run.trainer
+        return f"{trainer} {run.task} {run.dataset} {shape.unique_layers}N×{shape.max_loops}L seed {run.seed}"
 
 
 def measurement_hash(study: str, version: int, settings: Mapping[str, Any]) -> str:

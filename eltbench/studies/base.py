@@ -85,6 +85,10 @@ class Study(ABC):
     def figure(self, rows: pd.DataFrame) -> Figure:
         """The study's figure."""
 
+    def remarks(self, rows: pd.DataFrame) -> list[str]:
+        """What the command says below its table of claims, one line each: what no verdict shows."""
+        return []
+
     @abstractmethod
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
         """Per-seed effects of every claim, in every cell where its estimand exists."""

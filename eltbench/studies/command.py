@@ -101,6 +101,7 @@ def execute(study_name: str, command: StudyCommand) -> int:
     with FileLock(_publishing_lock(folder)):  # another command may have published here in the meantime
         published = None if command.force else _published(folder / "rows.parquet", touch=True)
         rows = results.merge_published(published, new, jobs, study.cell, command.force)
+        remarks: list[str] = []
         if rows.empty:
             decisions = []
             print("error: no run left any rows", file=sys.stderr)
@@ -115,7 +116,8 @@ def execute(study_name: str, command: StudyCommand) -> int:
             }
             earlier = [] if command.force else _commands(folder / "provenance.json")
             decisions = _write(folder, study, presets[0], rows, [*earlier, entry])
-    _print(study.name, presets[0], folder, decisions, outcome)
+            remarks = study.remarks(rows)
+    _print(study.name, presets[0], folder, decisions, remarks, outcome)
     return FAILED if outcome.failed else 0
 
 
@@ -221,11 +223,20 @@ def _list(jobs: Sequence[Job], store: RunStore, workers: int) -> None:
     print(f"{len(planned.cached)} cached, {len(missing)} to make, about {duration(seconds)} with {workers} workers")
 
 
-def _print(study: str, preset: Preset, folder: Path, decisions: Sequence[claims.Decision], outcome: Outcome) -> None:
+def _print(
+    study: str,
+    preset: Preset,
+    folder: Path,
+    decisions: Sequence[claims.Decision],
+    remarks: Sequence[str],
+    outcome: Outcome,
+) -> None:
     if decisions:
         console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
         console.print(verdicts.table(decisions))
         print(f"intervals cover {claims.COVERS}")
+    for remark in remarks:
+        print(remark)
     for run_id, message in outcome.failed.items():
         print(f"failed: run {run_id}: {message}", file=sys.stderr)
     line = {

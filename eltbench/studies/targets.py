@@ -1,0 +1,85 @@
+"""Which trainings reached the unique-depth model's final loss, and when: every looped model against its own twin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from eltbench.claims import Evidence
+from eltbench.statistics import log_ratio
+from eltbench.steps_to_target import steps_to_target
+
+CELL = ["task", "dataset", "backend"]
+MODEL = ["trainer", "role", "unique_layers", "max_loops"]
+COSTS = {"steps": "training_step", "samples": "training_samples", "flops": "training_flops"}
+
+
+def curves(rows: pd.DataFrame) -> pd.DataFrame:
+    """Held-out losses of every model at its own L_max, in order of the training steps."""
+    losses = rows[(rows["metric"] == "heldout_loss") & (rows["loops"] == rows["max_loops"])]
+    return losses.sort_values("training_step")
+
+
+def arrivals(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line a seed of every model that has a unique-depth model of its depth N·L_max and seed in its cell.
+
+    Columns: CELL, MODEL, seed, horizon (steps), target (the final loss of that unique-depth model), nearest, reached,
+    reason as in `Arrival`, and for each of steps, samples and flops what the model took to the target (NAME) and what
+    the unique-depth model took, by the same rule (own_NAME). That is its whole training unless it was as good before.
+    """
+    found = []
+    for _, here in curves(rows).groupby(CELL):
+        unique = here[here["trainer"] == "unique-depth"]
+        for _, model in here[here["trainer"] != "unique-depth"].groupby([*MODEL, "seed"]):
+            known = model.iloc[0]
+            depth = known["unique_layers"] * known["max_loops"]
+            twin = unique[(unique["unique_layers"] == depth) & (unique["seed"] == known["seed"])]
+            if twin.empty:
+                continue
+            twin = twin[twin["run_id"] == twin["run_id"].iloc[0]]
+            target = float(twin["value"].iloc[-1])
+            theirs = steps_to_target(twin["training_step"], twin["value"], target)
+            ours = steps_to_target(model["training_step"], model["value"], target)
+            line: dict[str, Any] = {
+                **{name: known[name] for name in (*CELL, *MODEL, "seed")},
+                "horizon": int(model["training_step"].iloc[-1]),
+                "target": target,
+                **ours._asdict(),
+                "reason": "; ".join(filter(None, (ours.reason, theirs.reason and f"unique-depth {theirs.reason}"))),
+            }
+            for name, column in COSTS.items():  # every step costs the same
+                for prefix, curve, steps in (("", model, ours.steps), ("own_", twin, theirs.steps)):
+                    line[prefix + name] = steps * curve[column].iloc[-1] / curve["training_step"].iloc[-1]
+            found.append(line)
+    costs = [prefix + name for prefix in ("", "own_") for name in COSTS]
+    columns = [*CELL, *MODEL, "seed", "horizon", "target", "nearest", "reached", "reason", *costs]
+    return pd.DataFrame(found, columns=columns)
+
+
+def elt_over_unique(rows: pd.DataFrame) -> Evidence | None:
+    """The evidence of one cell for the claim convergence, from elt's main model; None where no seed has both sides."""
+    raced = arrivals(rows)
+    raced = raced[(raced["trainer"] == "elt") & (raced["role"] == "main")]
+    if raced.empty:
+        return None
+    asked = rows[(rows["role"] == "main") & (rows["trainer"] == "elt") | (rows["trainer"] == "unique-depth")]
+    absent = sorted(set(asked["seed"]) - set(raced["seed"]))
+    return Evidence({"steps": log_ratio(raced["steps"], raced["own_steps"])}, absent={"steps": absent})
+
+
+def unreached(rows: pd.DataFrame) -> list[str]:
+    """One line for every cell in which no model reached its target, with the nearest target that was reached."""
+    lines = []
+    for _, here in arrivals(rows).groupby(CELL):
+        if here["reached"].any():
+            continue
+        best = here.iloc[int((here["nearest"] / here["target"]).argmin())]
+        name = f"{best['trainer']} {best['unique_layers']}N×{best['max_loops']}L"
+        name += "" if best["role"] == "main" else f" ({best['role']})"
+        lines.append(
+            f"{' '.join(best[CELL])}: no model reached the final loss of its unique-depth model within "
+            f"{here['horizon'].max()} steps, and every one counts as that; nearest came {name} of seed {best['seed']}: "
+            f"a target of {best['nearest']:.5g} instead of {best['target']:.5g} it would have reached"
+        )
+    return lines
