@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
@@ -19,34 +18,19 @@ from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
 from eltbench.estimate import training_flops
 from eltbench.evaluation import heldout
-from eltbench.evaluation.features import full_name
 from eltbench.evaluation.samples import sample_scores
 from eltbench.fields import build
 from eltbench.model import Model
 from eltbench.studies import register, targets, training_curves, variants
 from eltbench.studies.base import Measured, Study
+from eltbench.studies.curves import CELL
+from eltbench.studies.observed import Observation, heldout_rows
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.studies.variants import VARIANTS
 from eltbench.training import parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What a preset's table `measurement` may say."""
-
-    heldout_draws: int = 2  # corruptions of every held-out item, the same at every checkpoint
-    samples: int = 0  # how many are drawn of elt and its variants at the end, at L_max/2 and L_max; 0: none
-    sampling: Mapping[str, Any] = field(default_factory=dict)  # options of the task's sampler
-    feature_extractors: tuple[str, ...] = ("digits-conv",)  # the first is the second witness's
-
-    def __post_init__(self) -> None:
-        if self.heldout_draws < 1:
-            raise ValueError(f"measurement: heldout_draws must be at least 1, given {self.heldout_draws}")
-        if self.samples < 0 or 0 < self.samples < 5:  # precision and recall need that many
-            raise ValueError(f"measurement: samples must be 0 or at least 5, given {self.samples}")
 
 
 @register("convergence", version=1)
@@ -73,7 +57,7 @@ class Convergence(Study):
         return tuple(model[name] for name in names)
 
     def settings(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
-        asked = build(Measurement, {**preset.measurement, **world.measurement})
+        asked = build(Observation, {**preset.measurement, **world.measurement}, what="measurement")
         run = preset.run(world, arm, seed=0)
         made, optimisation = parts(run), run.optimisation
         if optimisation.schedule != "constant":
@@ -86,24 +70,16 @@ class Convergence(Study):
                 f"preset {preset.name!r}: a curve needs snapshots before the last of {optimisation.steps} steps, given "
                 f"snapshot_every = {optimisation.snapshot_every}; give a twentieth of the steps or so"
             )
-        variant = VARIANTS.get(arm.role)
-        if variant is not None and (arm.trainer != "elt" or dict(arm.trainer_options) != variant):
-            raise ValueError(
-                f"preset {preset.name!r}: an arm of role {arm.role!r} is trainer 'elt' with trainer_options {variant}, "
-                f"given {arm.trainer!r} with {dict(arm.trainer_options)}"
-            )
-        sampling = made.task.sampling(**asked.sampling)  # refuses unknown options before any training
+        if arm.role in VARIANTS:
+            _check_variant(preset, world, arm)
         deepest = run.architecture.max_loops
         exits = sorted({deepest // 2, deepest}) if deepest % 2 == 0 else [deepest]
-        compared = arm.trainer == "elt" and (arm.role == "main" or variant is not None)
+        compared = arm.trainer == "elt" and arm.role in ("main", *VARIANTS)
         return {
             "training_steps": [*optimisation.snapshots, optimisation.steps],
             "exits": exits,
-            "heldout_draws": asked.heldout_draws,
             "sample_loops": exits if asked.samples and compared else [],
-            "samples": asked.samples,
-            "sampling": asdict(sampling),
-            "feature_extractors": [full_name(name) for name in asked.feature_extractors],
+            **asked.settings(made.task),
         }
 
     def measure(self, model: Model, run: Run, settings: Mapping[str, Any]) -> Measured:
@@ -118,16 +94,15 @@ class Convergence(Study):
                 "training_flops": step * flops_per_step,
             }
             losses = heldout.evaluate(then, settings["exits"], settings["heldout_draws"])
-            for loops, value in zip(losses.exits, losses.losses, strict=True):
-                known = {"split": "heldout", "metric": "heldout_loss", "higher_is_better": False}
-                rows.append({**cost, **known, "loops": loops, "value": value, "n_samples": losses.weights.size})
+            found = heldout_rows(losses, run.architecture)
+            rows += [{**cost, **row} for row in found if row["metric"] == "heldout_loss"]
         rows += [{**cost, **row} for row in sample_scores(model, settings)]
         return Measured(rows)
 
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
         found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
-        for _, here in rows.groupby(targets.CELL):
-            where = Cell(*here[targets.CELL].iloc[0])
+        for _, here in rows.groupby(CELL):
+            where = Cell(*here[CELL].iloc[0])
             for claim, evidence in (
                 ("convergence", targets.elt_over_unique(here)),
                 ("lambda-insensitive", variants.cosine_over_linear(here)),
@@ -144,6 +119,27 @@ class Convergence(Study):
 
     def remarks(self, rows: pd.DataFrame) -> list[str]:
         return targets.unreached(rows)
+
+
+def _check_variant(preset: Preset, world: World, arm: Arm) -> None:
+    """Refuse an arm that its role misnames, and one beside which elt's main arm is not the same model but for that."""
+    wanted = {"trainer": "elt", "trainer_options": VARIANTS[arm.role]}
+    given = {"trainer": arm.trainer, "trainer_options": dict(arm.trainer_options)}
+    if given != wanted:
+        raise ValueError(f"preset {preset.name!r}: an arm of role {arm.role!r} is {wanted}, given {given}")
+    for main in preset.arms:
+        if (main.trainer, main.role) != ("elt", "main"):
+            continue
+        if dict(main.trainer_options) not in ({}, {"decay": "linear"}):
+            raise ValueError(
+                f"preset {preset.name!r}: the arm of role {arm.role!r} stands beside linear decay and all terms: leave "
+                f"out the trainer_options of elt's main arm, given {dict(main.trainer_options)}"
+            )
+        if preset.run(world, main, seed=0).architecture != preset.run(world, arm, seed=0).architecture:
+            raise ValueError(
+                f"preset {preset.name!r}: the arm of role {arm.role!r} must have the architecture of elt's main arm, "
+                f"given {dict(arm.architecture)} beside {dict(main.architecture)}"
+            )
 
 
 if __name__ == "__main__":

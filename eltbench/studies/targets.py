@@ -9,9 +9,8 @@ import pandas as pd
 from eltbench.claims import Evidence
 from eltbench.statistics import log_ratio
 from eltbench.steps_to_target import steps_to_target
+from eltbench.studies.curves import CELL, MODEL
 
-CELL = ["task", "dataset", "backend"]
-MODEL = ["trainer", "role", "unique_layers", "max_loops"]
 COSTS = {"steps": "training_step", "samples": "training_samples", "flops": "training_flops"}
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 
 from eltbench.statistics import log_ratio, percent
 from eltbench.studies import targets
-from eltbench.studies.curves import spread
-from eltbench.studies.targets import CELL, COSTS, MODEL
-from eltbench.studies.variants import VARIANTS, beside_linear
+from eltbench.studies.curves import CELL, MODEL, spread
+from eltbench.studies.targets import COSTS
+from eltbench.studies.variants import VARIANTS, changes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,11 +70,10 @@ def _to_target(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _from_linear(rows: pd.DataFrame) -> list[dict[str, Any]]:
     lines = []
-    known = [*CELL, "role", "unique_layers", "max_loops", "loops"]
-    for _, group in beside_linear(rows).groupby(known):
-        change = {name: percent(value) for name, value in spread(log_ratio(group["variant"], group["linear"])).items()}
-        about = {"trainer": "elt", "metric": FROM_LINEAR, "higher_is_better": False, "seeds": len(group)}
-        lines.append({**group[known].iloc[0], **about, **change})
+    for known, effects in changes(rows):
+        change = {name: percent(value) for name, value in spread(effects).items()}
+        about = {"trainer": "elt", "metric": FROM_LINEAR, "higher_is_better": False, "seeds": len(effects)}
+        lines.append({**known, **about, **change})
     return lines
 
 
