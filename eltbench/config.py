@@ -38,6 +38,7 @@ class Architecture:
     loop_embedding: bool = False  # a sinusoidal embedding of the loop index is added before every loop
     loop_conditioning: bool = False  # the loop index also enters the condition of the block
     attention_radius: int | None = None  # tokens farther apart on the grid (Chebyshev) do not see each other
+    loop_adapter_rank: int = added(0)  # of each loop's own update of the block's linear maps; 0: none
 
     def __post_init__(self) -> None:
         for name in ("unique_layers", "max_loops", "min_loops", "width", "heads", "mlp_ratio", "patch"):
@@ -61,6 +62,12 @@ class Architecture:
                 raise ValueError(f"architecture: {name} must be one of {allowed}, given {getattr(self, name)!r}")
         if self.attention_radius is not None and self.attention_radius < 0:
             raise ValueError(f"architecture: attention_radius must be 0 or more, given {self.attention_radius}")
+
+        if not isinstance(self.loop_adapter_rank, int) or not 0 <= self.loop_adapter_rank <= self.width:
+            raise ValueError(
+                f"architecture: loop_adapter_rank must be an integer from 0 to width, given {self.loop_adapter_rank!r} "
+                f"at width {self.width}"
+            )
 
     @property
     def effective_depth(self) -> int:

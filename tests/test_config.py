@@ -29,6 +29,9 @@ from eltbench.config import Architecture, Optimisation, Run, build, run_from_dic
         ({"block": "dti"}, r"block must be one of \('dit', 'bert'\), given 'dti'"),
         ({"norm": "post"}, r"norm must be one of \('pre', 'sandwich'\), given 'post'"),
         ({"attention_radius": -1}, "attention_radius must be 0 or more, given -1"),
+        ({"loop_adapter_rank": -1}, "loop_adapter_rank must be an integer from 0 to width, given -1 at width 64"),
+        ({"loop_adapter_rank": 65}, "loop_adapter_rank must be an integer from 0 to width, given 65 at width 64"),
+        ({"loop_adapter_rank": 2.0}, "loop_adapter_rank must be an integer from 0 to width, given 2.0 at width 64"),
     ],
 )
 def test_an_impossible_architecture_is_refused(fields, message):
@@ -91,6 +94,7 @@ def architectures(draw):
         norm=draw(st.sampled_from(["pre", "sandwich"])),
         input_injection=draw(st.booleans()),
         attention_radius=draw(st.none() | st.integers(0, 9)),
+        loop_adapter_rank=draw(st.integers(0, 4)),
     )
 
 

@@ -25,6 +25,11 @@ def token_grid(architecture: Architecture, depth: Depth, spec: DataSpec) -> tupl
             "architecture: a unique-depth network has no loops: expected max_loops 1 and all layers as unique_layers, "
             f"given max_loops {architecture.max_loops}"
         )
+    if depth == "unique" and architecture.loop_adapter_rank:
+        raise ValueError(
+            "architecture: a unique-depth network has no loops to adapt: expected loop_adapter_rank 0, given "
+            f"loop_adapter_rank {architecture.loop_adapter_rank}"
+        )
     if spec.kind == "tokens":
         return spec.grid
     (rows, columns), patch = spec.grid, architecture.patch
@@ -34,7 +39,9 @@ def token_grid(architecture: Architecture, depth: Depth, spec: DataSpec) -> tupl
 
 
 def parameters(architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool) -> dict[str, int]:
-    """Trained values by part: embedding (and injection), block (modulation included), conditioning, head, halting."""
+    """Trained values by part: embedding (and injection), block (modulation included), conditioning, head, halting,
+    and the adapters of all loops.
+    """
     token_grid(architecture, depth, spec)
     d, layers, patch_values = architecture.width, architecture.unique_layers, architecture.patch**2 * spec.channels
     if spec.kind == "continuous":
@@ -57,6 +64,7 @@ def parameters(architecture: Architecture, depth: Depth, spec: DataSpec, timed: 
         "conditioning": ((spec.classes + 1) * d if spec.classes else 0) + (2 * _linear(d, d) if timed else 0),
         "head": head,
         "halting": _linear(d, 1) if depth == "universal" else 0,
+        "adapters": architecture.max_loops * layers * _update(architecture),
     }
 
 
@@ -89,6 +97,7 @@ def macs_by_part(
         "head": exits * tokens * d * (patch_values if continuous else spec.vocabulary),
         # the last loop takes what remains, whatever its probability
         "halting": (loops - 1) * length * d if depth == "universal" else 0,
+        "adapters": loops * layers * length * _update(architecture),
     }
 
 
@@ -118,3 +127,8 @@ def weight_bytes(architecture: Architecture, depth: Depth, spec: DataSpec, timed
 
 def _linear(inputs: int, outputs: int) -> int:
     return (inputs + 1) * outputs
+
+
+def _update(architecture: Architecture) -> int:
+    """Values of one loop's updates of one layer: (inputs + outputs) · rank of d×3d, d×d, d×h and h×d."""
+    return (8 + 2 * architecture.mlp_ratio) * architecture.width * architecture.loop_adapter_rank

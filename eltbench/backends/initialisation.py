@@ -9,7 +9,10 @@ SMALL = 0.02  # DiT's and BERT's
 
 
 class Start(NamedTuple):
-    """A constant, a normal of zero mean and deviation `scale`, the identity, or Xavier's uniform distribution."""
+    """A constant, a normal of zero mean and deviation `scale`, the identity, or Xavier's uniform distribution.
+
+    Xavier's goes by the last two axes; those before them count matrices.
+    """
 
     kind: Literal["constant", "normal", "identity", "xavier"]
     scale: float = 0.0
@@ -19,6 +22,8 @@ def start(name: str, *, zero_head: bool) -> Start:
     """How the parameter called `name` in a checkpoint begins; `zero_head` where the output is continuous."""
     module, _, part = name.rpartition(".")
     last = module.rpartition(".")[2]
+    if part == "up":
+        return Start("constant", 0.0)  # an adapter adds nothing at first
     if part == "bias":
         return Start("constant", 1.0 if module == "halting.linear" else 0.0)  # ACT begins with few loops
     if last.startswith(("norm", "after")):

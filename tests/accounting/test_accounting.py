@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -36,7 +38,7 @@ def counted_flops(network, spec, timed, exits, batch=1):
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(architectures, st.sampled_from(DEPTHS), specs, timing)
 def test_parameters_equal_torchs_by_part(architecture, depth, spec, timed):
-    parts = dict.fromkeys(("embedding", "block", "conditioning", "head", "halting"), 0)
+    parts = dict.fromkeys(("embedding", "block", "conditioning", "head", "halting", "adapters"), 0)
     part_of = {"blocks": "block", "condition": "conditioning", "injection": "embedding"}
     for name, parameter in on_meta(architecture, depth, spec, timed).named_parameters():
         room = name.split(".")[0]
@@ -73,6 +75,32 @@ def test_parameter_count_does_not_depend_on_the_number_of_loops(depth):
         assert trained == sum(parts.values())
         counts.add(trained)
     assert len(counts) == 1
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(
+    architectures,
+    st.sampled_from(["looped", "universal"]),
+    specs,
+    timing,
+    *(st.integers(1, most) for most in (4, 4, 5)),
+)
+def test_loop_adapters_add_what_torch_holds_and_counts(architecture, depth, spec, timed, rank, max_loops, loops):
+    plain = replace(architecture, max_loops=max_loops)
+    adapted = replace(plain, loop_adapter_rank=rank)
+    networks = [on_meta(each, depth, spec, timed) for each in (plain, adapted)]
+    held = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
+    counted = [counted_flops(network, spec, timed, (loops,)) for network in networks]  # also beyond max_loops
+    known = [accounting.parameters(each, depth, spec, timed)["adapters"] for each in (plain, adapted)]
+    assert known == [0, held[1] - held[0]]
+    computed = [accounting.flops(each, depth, spec, timed, loops) for each in (plain, adapted)]
+    assert computed == counted
+    assert computed[1] > computed[0]
+
+
+def test_unique_depth_has_no_loops_to_adapt():
+    with pytest.raises(ValueError, match="expected loop_adapter_rank 0, given loop_adapter_rank 2"):
+        accounting.parameters(Architecture(max_loops=1, loop_adapter_rank=2), "unique", CONTINUOUS, True)
 
 
 def test_a_dit_layer_holds_18_squared_widths_of_weights():

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from eltbench.backends.adapters import PLAIN, LowRank, Updates
 from eltbench.config import Architecture
 
 Modulation = tuple[Array, ...]  # shifts, scales (one already added) and gates, each (B, 1, D)
@@ -35,6 +36,15 @@ class Linear(eqx.Module):
 
     def __call__(self, x: Array) -> Array:
         return jnp.matmul(x.astype(self.weight.dtype), self.weight.T, precision=EXACT) + self.bias
+
+
+def updated(mapped: Array, x: Array, update: LowRank | None) -> Array:
+    """W x + B A x (B, T, outputs), given W x."""
+    if update is None:
+        return mapped
+    down, up = update
+    low = jnp.matmul(x.astype(down.dtype), down.T, precision=EXACT)  # (B, T, rank)
+    return mapped + jnp.matmul(low, up.T, precision=EXACT)
 
 
 class Embedding(eqx.Module):
@@ -75,14 +85,15 @@ class Attention(eqx.Module):
     def __init__(self, width: int, heads: int) -> None:
         self.qkv, self.projection, self.heads = Linear(width, 3 * width), Linear(width, width), heads
 
-    def __call__(self, x: Array, mask: Array | None) -> Array:
+    def __call__(self, x: Array, mask: Array | None, updates: Updates = PLAIN) -> Array:
         """x (B, T, D), mask (T, T) with True where a query (row) sees a key (column)."""
         items, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(items, tokens, 3, self.heads, width // self.heads)
+        qkv = updated(self.qkv(x), x, updates.qkv).reshape(items, tokens, 3, self.heads, width // self.heads)
         everywhere = None if mask is None else mask[None, None]  # (1, 1, T, T)
         with jax.default_matmul_precision(EXACT):
             mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask=everywhere)
-        return self.projection(mixed.reshape(x.shape))  # (B, T, D)
+        mixed = mixed.reshape(x.shape)
+        return updated(self.projection(mixed), mixed, updates.projection)  # (B, T, D)
 
 
 class MLP(eqx.Module):
@@ -96,8 +107,9 @@ class MLP(eqx.Module):
         self.expand, self.contract = Linear(width, ratio * width), Linear(ratio * width, width)
         self.approximate = approximate
 
-    def __call__(self, x: Array) -> Array:
-        return self.contract(jax.nn.gelu(self.expand(x), approximate=self.approximate))  # (B, T, D)
+    def __call__(self, x: Array, updates: Updates = PLAIN) -> Array:
+        hidden = jax.nn.gelu(updated(self.expand(x), x, updates.expand), approximate=self.approximate)
+        return updated(self.contract(hidden), hidden, updates.contract)  # (B, T, D)
 
 
 class Block(eqx.Module):
@@ -137,11 +149,11 @@ class DiTBlock(Block):
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(self.modulation(activated)[:, None], 6, axis=-1)
         return shift1, 1 + scale1, gate1, shift2, 1 + scale2, gate2
 
-    def __call__(self, x: Array, modulation: Modulation, mask: Array | None) -> Array:
+    def __call__(self, x: Array, modulation: Modulation, mask: Array | None, updates: Updates = PLAIN) -> Array:
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
-        attended = normalised(self.after1, self.attention(shift1 + self.norm1(x) * scale1, mask))
+        attended = normalised(self.after1, self.attention(shift1 + self.norm1(x) * scale1, mask, updates))
         x = x + gate1 * attended  # (B, T, D)
-        return x + gate2 * normalised(self.after2, self.mlp(shift2 + self.norm2(x) * scale2))
+        return x + gate2 * normalised(self.after2, self.mlp(shift2 + self.norm2(x) * scale2, updates))
 
 
 class BertBlock(Block):
@@ -154,9 +166,9 @@ class BertBlock(Block):
         """Nothing: this block takes its condition from the prefix token."""
         return ()
 
-    def __call__(self, x: Array, modulation: Modulation, mask: Array | None) -> Array:
-        x = x + normalised(self.after1, self.attention(self.norm1(x), mask))  # (B, T, D)
-        return x + normalised(self.after2, self.mlp(self.norm2(x)))
+    def __call__(self, x: Array, modulation: Modulation, mask: Array | None, updates: Updates = PLAIN) -> Array:
+        x = x + normalised(self.after1, self.attention(self.norm1(x), mask, updates))  # (B, T, D)
+        return x + normalised(self.after2, self.mlp(self.norm2(x), updates))
 
 
 class Head(eqx.Module):

@@ -21,7 +21,7 @@ def initialise(network: Tree, rng: np.random.Generator, *, zero_head: bool) -> T
         if kind == "normal":
             return scale * rng.standard_normal(place.shape, np.float32)
         if kind == "xavier":
-            bound = np.sqrt(6 / sum(place.shape))
+            bound = np.sqrt(6 / sum(place.shape[-2:]))
             return rng.uniform(-bound, bound, place.shape).astype(np.float32)
         return np.eye(*place.shape, dtype=np.float32) if kind == "identity" else np.full(place.shape, scale, np.float32)
 

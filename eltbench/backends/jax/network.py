@@ -18,7 +18,9 @@ from jax import Array, lax
 
 from eltbench.accounting import Depth, token_grid
 from eltbench.backends import positions
+from eltbench.backends.adapters import PLAIN
 from eltbench.backends.halting import Tally
+from eltbench.backends.jax.adapters import Adapters, Stack
 from eltbench.backends.jax.blocks import BertBlock, DiTBlock, Embedding, Head, Linear, Modulation
 from eltbench.backends.jax.halting import Halting
 from eltbench.config import Architecture
@@ -127,6 +129,7 @@ class Network(eqx.Module):
     blocks: tuple[DiTBlock | BertBlock, ...]
     head: Head
     halting: Halting | None
+    adapters: tuple[Adapters, ...]  # one a layer, or none; last, so that the others are drawn as without them
     architecture: Architecture = eqx.field(static=True)
     depth: Depth = eqx.field(static=True)
     spec: DataSpec = eqx.field(static=True)
@@ -147,6 +150,8 @@ class Network(eqx.Module):
         outputs = architecture.patch**2 * spec.channels if spec.kind == "continuous" else spec.vocabulary
         self.head = Head(width, outputs, modulated=modulated)
         self.halting = Halting(width) if depth == "universal" else None
+        layers = range(architecture.unique_layers if architecture.loop_adapter_rank else 0)
+        self.adapters = tuple(Adapters(architecture) for _ in layers)
 
     def train(
         self, batch: Batch, exits: Array, fields: tuple[str, ...], *, loops: int, unroll: bool = False
@@ -202,8 +207,9 @@ class Network(eqx.Module):
                 state = state.at[:, :1].add(loop_vector)
         radius = architecture.attention_radius
         mask = None if radius is None else jnp.asarray(positions.visible(self.grid, radius, self.prefix))
-        for block, modulation in zip(self.blocks, blocks, strict=True):
-            state = block(state, modulation, mask)
+        updates = [adapters.at(index) for adapters in self.adapters] or [PLAIN] * len(blocks)
+        for block, modulation, update in zip(self.blocks, blocks, updates, strict=True):
+            state = block(state, modulation, mask, update)
         return state
 
     def read(self, state: Array, conditioning: Conditioning) -> Array:
@@ -252,10 +258,13 @@ def in_precision(network: Network, precision: str) -> Network:
     if precision == "fp32":
         return network
 
-    def cast(module: Tree) -> Tree:
-        return jax.tree.map(lambda array: array.astype(jnp.bfloat16), module) if isinstance(module, Linear) else module
+    def maps(module: Tree) -> bool:
+        return isinstance(module, Linear | Stack)
 
-    return jax.tree.map(cast, network, is_leaf=lambda module: isinstance(module, Linear))
+    def cast(module: Tree) -> Tree:
+        return jax.tree.map(lambda array: array.astype(jnp.bfloat16), module) if maps(module) else module
+
+    return jax.tree.map(cast, network, is_leaf=maps)
 
 
 def _waves(angles: Array) -> Array:

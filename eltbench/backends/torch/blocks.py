@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eltbench.backends.adapters import PLAIN, LowRank, Updates
 from eltbench.config import Architecture
 
 Modulation = tuple[Tensor, ...]  # shifts, scales (one already added) and gates, each (B, 1, D)
@@ -20,12 +21,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.projection = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, updates: Updates = PLAIN) -> Tensor:
         """x (B, T, D), mask (T, T) with True where a query (row) sees a key (column)."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, heads, D / heads)
+        qkv = updated(self.qkv(x), x, updates.qkv).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, heads, D / heads)
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, T, D / heads)
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-        return self.projection(mixed.transpose(1, 2).flatten(2))  # (B, T, D)
+        mixed = mixed.transpose(1, 2).flatten(2)
+        return updated(self.projection(mixed), mixed, updates.projection)  # (B, T, D)
 
 
 class MLP(nn.Module):
@@ -37,8 +39,9 @@ class MLP(nn.Module):
         self.expand = nn.Linear(width, ratio * width)
         self.contract = nn.Linear(ratio * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.contract(F.gelu(self.expand(x), approximate=self.approximate))  # (B, T, D)
+    def forward(self, x: Tensor, updates: Updates = PLAIN) -> Tensor:
+        hidden = F.gelu(updated(self.expand(x), x, updates.expand), approximate=self.approximate)
+        return updated(self.contract(hidden), hidden, updates.contract)  # (B, T, D)
 
 
 class DiTBlock(nn.Module):
@@ -66,11 +69,11 @@ class DiTBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(activated).unsqueeze(1).chunk(6, dim=-1)
         return shift1, 1 + scale1, gate1, shift2, 1 + scale2, gate2
 
-    def forward(self, x: Tensor, modulation: Modulation, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, modulation: Modulation, mask: Tensor | None, updates: Updates = PLAIN) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
-        attended = self.attention(torch.addcmul(shift1, self.norm1(x), scale1), mask)
+        attended = self.attention(torch.addcmul(shift1, self.norm1(x), scale1), mask, updates)
         x = torch.addcmul(x, gate1, self.after1(attended))  # (B, T, D)
-        return torch.addcmul(x, gate2, self.after2(self.mlp(torch.addcmul(shift2, self.norm2(x), scale2))))
+        return torch.addcmul(x, gate2, self.after2(self.mlp(torch.addcmul(shift2, self.norm2(x), scale2), updates)))
 
 
 class BertBlock(nn.Module):
@@ -91,9 +94,9 @@ class BertBlock(nn.Module):
         """Nothing: this block takes its condition from the prefix token."""
         return ()
 
-    def forward(self, x: Tensor, modulation: Modulation, mask: Tensor | None) -> Tensor:
-        x = x + self.after1(self.attention(self.norm1(x), mask))  # (B, T, D)
-        return x + self.after2(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, modulation: Modulation, mask: Tensor | None, updates: Updates = PLAIN) -> Tensor:
+        x = x + self.after1(self.attention(self.norm1(x), mask, updates))  # (B, T, D)
+        return x + self.after2(self.mlp(self.norm2(x), updates))
 
 
 class Head(nn.Module):
@@ -115,3 +118,11 @@ class Head(nn.Module):
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
         x = self.norm(x)  # (B, T, D)
         return self.linear(torch.addcmul(modulation[0], x, modulation[1]) if modulation else x)  # (B, T, outputs)
+
+
+def updated(mapped: Tensor, x: Tensor, update: LowRank | None) -> Tensor:
+    """W x + B A x (B, T, outputs), given W x."""
+    if update is None:
+        return mapped
+    down, up = update
+    return torch.addmm(mapped.flatten(0, 1), F.linear(x, down).flatten(0, 1), up.T).view(mapped.shape)

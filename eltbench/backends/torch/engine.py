@@ -86,6 +86,9 @@ class TorchEngine(Engine):
         loss = torch.stack(list(terms.values())).sum()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        for parameter in self.network.parameters():
+            if parameter.grad is None:  # of a part that no loop of this step used: moments and decay go on, as in JAX
+                parameter.grad = torch.zeros_like(parameter)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.run.optimisation.gradient_clip)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate

@@ -15,7 +15,8 @@ def initialise(network: nn.Module, generator: torch.Generator | None, *, zero_he
         if kind == "normal":
             nn.init.normal_(parameter, std=scale, generator=generator)
         elif kind == "xavier":
-            nn.init.xavier_uniform_(parameter, generator=generator)
+            for matrix in parameter.detach().view(-1, *parameter.shape[-2:]):
+                nn.init.xavier_uniform_(matrix, generator=generator)
         elif kind == "identity":
             nn.init.eye_(parameter)
         else:

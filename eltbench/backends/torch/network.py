@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from eltbench.accounting import Depth, token_grid
 from eltbench.backends import positions
+from eltbench.backends.adapters import PLAIN
 from eltbench.backends.base import check_exits
+from eltbench.backends.torch.adapters import Adapters
 from eltbench.backends.torch.blocks import BertBlock, DiTBlock, Head, Modulation
 from eltbench.backends.torch.halting import Halting, Tally
 from eltbench.backends.torch.initialisation import initialise
@@ -96,8 +98,8 @@ class Network(nn.Module):
 
     `timed` says that the task supplies log_snr; all weights are drawn from `generator` (torch's global one if None).
     Inside, the state is (B, P + T, D) with P = 1 where a prefix token carries the condition (block "bert"). The
-    parameter count does not depend on `max_loops`, and any number of loops can be run. Raises ValueError where the
-    patch does not divide the grid or a unique-depth network is given loops.
+    parameter count does not depend on `max_loops` (but for loop adapters), and any number of loops can be run. Raises
+    ValueError where the patch does not divide the grid or a unique-depth network is given loops or loop adapters.
     """
 
     positions: Tensor  # (T, D)
@@ -128,6 +130,8 @@ class Network(nn.Module):
         outputs = architecture.patch**2 * spec.channels if spec.kind == "continuous" else spec.vocabulary
         self.head = Head(width, outputs, modulated=modulated)
         self.halting = Halting(width) if depth == "universal" else None
+        layers = range(architecture.unique_layers if architecture.loop_adapter_rank else 0)
+        self.adapters = nn.ModuleList(Adapters(architecture) for _ in layers)  # last: the others draw as without them
 
         radius = architecture.attention_radius
         mask = None if radius is None else torch.tensor(positions.visible(self.grid, radius, self.prefix))
@@ -190,8 +194,9 @@ class Network(nn.Module):
             blocks = self._modulations(F.silu(conditioning.vector + self.loop_vector(index)))
             if self.prefix:  # without modulation the loop index enters through the token that carries the condition
                 state = torch.cat([state[:, :1] + self.loop_vector(index), state[:, 1:]], dim=1)
-        for block, modulation in zip(self.blocks, blocks, strict=True):
-            state = block(state, modulation, self.mask)
+        updates = [adapters.at(index) for adapters in self.adapters] or [PLAIN] * len(blocks)  # type: ignore[operator]
+        for block, modulation, update in zip(self.blocks, blocks, updates, strict=True):
+            state = block(state, modulation, self.mask, update)
         return state
 
     def read(self, state: Tensor, conditioning: Conditioning) -> Tensor:

@@ -22,7 +22,13 @@ OPTIONS = {
     "loop conditioning": ("bert", "diffusion", {"loop_conditioning": True}),
     "loop conditioning of a dit": ("dit", "masked", {"loop_conditioning": True, "unique_layers": 2}),
     "radius": ("bert", "diffusion", {"attention_radius": 1}),
-    "all": ("bert", "masked", {"norm": "sandwich", "input_injection": True, "attention_radius": 1}),
+    "loop adapters": ("bert", "masked", {"loop_adapter_rank": 2, "unique_layers": 2}),
+    "loop adapters of a dit": ("dit", "diffusion", {"loop_adapter_rank": 3}),
+    "all": (
+        "bert",
+        "masked",
+        {"norm": "sandwich", "input_injection": True, "attention_radius": 1, "loop_adapter_rank": 1},
+    ),
 }
 
 

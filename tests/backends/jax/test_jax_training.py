@@ -22,6 +22,7 @@ RUNS = {
     "no-ilsd": small_run("no-ilsd", "masked", norm="sandwich"),
     "unique-depth": small_run("unique-depth", "masked", block="bert", unique_layers=2),
     "universal-transformer": small_run("universal-transformer", "masked", block="bert"),
+    "random-loops": small_run("random-loops", "diffusion", input_injection=True, loop_adapter_rank=2),
     "elt": small_run("elt", "diffusion"),  # last, for later tests to find it compiled
 }
 
@@ -95,7 +96,7 @@ def test_twenty_steps_stay_together_and_compile_once(trainer, tmp_path):
             assert_same_weights(*weights, step + 1)
         lengths.add(pair.made.trainer.exits(pair.run.architecture, stream(pair.run.dataset, 0, "exits", step)))
         clipped += ours["gradient_norm"] > pair.run.optimisation.gradient_clip
-    assert len(lengths) == (2 if trainer == "elt" else 1)
+    assert len(lengths) == {"elt": 2, "random-loops": 3}.get(trainer, 1)
     assert clipped > 0
 
 
@@ -117,9 +118,10 @@ def test_the_loss_is_not_waited_for(tmp_path):
     assert all(isinstance(value, jax.Array) and value.shape == () for value in values.values())
 
 
-def test_checkpoints_cross_over_both_ways_and_training_goes_on(tmp_path):
+@pytest.mark.parametrize("trainer", ["elt", "random-loops"])
+def test_checkpoints_cross_over_both_ways_and_training_goes_on(trainer, tmp_path):
     """Moments, average and the step of the bias correction included: all enter the next steps."""
-    pair = pair_of(RUNS["elt"], tmp_path)
+    pair = pair_of(RUNS[trainer], tmp_path)
     for engine in pair.engines:
         for step in range(3):
             take(engine, pair, step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -26,6 +26,7 @@ OPTIONS = {
     "loop embedding": {"loop_embedding": True},
     "loop conditioning": {"loop_conditioning": True},
     "attention radius": {"attention_radius": 1},
+    "loop adapters": {"loop_adapter_rank": 2},
 }
 
 
@@ -42,7 +43,7 @@ def build(depth="looped", block="dit", data="continuous", seed=0, **options):
         for parameter in network.parameters():
             parameter += 0.15 * torch.randn(parameter.shape, generator=generator)
         if network.halting is not None:
-            network.halting.linear.weight.mul_(0.3)
+            network.halting.linear.weight.mul_(0.05)
             network.halting.linear.bias.fill_(-2)  # late halting: p is about 0.12
     batch = 3
     if timed:
@@ -57,10 +58,16 @@ def build(depth="looped", block="dit", data="continuous", seed=0, **options):
     return network, (inputs, labels, context, log_snr)
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize(
+    ("depth", "options"),
+    [
+        pytest.param(depth, options, id=f"{depth}-{name}")
+        for depth, (name, options) in product(DEPTHS, OPTIONS.items())
+        if depth != "unique" or name != "loop adapters"  # which has no loops to adapt
+    ],
+)
 @pytest.mark.parametrize("data", SPECS)
 @pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("depth", DEPTHS)
 def test_each_exit_equals_a_shallower_run(depth, block, data, options):
     network, call = build(depth, block, data, **options)
     exits = (1,) if depth == "unique" else (1, 2, 4, 5)  # beyond max_loops too
@@ -142,6 +149,8 @@ def test_impossible_networks_are_refused():
     spec = SPECS["continuous"]
     with pytest.raises(ValueError, match=r"divide the grid \(4, 6\), given patch 4"):
         Network(Architecture(patch=4), "looped", spec, timed=True)
+    with pytest.raises(ValueError, match="no loops to adapt: expected loop_adapter_rank 0, given loop_adapter_rank 3"):
+        Network(Architecture(max_loops=1, loop_adapter_rank=3), "unique", spec, timed=True)
     with pytest.raises(ValueError, match="max_loops 1 and all layers as unique_layers, given max_loops 4"):
         Network(Architecture(max_loops=4), "unique", spec, timed=True)
     with pytest.raises(ValueError, match="'looped', 'unique' or 'universal', given 'deep'"):
@@ -226,9 +235,10 @@ def test_injection_brings_the_input_back_into_a_foreign_state(block):
         ("looped", {}, False),
         ("looped", {"loop_embedding": True}, True),
         ("looped", {"loop_conditioning": True}, True),
+        ("looped", {"loop_adapter_rank": 1}, True),
         ("universal", {}, True),
     ],
-    ids=["looped", "loop embedding", "loop conditioning", "universal"],
+    ids=["looped", "loop embedding", "loop conditioning", "loop adapters", "universal"],
 )
 def test_a_loop_knows_its_index_only_where_asked(depth, options, knows, block):
     network, call = build(depth, block, **options)

@@ -26,7 +26,13 @@ def test_a_change_reaches_exactly_as_far_as_the_light_cone(depth, block, world, 
     spec = WORLDS[world]
     timed = spec.kind == "continuous"
     architecture = Architecture(
-        unique_layers=LAYERS, width=16, heads=2, block=block, attention_radius=radius, input_injection=True
+        unique_layers=LAYERS,
+        width=16,
+        heads=2,
+        block=block,
+        attention_radius=radius,
+        input_injection=True,
+        loop_adapter_rank=2,
     )
     generator = torch.Generator().manual_seed(3)
     network = Network(architecture, depth, spec, timed=timed, generator=generator).double()
