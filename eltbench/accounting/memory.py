@@ -34,6 +34,7 @@ def activation_bytes(
     layer = state * (8 + 2 * architecture.mlp_ratio) + length * (2 * STATISTICS + architecture.heads)
     if dit:
         layer += 4 * state  # what the modulation scales, and what its gates let through
+    layer += 4 * length * architecture.loop_adapter_rank  # between the factors of four updates
     if architecture.norm == "sandwich":
         layer += 2 * state + 2 * length * STATISTICS
 
@@ -75,9 +76,9 @@ def peak_bytes(
     """Bytes alive at once, at most, in an inference call on `batch` items that reads the head after `loops` loops.
 
     At every operation its operands, its result, and what a later one still needs are alive. The widest is attention
-    (queries, keys, values, output), the MLP's nonlinearity (input and output) or the head (input and prediction),
-    beside the residual stream and what the call carries along. Python may hold a tensor a little longer; CUDA's
-    allocator rounds up. Raises ValueError for impossible loops.
+    (queries, keys, values, output), the MLP's nonlinearity (input and output) or the head (input and prediction), and
+    with loop adapters the sum of a map and its update, beside the residual stream and what the call carries along.
+    Python may hold a tensor a little longer; CUDA's allocator rounds up. Raises ValueError for impossible loops.
     """
     macs_by_part(architecture, depth, spec, timed, loops)  # refuses what cannot be
     (rows, columns), length = token_grid(architecture, depth, spec), state_length(architecture, depth, spec, timed)
@@ -98,7 +99,10 @@ def peak_bytes(
 
     mask = 0 if architecture.attention_radius is None else FLOAT * length**2
     attention = FLOAT * batch * (carried - spent + 4 * state + length * architecture.heads) + mask
-    mlp = FLOAT * batch * (carried - 2 * spent + 2 * architecture.mlp_ratio * state)
+    updated = length * architecture.loop_adapter_rank  # between the factors of the update that is added
+    mlp = FLOAT * batch * (carried - 2 * spent + 2 * architecture.mlp_ratio * state + updated)
+    if updated:  # the sum of queries, keys and values
+        attention = max(attention, FLOAT * batch * (carried - spent + 6 * state + updated))
     outputs, copied = spec.vocabulary, False
     if spec.kind == "continuous":  # patches are put back in their places by a copy
         outputs, copied = architecture.patch**2 * spec.channels, architecture.patch > 1 and columns > 1

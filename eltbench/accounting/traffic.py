@@ -27,7 +27,8 @@ def moved_bytes(
 ) -> dict[str, int]:
     """Bytes of one call on `batch` items, `weights` (biases included) and `activations`, all in `precision`.
 
-    resident: the weights of the block are read once per call and not once per loop. Raises ValueError for impossible
+    resident: the weights of the block are read once per call and not once per loop, those of a loop's adapters once per
+    loop that has its own. Raises ValueError for impossible
     loops and exits and an unknown precision.
     """
     if precision not in BYTES:
@@ -59,9 +60,14 @@ def moved_bytes(
         products += [(d, 6 * d, 1, layers * modulated, layers * modulated), (d, 2 * d, 1, 1, 1)]
     if depth == "universal":
         products.append((d, 1, length, loops - 1, loops - 1))
+    adapted = min(loops, architecture.max_loops) if resident else loops
     weights = sum((inputs + 1) * results * read for inputs, results, _, read, _ in products)
     activations = sum((inputs + results) * vectors * times for inputs, results, vectors, _, times in products)
     activations += 4 * length * d * layers * loops  # attention
+    if rank := architecture.loop_adapter_rank:  # two products a map, of which the second adds to what the map gave
+        for inputs, results in ((d, 3 * d), (d, d), (d, hidden), (hidden, d)):
+            weights += (inputs + results) * rank * layers * adapted
+            activations += (inputs + 2 * rank + 2 * results) * length * layers * loops
     return {"weights": BYTES[precision] * weights, "activations": BYTES[precision] * batch * activations}
 
 

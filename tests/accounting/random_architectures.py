@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -61,6 +62,9 @@ def calls(draw) -> Call:
     depth = draw(st.sampled_from(DEPTHS))
     exits = (1,) if depth == "unique" else tuple(sorted(draw(st.sets(st.integers(1, 5), min_size=1))))
     architecture = draw(architectures)
+    if depth != "unique":
+        rank, max_loops = draw(st.sampled_from([0, 0, 1, 3])), draw(st.integers(1, 3))
+        architecture = replace(architecture, loop_adapter_rank=rank, max_loops=max_loops)
     patches = max(architecture.patch, 1)
     spec = draw(all_specs.filter(lambda spec: spec.kind == "tokens" or spec.grid[0] % patches == 0))
     return Call(architecture, depth, spec, draw(st.booleans()), exits)

@@ -25,8 +25,13 @@ class Traffic(TorchDispatchMode):
     def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
         result = operation(*arguments, **(keywords or {}))
         if operation is aten.addmm.default:
-            bias, inputs, weight = arguments
-            self.moved["weights"] += bias.nbytes + weight.nbytes
+            added, inputs, weight = arguments
+            self.moved["weights" if added.ndim == 1 else "activations"] += added.nbytes  # a bias, or what a map gave
+            self.moved["weights"] += weight.nbytes
+            self.moved["activations"] += inputs.nbytes + result.nbytes
+        elif operation is aten.mm.default:
+            inputs, weight = arguments
+            self.moved["weights"] += weight.nbytes
             self.moved["activations"] += inputs.nbytes + result.nbytes
         elif operation is aten._scaled_dot_product_flash_attention_for_cpu.default:
             self.moved["activations"] += sum(operand.nbytes for operand in arguments[:3]) + result[0].nbytes
@@ -54,6 +59,17 @@ def test_only_a_resident_block_saves_traffic_by_looping():
     block = accounting.parameters(*looped[:4])["block"] - 2 * 4 * 64  # norms are no products
     saved = accounting.moved_bytes(*looped)["weights"] - accounting.moved_bytes(*looped, resident=True)["weights"]
     assert saved == 4 * 3 * block
+
+
+def test_a_resident_block_reads_the_adapters_of_every_loop_that_has_its_own():
+    """By hand, rank 2, width 64, MLP ratio 4: (64 + 192 + 64 + 64 + 64 + 256 + 256 + 64) · 2 a layer and loop."""
+    plain, adapted = (Architecture(unique_layers=3, max_loops=4, loop_adapter_rank=rank) for rank in (0, 2))
+    for loops, times in ((1, 1), (4, 4), (9, 4)):
+        read = [
+            accounting.moved_bytes(each, "looped", CONTINUOUS, True, loops, resident=True)["weights"]
+            for each in (plain, adapted)
+        ]
+        assert read[1] - read[0] == 4 * 3 * times * 2048
 
 
 def test_intensity_grows_with_the_batch_towards_that_of_activations_alone():
