@@ -52,20 +52,25 @@ class TrainCommand:
     precision: str = "fp32"
     compile: bool = False
     threads: int = 1
+    devices: int = 1
+    """among which every batch is divided; under torchrun, its number of processes"""
     runs: Path | None = None
     """where trained runs are kept (default: $ELTBENCH_RUNS, else the user's cache folder)"""
 
 
 def train(arguments: list[str]) -> int:
     """Train one model."""
+    from eltbench import torchrun
     from eltbench.training import parts
 
     asked = vars(tyro.cli(TrainCommand, prog="eltbench train", args=arguments)).copy()
     store = RunStore(runs_root(asked.pop("runs")))
     run = Run(**asked)
     parts(run)  # refuses what cannot be before a process is started
-    if run.device != "cpu":
-        backends.get(run.backend).check_device(run.device)
+    if torchrun.launched():
+        return torchrun.train(run, store)
+    if run.device != "cpu" or run.devices > 1:
+        backends.get(run.backend).check_device(run.device, run.devices)
     outcome = sweep([Job(run)], store)
     for message in outcome.failed.values():
         print(f"failed: {message}", file=sys.stderr)

@@ -18,7 +18,7 @@ import tyro
 from filelock import FileLock
 from rich.console import Console
 
-from eltbench import backends, claims, results, studies
+from eltbench import backends, claims, results, studies, torchrun
 from eltbench.atomic import check_writable, replacing, write_text
 from eltbench.estimate import estimated_seconds
 from eltbench.model import runs_root
@@ -52,6 +52,8 @@ class StudyCommand:
     """the preset's, or another: torch, jax"""
     device: str = ""
     """the preset's, or another: cpu, cuda"""
+    devices: int = 0
+    """the preset's, or another number of devices among which every batch is divided"""
     workers: int = 0
     """runs at a time; 0 means as many as the processors serve"""
     runs: Path | None = None
@@ -79,6 +81,8 @@ def main(study: str, arguments: Sequence[str] | None = None) -> int:
 
 def execute(study_name: str, command: StudyCommand) -> int:
     """What `main` does once the command line is read; ValueError is for the user, not a defect."""
+    if torchrun.launched():
+        raise ValueError("a study starts its own processes, also for several devices: call it without torchrun")
     started = time.monotonic()
     study = studies.create(study_name)
     presets = _presets(study_name, command)
@@ -92,7 +96,7 @@ def execute(study_name: str, command: StudyCommand) -> int:
         results.refuse_superseded(published, jobs, study.cell)
     if command.workers < 0:
         raise ValueError(f"workers: give 1 or more, or 0 for as many as fit, given {command.workers}")
-    workers = command.workers or max(1, processors() // presets[0].threads)
+    workers = command.workers or max(1, processors() // (presets[0].threads * presets[0].devices))
     if command.dry_run:
         _list(jobs, store, workers)
         return 0
@@ -140,14 +144,14 @@ def _presets(study: str, command: StudyCommand) -> list[Preset]:
     seeds = tuple(dict.fromkeys(seed for text in _split(command.seeds) for seed in _seeds(text)))
     preset = load_preset(study, command.preset)
     preset = preset.narrowed(_split(command.tasks), _split(command.trainers), seeds)
-    preset = replace(preset, device=command.device or preset.device)
+    preset = replace(preset, device=command.device or preset.device, devices=command.devices or preset.devices)
     asked = _split((command.backend or preset.backend,))
     if not asked:
         raise ValueError(f"--backend: name one of {', '.join(backends.names())}, given {command.backend!r}")
     for backend in asked:
         backends.registry.check(backend)
-        if preset.device != "cpu":
-            backends.get(backend).check_device(preset.device)
+        if preset.device != "cpu" or preset.devices > 1:
+            backends.get(backend).check_device(preset.device, preset.devices)
     return [replace(preset, backend=backend) for backend in asked]
 
 

@@ -56,6 +56,7 @@ class Preset:
     precision: str = "fp32"
     compile: bool = False
     threads: int = 1
+    devices: int = 1  # among which every batch is divided
 
     def to_dict(self) -> dict[str, Any]:
         """The preset as plain JSON values, for the provenance of results."""
@@ -85,6 +86,7 @@ class Preset:
             precision=self.precision,  # type: ignore[arg-type]
             compile=self.compile,
             threads=self.threads,
+            devices=self.devices,
         )
 
     def narrowed(

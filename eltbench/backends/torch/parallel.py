@@ -5,12 +5,13 @@ The ranks are the processes that torchrun started; without torchrun `launch` sta
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -126,6 +127,22 @@ def join(run: Run, rendezvous: Path | None = None, rank: int = -1) -> None:
     if (started := int(os.environ["WORLD_SIZE"])) != run.devices:
         raise ValueError(f"torchrun started {started} processes, one a device, given devices = {run.devices}")
     dist.init_process_group(backend)
+
+
+@contextlib.contextmanager
+def joined(run: Run) -> Iterator[bool]:
+    """Within this context the ranks that torchrun started belong together; gives whether this is the first of them."""
+    join(run)
+    yield dist.get_rank() == 0
+    dist.destroy_process_group()  # not after an error, when the others may never come here
+
+
+def seen_by_all(look: Callable[[], Any]) -> list[Any]:
+    """What every rank sees when it looks, which none does before all have come here."""
+    seen: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(seen, None)
+    dist.all_gather_object(seen, look())
+    return seen
 
 
 def launch(run: Run, train: Callable[[Report | None], object], report: Report | None) -> bool:

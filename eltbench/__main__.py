@@ -1,0 +1,8 @@
+"""`python -m eltbench` is the command `eltbench`."""
+
+import sys
+
+from eltbench.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
