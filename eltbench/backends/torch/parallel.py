@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eltbench.backends.base import Report
-from eltbench.backends.torch.network import Network
 from eltbench.config import Run
 from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Task
 
@@ -40,7 +39,7 @@ class Alone:
         """Where this process computes; raises ValueError for a device that is not here."""
         return available_device(name)
 
-    def wrapped(self, network: Network) -> nn.Module:
+    def wrapped(self, network: nn.Module) -> nn.Module:
         """The network as it is called in training."""
         return network
 
@@ -72,19 +71,20 @@ class Ranks(Alone):
         torch.cuda.set_device(device)
         return device
 
-    def wrapped(self, network: Network) -> nn.Module:
-        """DistributedDataParallel, which averages the gradients over ranks."""
-        partly_used = network.injection is not None or network.halting is not None  # one loop takes neither
-        return DistributedDataParallel(network, find_unused_parameters=partly_used)
+    def wrapped(self, network: nn.Module) -> nn.Module:
+        """DistributedDataParallel, which averages the gradients over ranks.
+
+        What belongs to deeper loops than a step reads takes no part in it, so parameters may go unused; where none ever
+        does, torch warns once of the time that it takes to look.
+        """
+        return DistributedDataParallel(network, find_unused_parameters=True)
 
     def share(self, batch: Batch, task: Task) -> tuple[Batch, Task]:
         size = len(batch.labels) // self.count
         part = batch.select(slice(self.rank * size, (self.rank + 1) * size))
         whole, own = (float(task.item_weights(items).sum()) for items in (batch, part))
         if own <= 0:
-            raise ValueError(
-                f"no item counts in rank {self.rank}'s part of a batch: give fewer devices or larger batches"
-            )
+            raise ValueError(f"nothing counts in rank {self.rank}'s part of a batch; give fewer devices or more items")
         return part, cast(Task, Share(task, self.count * own / whole))
 
     def mean(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -217,5 +217,6 @@ def available_device(name: str, count: int = 1) -> torch.device:
         raise ValueError(f"torch has no device {name!r} here; known: {', '.join(known)}")
     here = {"cpu": os.cpu_count() or 1, "cuda": len(known) - 1}.get(name, 1)
     if count > here:
-        raise ValueError(f"torch has {here} of device {name!r} here, given devices = {count}")
+        what = "processors, one a process," if name == "cpu" else f"of device {name!r}"
+        raise ValueError(f"torch has {here} {what} here, given devices = {count}")
     return torch.device(name)
