@@ -131,8 +131,11 @@ class RunStore:
         if not path.exists():
             atomic.write_text(path, json.dumps(run.to_dict(), indent=2) + "\n")
 
-    def finish(self, run: Run, run_id: str, seconds: float, resumed: bool) -> None:
-        """Write done.json with the hash of every checkpoint file and snapshot; the caller holds the lock."""
+    def finish(self, run: Run, run_id: str, seconds: float, resumed: bool, seeds_together: int = 1) -> None:
+        """Write done.json with the hash of every checkpoint file and snapshot; the caller holds the lock.
+
+        seeds_together: how many seeds were trained as one program; `seconds` is this one's share of the time.
+        """
         directory = self.directory(run_id)
         names = [*CHECKPOINT, *(snapshot_name(step) for step in run.optimisation.snapshots)]
         files = {name: _digest(directory / name) for name in names if (directory / name).exists()}
@@ -140,6 +143,7 @@ class RunStore:
             "run_id": run_id,
             "steps": run.optimisation.steps,
             "seconds": round(seconds, 3),
+            "seeds_together": seeds_together,
             "resumed": resumed,  # if so, `seconds` counts the last attempt alone
             "checkpoint": files,
             "provenance": provenance(),

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from eltbench import accounting, atomic, backends, data, tasks, trainers
+from eltbench import accounting, backends, data, tasks, trainers
 from eltbench.backends.base import Engine, Report
 from eltbench.backends.checkpoint import snapshot_name
 from eltbench.config import Optimisation, Run
 from eltbench.data.base import Dataset
+from eltbench.log import DivergedError, Log
 from eltbench.streams import stream
-from eltbench.tasks.base import Task
+from eltbench.tasks.base import Array, Batch, Task
 from eltbench.trainers.base import Trainer
 
 CHECKPOINT = "checkpoint.safetensors"
-
-
-class DivergedError(ArithmeticError):
-    """A loss or gradient that is no longer finite; `step` is where."""
-
-    def __init__(self, step: int, name: str, value: float) -> None:
-        super().__init__(f"{name} became {value} at step {step}; try a smaller learning_rate or gradient_clip")
-        self.step = step
+SeedsReport = Callable[[Run, int, int], None]
+"""report(run, steps done, steps in all)"""
 
 
 @dataclass(frozen=True)
@@ -71,6 +62,17 @@ def learning_rate(optimisation: Optimisation, step: int) -> float:
     return optimisation.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+@dataclass
+class Trainee:
+    """A run in training and how it stands: the steps it has taken, or what made it fail."""
+
+    run: Run
+    directory: Path
+    engine: Engine
+    step: int = 0
+    error: Exception | None = None
+
+
 def fit(run: Run, directory: Path, report: Report | None = None) -> Engine:
     """Train a run to its end in `directory`, resuming from the checkpoint there; returns the trained engine.
 
@@ -78,68 +80,127 @@ def fit(run: Run, directory: Path, report: Report | None = None) -> Engine:
     Raises DivergedError when a loss is not finite, ValueError for an impossible configuration or a damaged checkpoint,
     and RuntimeError that names the like where one of several processes raised it (see `Engine.launch`).
     """
-    made = parts(run)
-    if run.devices > 1 and backends.get(run.backend).launch(run, partial(fit, run, directory), report):
-        trained = build_engine(replace(run, devices=1), made)
-        trained.load(directory)
-        return trained
-    spec, optimisation = made.dataset.spec, run.optimisation
-    engine = build_engine(run, made)
-    directory.mkdir(parents=True, exist_ok=True)
-    start = engine.load(directory) if (directory / CHECKPOINT).exists() else 0
-    snapshots = optimisation.snapshots
-    if not all((directory / snapshot_name(step)).exists() for step in snapshots if step <= start):
-        engine, start = build_engine(run, made), 0  # what is gone is only made by training again
-    log = Log(directory / "log.jsonl", start, keeps=engine.leads)
-    for step in range(start, optimisation.steps):
-        clean = made.dataset.batch(stream(run.dataset, run.seed, "batch", step), optimisation.batch_size)
-        corruption = stream(run.dataset, run.seed, "corruption", step)
-        batch = made.task.corrupt(clean, spec, corruption, optimisation.label_dropout)
-        exits = made.trainer.exits(run.architecture, stream(run.dataset, run.seed, "exits", step))
-        progress = step / max(1, optimisation.steps - 1)
-        terms = engine.step(batch, exits, progress, learning_rate(optimisation, step))
-        log.add(step, exits, terms)
-        done = step + 1
-        if done % optimisation.log_every == 0 or done == optimisation.steps:
-            log.flush(engine)
-            if report:
-                report(done, optimisation.steps)
-        if done in snapshots:  # before the checkpoint, so that none lacks a snapshot of its past
-            log.flush(engine)
-            if engine.leads:
-                engine.save_snapshot(directory, done)
-        if done % optimisation.checkpoint_every == 0 or done == optimisation.steps:
-            log.flush(engine)
-            if engine.leads:
-                engine.save(directory, done)
-    return engine
+    (trainee,) = fit_seeds({directory: run}, None if report is None else lambda _, *done: report(*done))
+    if trainee.error is not None:
+        raise trainee.error
+    return trainee.engine
 
 
-class Log:
-    """Loss terms by step as JSON lines; values stay on the device until `flush`, so that no step waits for them.
+def fit_seeds(runs: Mapping[Path, Run], report: SeedsReport | None = None) -> list[Trainee]:
+    """Train runs that differ in their seed alone, by directory, together as one program; one run, as `fit` does.
 
-    One that does not keep the lines checks the values all the same.
+    Each sees its own batches, noise and exits and leaves the files that it would leave by itself. One that diverges, or
+    whose checkpoint is damaged, fails alone: its error stands in what is returned. Those that are behind go first,
+    until they reach the others. Raises ValueError for runs that cannot be trained together.
     """
+    (directory, run), *others = runs.items()
+    made = parts(run)
+    if others:
+        check_vectorised(run)
+        if odd := [other for _, other in others if replace(other, seed=run.seed) != run]:
+            raise ValueError(f"runs that are trained together differ in their seed alone, given {run} and {odd[0]}")
+    if run.devices > 1:
+        launch = backends.get(run.backend).launch
+        if launch(run, partial(fit, run, directory), None if report is None else partial(report, run)):
+            return [_begin(replace(run, devices=1), directory, made)]
+    trainees = [_begin(run, directory, made) for directory, run in runs.items()]
+    steps = run.optimisation.steps
+    while going := [trainee for trainee in trainees if trainee.error is None and trainee.step < steps]:
+        behind = min(trainee.step for trainee in going)
+        until = min((trainee.step for trainee in going if trainee.step > behind), default=steps)
+        _train([trainee for trainee in going if trainee.step == behind], made, until, report)
+    return trainees
 
-    def __init__(self, path: Path, start: int, *, keeps: bool = True) -> None:
-        self.path = path if keeps else Path(os.devnull)
-        self.pending: list[tuple[int, tuple[int, ...], dict[str, Any]]] = []
-        if not keeps:
+
+def check_vectorised(run: Run) -> None:
+    """Refuse (ValueError) a run that cannot be trained with other seeds as one program."""
+    known = backends.vectorised.names()
+    if run.backend not in known:
+        raise ValueError(
+            f"backend {run.backend!r} trains every seed in a program of its own; backends that vectorise seeds: "
+            f"{', '.join(known)}"
+        )
+    if run.devices > 1:
+        raise ValueError(f"vectorised seeds share one device, given devices = {run.devices}; leave one of the two out")
+
+
+def draw(run: Run, made: Parts, step: int) -> tuple[Batch, tuple[int, ...]]:
+    """The host batch of a run's step and the exits read at it, from the streams of the run's seed."""
+    optimisation = run.optimisation
+    clean = made.dataset.batch(stream(run.dataset, run.seed, "batch", step), optimisation.batch_size)
+    corruption = stream(run.dataset, run.seed, "corruption", step)
+    batch = made.task.corrupt(clean, made.dataset.spec, corruption, optimisation.label_dropout)
+    return batch, made.trainer.exits(run.architecture, stream(run.dataset, run.seed, "exits", step))
+
+
+def _begin(run: Run, directory: Path, made: Parts) -> Trainee:
+    """The run as its directory leaves it: fresh, or at the step of its checkpoint."""
+    trainee = Trainee(run, directory, build_engine(run, made))
+    directory.mkdir(parents=True, exist_ok=True)
+    if (directory / CHECKPOINT).exists():
+        try:
+            trainee.step = trainee.engine.load(directory)
+        except ValueError as error:
+            trainee.error = error
+    past = [step for step in run.optimisation.snapshots if step <= trainee.step]
+    if not all((directory / snapshot_name(step)).exists() for step in past):
+        trainee.engine, trainee.step = build_engine(run, made), 0  # what is gone is only made by training again
+    return trainee
+
+
+def _train(trainees: Sequence[Trainee], made: Parts, until: int, report: SeedsReport | None) -> None:
+    """The only training loop: take trainees that stand at one step to step `until`."""
+    start, run = trainees[0].step, trainees[0].run
+    gather = Alone if len(trainees) == 1 else backends.vectorised.get(run.backend)
+    together = gather([trainee.engine for trainee in trainees])
+    logs = [Log(each.directory / "log.jsonl", start, place, each.engine.leads) for place, each in enumerate(trainees)]
+    for step in range(start, until):
+        batches, exits = zip(*(draw(trainee.run, made, step) for trainee in trainees), strict=True)
+        progress = step / max(1, run.optimisation.steps - 1)
+        terms = together.step(batches, exits, progress, learning_rate(run.optimisation, step))
+        for place, (trainee, log) in enumerate(zip(trainees, logs, strict=True)):
+            if trainee.error is None:
+                log.add(step, exits[place], terms)
+                try:
+                    _keep(trainee, log, partial(together.engine, place), step + 1, until, report)
+                except DivergedError as error:
+                    trainee.error = error  # the others go on beside it
+        if all(trainee.error is not None for trainee in trainees):
             return
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < start]
-        atomic.write_text(path, "".join(line + "\n" for line in kept))
+    for place, trainee in enumerate(trainees):
+        trainee.engine, trainee.step = together.engine(place), until
 
-    def add(self, step: int, exits: tuple[int, ...], terms: dict[str, Any]) -> None:
-        self.pending.append((step, exits, terms))
 
-    def flush(self, engine: Engine) -> None:
-        """Write what is pending; the first value that is not finite raises DivergedError with its step."""
-        with self.path.open("a") as file:
-            for step, exits, terms in self.pending:
-                values = {name: float(np.asarray(engine.numpy(term))) for name, term in terms.items()}
-                for name, value in values.items():
-                    if not math.isfinite(value):
-                        raise DivergedError(step, name, value)
-                file.write(json.dumps({"step": step, "exits": exits, **values}) + "\n")
-        self.pending.clear()
+def _keep(
+    trainee: Trainee, log: Log, engine: Callable[[], Engine], done: int, until: int, report: SeedsReport | None
+) -> None:
+    """Log, report and save what is due after `done` steps; `engine` gives the trainee's as it stands now."""
+    directory, optimisation, leads = trainee.directory, trainee.run.optimisation, trainee.engine.leads
+    if done % optimisation.log_every == 0 or done == until:
+        log.flush(trainee.engine)
+        if report:
+            report(trainee.run, done, optimisation.steps)
+    if done in optimisation.snapshots:  # before the checkpoint, so that none lacks a snapshot of its past
+        log.flush(trainee.engine)
+        if leads:
+            engine().save_snapshot(directory, done)
+    if done % optimisation.checkpoint_every == 0 or done == until:
+        log.flush(trainee.engine)
+        if leads:
+            engine().save(directory, done)
+
+
+class Alone:
+    """The engine of one run, in the form of those of several seeds (see `eltbench.backends.base.Seeds`)."""
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        (self._engine,) = engines
+
+    def step(
+        self, batches: Sequence[Batch], exits: Sequence[tuple[int, ...]], progress: float, learning_rate: float
+    ) -> dict[str, Array]:
+        (batch,), (its_exits,) = batches, exits
+        return self._engine.step(batch, its_exits, progress, learning_rate)
+
+    def engine(self, place: int) -> Engine:
+        return self._engine

@@ -1,13 +1,16 @@
-"""One run in a process of its own: `python -m eltbench.worker`, told what to do by one JSON line on stdin.
+"""One run, or seeds trained together, in a process of its own: `python -m eltbench.worker`, told what by a JSON line.
 
-The line: {"run": …, "runs": folder of the run cache, "measurements": [{"study": …, "version": …, "settings": {…}}, …]}.
-The sender keeps stdin open; when it closes, however the sender died, this process ends at once. Events leave as JSON
-lines on stdout: {"phase": "wait"}, {"phase": "train", "step": s, "steps": n}, {"phase": "measure", "study": …},
-{"warning": …}, and last {"done": true, "trained": …, "measured": …, "seconds": …} (exit code 0) or {"error": …} (1).
+The line on stdin: {"store": folder of the run cache, "make": [{"run": …, "measurements": [{"study": …, "version": …,
+"settings": {…}}, …]}, …]}. The sender keeps stdin open; when it closes, however the sender died, this process ends at
+once. Events leave as JSON lines on stdout, each with "run", the run's id: {"phase": "wait"}, {"phase": "train", "step":
+s, "steps": n}, {"phase": "measure", "study": …}, {"warning": …}, and as each run's last {"done": true, "trained": …,
+"measured": …, "seconds": …} or {"error": …}; an error without "run" is that of all runs that have not ended. The exit
+code is 1 if there was an error, else 0.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,11 +18,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import AcquireReturnProxy, BaseFileLock, Timeout
+from filelock import Timeout
 
 from eltbench.config import Run, run_from_dict
 from eltbench.runs import WEIGHTS, Job, RunStore
@@ -39,54 +42,90 @@ def thread_environment(threads: int) -> dict[str, str]:
     return {**variables, "NPROC": str(threads)}  # XLA's pool of CPU threads
 
 
-def work(jobs: list[Job], store: RunStore, emit: Emit) -> dict[str, Any]:
-    """Train one run and make the measurements that `jobs`, all of this run, name; what is there is not made again.
+def work(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> None:
+    """Train runs that differ in their seed alone and make the measurements that the jobs of each name.
 
-    Returns whether it trained, how many measurements it made, and the seconds it took, waiting for the lock left out.
+    What is there is not made again. A run that another process holds is left to it and looked at when the others are
+    made; while this waits, it holds none itself. The `seconds` of a run leave waiting out, and of a training together
+    they hold the run's share.
     """
-    run, run_id = jobs[0].run, jobs[0].run_id
-    with _locked(store.lock(run_id), emit):
-        started = time.monotonic()
+    held = []
+    with contextlib.ExitStack() as locks:
+        free = []
+        for jobs in runs:
+            try:
+                locks.enter_context(store.lock(jobs[0].run_id).acquire(timeout=0))
+                free.append(jobs)
+            except Timeout:
+                held.append(jobs)
+        _make(free, store, emit)
+    for jobs in held:
+        emit({"run": jobs[0].run_id, "phase": "wait"})
+        with store.lock(jobs[0].run_id):
+            _make([jobs], store, emit)
+
+
+def _make(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> None:
+    """What `work` does with runs whose locks this process holds."""
+    started = time.monotonic()
+    errors: dict[str, Exception] = {}
+    to_train: dict[str, Run] = {}
+    for jobs in runs:
+        run, run_id = jobs[0].run, jobs[0].run_id
         try:
-            store.repair(run_id, lambda text: emit({"warning": text}))
-            trained = _train(run, run_id, store, emit)
+            store.repair(run_id, lambda text: emit({"run": run_id, "warning": text}))  # noqa: B023, called at once
+            if store.state(run_id) != "done":
+                to_train[run_id] = run
+        except OSError as error:
+            errors[run_id] = error
+    if to_train:
+        errors |= _train(to_train, store, emit)
+    share = (time.monotonic() - started) / len(runs)
+    for jobs in runs:
+        run_id, started = jobs[0].run_id, time.monotonic()
+        try:
+            if run_id in errors:
+                raise errors[run_id]
             missing = [job for job in jobs if job.study and not store.measured(run_id, job.study, job.digest)]
             if missing:
                 _measure(missing, store, emit)
-        except Exception:
+        except Exception as error:
             store.fail(run_id, traceback.format_exc())
-            raise
-        store.forgive(run_id)
-        seconds = round(time.monotonic() - started, 3)
-    return {"trained": trained, "measured": len(missing), "seconds": seconds}
+            traceback.print_exc()
+            emit({"run": run_id, "error": in_words(error)})
+        else:
+            store.forgive(run_id)
+            seconds = round(share + time.monotonic() - started, 3)
+            trained = run_id in to_train
+            emit({"run": run_id, "done": True, "trained": trained, "measured": len(missing), "seconds": seconds})
 
 
-def _locked(lock: BaseFileLock, emit: Emit) -> AcquireReturnProxy:
+def _train(runs: Mapping[str, Run], store: RunStore, emit: Emit) -> dict[str, Exception]:
+    """Train runs by run_id, together if they are several; gives what made a run fail."""
+    reported: dict[Run, float] = {}
+
+    def report(run: Run, step: int, steps: int) -> None:
+        if time.monotonic() - reported.get(run, -REPORT_EVERY) >= REPORT_EVERY or step == steps:
+            reported[run] = time.monotonic()
+            emit({"run": ids[run], "phase": "train", "step": step, "steps": steps})
+
+    ids = {run: run_id for run_id, run in runs.items()}
+    directories = {store.directory(run_id): run for run_id, run in runs.items()}
     try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        emit({"phase": "wait"})
-        return lock.acquire()
+        from eltbench import training
 
-
-def _train(run: Run, run_id: str, store: RunStore, emit: Emit) -> bool:
-    if store.state(run_id) == "done":
-        return False
-    from eltbench import training
-
-    directory = store.directory(run_id)
-    store.begin(run, run_id)
-    resumed, started, reported = (directory / WEIGHTS).exists(), time.monotonic(), 0.0
-
-    def report(step: int, steps: int) -> None:
-        nonlocal reported
-        if time.monotonic() - reported >= REPORT_EVERY or step == steps:
-            reported = time.monotonic()
-            emit({"phase": "train", "step": step, "steps": steps})
-
-    training.fit(run, directory, report)
-    store.finish(run, run_id, time.monotonic() - started, resumed)
-    return True
+        for run_id, run in runs.items():
+            store.begin(run, run_id)
+        resumed = {run: (directory / WEIGHTS).exists() for directory, run in directories.items()}
+        started = time.monotonic()
+        trainees = training.fit_seeds(directories, report)
+        seconds = (time.monotonic() - started) / len(runs)
+        for trainee in trainees:
+            if trainee.error is None:
+                store.finish(trainee.run, ids[trainee.run], seconds, resumed[trainee.run], seeds_together=len(runs))
+    except Exception as error:
+        return dict.fromkeys(runs, error)
+    return {ids[trainee.run]: trainee.error for trainee in trainees if trainee.error is not None}
 
 
 def _measure(jobs: list[Job], store: RunStore, emit: Emit) -> None:
@@ -100,7 +139,7 @@ def _measure(jobs: list[Job], store: RunStore, emit: Emit) -> None:
     model = load_model(store.directory(run_id), runs=store.root)
     for job in jobs:
         assert job.study is not None
-        emit({"phase": "measure", "study": job.study})
+        emit({"run": run_id, "phase": "measure", "study": job.study})
         study = studies.create(job.study)
         measured = study.measure(model, run, dict(job.settings))
         path = store.measurement_path(run_id, job.study, job.digest)
@@ -130,19 +169,23 @@ def _end_with_sender() -> None:
     os._exit(ORPHANED)
 
 
-def _jobs(message: Mapping[str, Any]) -> list[Job]:
-    run = run_from_dict(message["run"])
-    asked = message["measurements"]
-    return [Job(run, each["study"], each["settings"], version=each["version"]) for each in asked] or [Job(run)]
+def _jobs(asked: Mapping[str, Any]) -> list[Job]:
+    run = run_from_dict(asked["run"])
+    return [Job(run, each["study"], each["settings"], version=each["version"]) for each in asked["measurements"]] or [
+        Job(run)
+    ]
 
 
 def main() -> int:
-    """Read the job, do it, and say how it went; returns the exit code."""
+    """Read what to make, make it, and say how it went; returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sender hears Ctrl-C too, and ends this process
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # what libraries print to stdout must not fall between the events
+    failed = False
 
     def emit(event: Mapping[str, Any]) -> None:
+        nonlocal failed
+        failed |= "error" in event
         events.write(json.dumps(event) + "\n")
 
     line = b""
@@ -154,12 +197,16 @@ def main() -> int:
     threading.Thread(target=_end_with_sender, daemon=True).start()
     try:
         message = json.loads(line)
-        emit({"done": True, **work(_jobs(message), RunStore(Path(message["runs"])), emit)})
+        work([_jobs(asked) for asked in message["make"]], RunStore(Path(message["store"])), emit)
     except Exception as error:
-        emit({"error": " ".join(f"{type(error).__name__}: {error}".split())})
         traceback.print_exc()
-        return 1
-    return 0
+        emit({"error": in_words(error)})
+    return int(failed)
+
+
+def in_words(error: Exception) -> str:
+    """The kind and message of an error on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """A sweep makes what is missing, each run in a process of its own, and says what became of every run."""
 
+import subprocess
 from dataclasses import replace
 
 import pytest
 from faulty_plugin import STEPS, Weighing, job, logged, plug_in
 
 from eltbench import results
-from eltbench import sweep as sweeping
 from eltbench.atomic import NotWritableError
 from eltbench.progress import Lines, duration
 from eltbench.runs import Job, RunStore
@@ -28,7 +28,7 @@ def no_process(monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(sweeping.subprocess, "Popen", refuse)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
 
 
 @pytest.fixture(scope="class")
@@ -164,7 +164,7 @@ class TestPlan:
         def refuse(*arguments, **options):
             raise OSError("out of memory")
 
-        monkeypatch.setattr(sweeping.subprocess, "Popen", refuse)
+        monkeypatch.setattr(subprocess, "Popen", refuse)
         outcome = sweep([job(0), job(1)], store, workers=2, progress=Lines())
         assert set(outcome.failed.values()) == {"no process could be started: out of memory"}
         assert len(outcome.failed) == 2

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from eltbench.backends.base import Engine, check_exits
+from eltbench.backends.base import Engine, Seeds, check_exits
 from eltbench.registry import Registry
 
 EXTRAS = {"jax": ("jax", "equinox", "optax")}
@@ -28,4 +28,9 @@ registry = Backends(
 )
 get, names = registry.get, registry.names
 
-__all__ = ["Engine", "check_exits", "get", "names", "registry"]
+vectorised: Registry[Seeds] = Registry(
+    "backend with vectorised seeds", "vectorised", {"jax": "eltbench.backends.jax.seeds:JaxSeeds"}
+)
+"""How a backend trains several seeds as one program, where it can."""
+
+__all__ = ["Engine", "Seeds", "check_exits", "get", "names", "registry", "vectorised"]

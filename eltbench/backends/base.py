@@ -106,6 +106,23 @@ class Engine(ABC):
         """Predict with the averaged weights of that step; ValueError for a damaged or missing file."""
 
 
+class Seeds(Protocol):
+    """Engines of one configuration, each with a seed of its own, that take every step together as one program.
+
+    Made of the engines, whose states it takes over: ask `engine` for one that can be asked or saved.
+    """
+
+    def __init__(self, engines: Sequence[Engine]) -> None: ...
+
+    def step(
+        self, batches: Sequence[Batch], exits: Sequence[tuple[int, ...]], progress: float, learning_rate: float
+    ) -> dict[str, Array]:
+        """As `Engine.step` for each, on its own batch and exits; the terms have one value (S,) per engine."""
+
+    def engine(self, place: int) -> Engine:
+        """The engine at this place as it stands now; the next step leaves it behind."""
+
+
 def check_exits(exits: Sequence[int], *, deepest: int | None = None) -> tuple[int, ...]:
     """The exits as a tuple; raises ValueError unless they are strictly increasing, at least 1 and at most `deepest`."""
     checked: tuple[int, ...] = tuple(int(exit) for exit in exits)

@@ -31,6 +31,7 @@ from eltbench.studies.base import Study
 from eltbench.studies.presets import Preset, load_preset
 from eltbench.sweep import Durations, Outcome, sweep
 from eltbench.sweep import plan as plan_sweep
+from eltbench.training import check_vectorised
 
 REFUSED, FAILED = 2, 1
 PIPED_WIDTH = 160  # columns of the table where stdout is no terminal, whose width could be asked
@@ -55,7 +56,9 @@ class StudyCommand:
     devices: int = 0
     """the preset's, or another number of devices among which every batch is divided"""
     workers: int = 0
-    """runs at a time; 0 means as many as the processors serve"""
+    """processes at a time; 0 means as many as the processors serve"""
+    vectorise_seeds: bool = False
+    """train the seeds of one configuration together, as one program; the backend must be able to (jax)"""
     runs: Path | None = None
     """where trained runs are kept (default: $ELTBENCH_RUNS, else the user's cache folder)"""
     results: Path = Path("results")
@@ -87,6 +90,8 @@ def execute(study_name: str, command: StudyCommand) -> int:
     study = studies.create(study_name)
     presets = _presets(study_name, command)
     jobs = [job for preset in presets for job in study.plan(preset)]
+    if command.vectorise_seeds:
+        _check_vectorised(jobs)
     store = RunStore(runs_root(command.runs))
     folder = command.results / study.name / presets[0].name
     if not command.dry_run:
@@ -100,7 +105,7 @@ def execute(study_name: str, command: StudyCommand) -> int:
     if command.dry_run:
         _list(jobs, store, workers)
         return 0
-    outcome = sweep(jobs, store, workers)
+    outcome = sweep(jobs, store, workers, vectorise_seeds=command.vectorise_seeds)
     new = results.collect(jobs, store, study.name, presets[0].name, study.columns)
     with FileLock(_publishing_lock(folder)):  # another command may have published here in the meantime
         published = None if command.force else _published(folder / "rows.parquet", touch=True)
@@ -153,6 +158,14 @@ def _presets(study: str, command: StudyCommand) -> list[Preset]:
         if preset.device != "cpu" or preset.devices > 1:
             backends.get(backend).check_device(preset.device, preset.devices)
     return [replace(preset, backend=backend) for backend in asked]
+
+
+def _check_vectorised(jobs: Sequence[Job]) -> None:
+    for run in {replace(job.run, seed=0) for job in jobs}:
+        try:
+            check_vectorised(run)
+        except ValueError as error:
+            raise ValueError(f"--vectorise-seeds: {error}") from None
 
 
 def _split(given: Sequence[str]) -> tuple[str, ...]:

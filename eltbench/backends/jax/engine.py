@@ -49,6 +49,12 @@ class Recipe:
     precision: str
     unroll: bool
 
+    def exits(self, exits: tuple[int, ...]) -> np.ndarray:
+        """The exits of a step (E,), checked on the host (ValueError): a gather would clamp what is out of range."""
+        if (exits := check_exits(exits))[-1] > self.loops:
+            raise ValueError(f"exits: a training step ends at max_loops = {self.loops}, given {list(exits)}")
+        return np.asarray(exits, np.int32)
+
 
 class JaxEngine(Engine):
     """One network with AdamW and an exponential average of its weights, on one device or whole on each of several.
@@ -82,10 +88,8 @@ class JaxEngine(Engine):
         return np.array(array, np.float32 if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype)
 
     def step(self, batch: Batch, exits: tuple[int, ...], progress: float, learning_rate: float) -> dict[str, Array]:
-        if (exits := check_exits(exits))[-1] > self.recipe.loops:
-            raise ValueError(f"exits: a training step ends at max_loops = {self.recipe.loops}, given {list(exits)}")
-        numbers = np.asarray(exits, np.int32), np.float32(progress), np.float32(learning_rate)
-        self.state, values = _step(self.recipe, self.state, _placed(batch, self.placement.batch), *numbers)
+        numbers = self.recipe.exits(exits), np.float32(progress), np.float32(learning_rate)
+        self.state, values = train_step(self.recipe, self.state, _placed(batch, self.placement.batch), *numbers)
         return values
 
     def predict(
@@ -131,7 +135,7 @@ class JaxEngine(Engine):
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _step(
+def train_step(
     recipe: Recipe, state: Training, batch: Batch, exits: Array, progress: Array, learning_rate: Array
 ) -> tuple[Training, dict[str, Array]]:
     """One step of AdamW on the clipped gradient (torch's formulas), and the average of the weights."""

@@ -1,0 +1,161 @@
+"""The worker processes of a sweep: started, listened to, and ended with it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+from filelock import Timeout
+
+from eltbench.progress import Reporter
+from eltbench.runs import Job, RunStore
+from eltbench.worker import thread_environment
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run's process ended; `made` is whether it trained or measured anything."""
+
+    job: Job
+    seconds: float = 0.0
+    trained: bool = False
+    made: bool = False
+    error: str | None = None
+
+
+class Children:
+    """The processes at work. Each watches the pipe that this process holds open, and ends when it closes."""
+
+    def __init__(self, store: RunStore, progress: Reporter) -> None:
+        self.store, self.progress = store, progress
+        self._talking = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._starting = threading.Lock()
+        self._ended = False
+
+    def make(self, group: Sequence[list[Job]], tell: Callable[[End], None]) -> None:
+        """Run one worker process on the jobs of a run, or of seeds trained together; tell each end, one at a time."""
+        at_work = {jobs[0].run_id: jobs[0] for jobs in group}
+        why = "interrupted before it began"
+        with tempfile.TemporaryFile() as errors:
+            try:
+                child = self._start(group[0][0].run.threads, errors)
+            except OSError as error:
+                child, why = None, f"no process could be started: {error}"
+            if child is not None:
+                said = self._listen(child, self._message(group), at_work, tell)
+                code = child.wait()
+                self._running.discard(child)
+                why = said or self._silent_end(at_work, code, errors)
+        with self._talking:
+            for job in at_work.values():
+                tell(End(job, error=why))
+
+    def kill(self) -> None:
+        """Kill what runs, taking no lock, as a signal handler must; `end` waits for it afterwards."""
+        self._ended = True
+        for child in list(self._running):
+            child.kill()
+
+    def end(self) -> None:
+        """Kill what still runs and start nothing more; killing is safe, since every file appears whole."""
+        with self._starting:
+            self._ended = True
+        for child in list(self._running):
+            child.kill()
+            child.wait()
+
+    def _start(self, threads: int, errors: IO[bytes]) -> subprocess.Popen[bytes] | None:
+        with self._starting:
+            if self._ended:
+                return None
+            child = subprocess.Popen(
+                [sys.executable, "-m", "eltbench.worker"],
+                stdin=subprocess.PIPE,  # kept open for the child's lifetime; no other child inherits it
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, **thread_environment(threads)},
+            )
+            self._running.add(child)
+            if self._ended:  # interrupted while it started
+                child.kill()
+            return child
+
+    def _message(self, group: Sequence[list[Job]]) -> bytes:
+        """The line that a worker is told (see eltbench.worker)."""
+        make = [
+            {
+                "run": jobs[0].run.to_dict(),
+                "measurements": [
+                    {"study": job.study, "version": job.version, "settings": dict(job.settings)}
+                    for job in jobs
+                    if job.study
+                ],
+            }
+            for jobs in group
+        ]
+        return json.dumps({"store": str(self.store.root.resolve()), "make": make}).encode() + b"\n"
+
+    def _listen(
+        self, child: subprocess.Popen[bytes], message: bytes, at_work: dict[str, Job], tell: Callable[[End], None]
+    ) -> str | None:
+        """Send the message and pass events on; a run that ends is no longer `at_work`. Gives an error of all runs."""
+        assert child.stdin is not None
+        assert child.stdout is not None
+        error = None
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.write(message)
+            child.stdin.flush()
+        for line in child.stdout:
+            if not line.endswith(b"\n"):
+                break  # killed in the middle of a word
+            event = json.loads(line)
+            with self._talking:
+                if "run" not in event:
+                    error = event["error"]
+                elif "warning" in event:
+                    self.progress.warn(event["warning"])
+                elif "phase" in event:
+                    self.progress.phase(event["run"], at_work[event["run"]].name, *_doing(event))
+                else:
+                    tell(_end(at_work.pop(event["run"]), event))
+        child.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
+        return error
+
+    def _silent_end(self, run_ids: Iterable[str], code: int, errors: IO[bytes]) -> str:
+        """The message for runs whose process ended without one: killed, or crashed below Python."""
+        if self._ended:
+            return "interrupted; what it had finished stays"
+        errors.seek(0)
+        said = errors.read().decode(errors="replace").strip()
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        tail = f": {said.splitlines()[-1]}" if said else ""
+        for run_id in run_ids:
+            with contextlib.suppress(Timeout), self.store.lock(run_id).acquire(timeout=0):
+                self.store.fail(run_id, f"process {how}\n{said}\n")
+        return f"process {how}{tail}"
+
+
+def _end(job: Job, event: dict[str, Any]) -> End:
+    if "error" in event:
+        return End(job, error=event["error"])
+    return End(job, event["seconds"], event["trained"], made=event["trained"] or event["measured"] > 0)
+
+
+def _doing(event: dict[str, Any]) -> tuple[str, float | None]:
+    if event["phase"] == "train":
+        return f"training, step {event['step']} of {event['steps']}", event["step"] / event["steps"]
+    if event["phase"] == "measure":
+        return f"measuring for {event['study']}", None
+    return "waiting for another process that makes this run", None
