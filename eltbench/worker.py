@@ -58,7 +58,8 @@ def work(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> None:
                 free.append(jobs)
             except Timeout:
                 held.append(jobs)
-        _make(free, store, emit)
+        if free:
+            _make(free, store, emit)
     for jobs in held:
         emit({"run": jobs[0].run_id, "phase": "wait"})
         with store.lock(jobs[0].run_id):
