@@ -111,22 +111,24 @@ def _train(runs: Mapping[str, Run], store: RunStore, emit: Emit) -> dict[str, Ex
             emit({"run": ids[run], "phase": "train", "step": step, "steps": steps})
 
     ids = {run: run_id for run_id, run in runs.items()}
-    directories = {store.directory(run_id): run for run_id, run in runs.items()}
+    errors: dict[str, Exception] = {}
     try:
         from eltbench import training
 
         for run_id, run in runs.items():
             store.begin(run, run_id)
-        resumed = {run: (directory / WEIGHTS).exists() for directory, run in directories.items()}
+        resumed = [(store.directory(run_id) / WEIGHTS).exists() for run_id in runs]
         started = time.monotonic()
-        trainees = training.fit_seeds(directories, report)
+        trainees = training.fit_seeds({store.directory(run_id): run for run_id, run in runs.items()}, report)
         seconds = (time.monotonic() - started) / len(runs)
-        for trainee in trainees:
+        for (run_id, run), trainee, went_on in zip(runs.items(), trainees, resumed, strict=True):
             if trainee.error is None:
-                store.finish(trainee.run, ids[trainee.run], seconds, resumed[trainee.run], seeds_together=len(runs))
+                store.finish(run, run_id, seconds, went_on, seeds_together=len(runs))
+            else:
+                errors[run_id] = trainee.error
     except Exception as error:
         return dict.fromkeys(runs, error)
-    return {ids[trainee.run]: trainee.error for trainee in trainees if trainee.error is not None}
+    return errors
 
 
 def _measure(jobs: list[Job], store: RunStore, emit: Emit) -> None:
