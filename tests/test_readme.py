@@ -1,28 +1,38 @@
-"""What the README shows is what the code does and what the committed results say."""
+"""What the README and the pages beside it show is what the code does and what the committed results say."""
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from eltbench.studies.verdicts import markdown
-
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+PAGES = {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in GENERATE["PAGES"]}
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("folder", ["results/extrapolation/digits", "results/extrapolation/relay"])
-def test_a_table_of_claims_is_that_of_the_committed_results(folder):
-    shown = re.search(rf"<!-- claims: {folder} -->\n(.*?)<!-- end of claims -->", README, re.DOTALL)
-    assert shown is not None
-    assert shown.group(1) == markdown(json.loads((ROOT / folder / "claims.json").read_text()))
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_generated_table_is_that_of_the_committed_results(page):
+    assert GENERATE["refreshed"](PAGES[page]) == PAGES[page]
+
+
+@pytest.mark.parametrize("folder", GENERATE["published"]())
+def test_every_published_verdict_is_on_a_page(folder):
+    shown = [page for page in PAGES.values() if f"<!-- claims: {folder} -->\n" in page]
+    assert bool(shown) == bool(GENERATE["decided"](folder)["claims"])
+
+
+def test_a_table_that_is_not_of_the_results_is_seen():
+    altered = README.replace("**contradicted**", "**supported**", 1)
+    assert GENERATE["refreshed"](altered) == README != altered
 
 
 def test_the_python_examples_on_results_run(tmp_path):
@@ -47,9 +57,10 @@ def test_the_trainer_of_the_readme_trains(tmp_path):
     assert set(json.loads(log.read_text().splitlines()[0])) >= {"exit 1", "exit 2", "exit 3", "exit 4"}
 
 
-def test_every_local_link_leads_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    missing = [link for link in links if not link.startswith("https://") and not (ROOT / link).exists()]
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_local_link_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)\)", PAGES[page])
+    missing = [link for link in links if not link.startswith("https://") and not (ROOT / page.parent / link).exists()]
     assert not missing
 
 

@@ -122,6 +122,29 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def overview(found: Sequence[dict[str, Any]]) -> str:
+    """One line a claim and preset, from the contents of several claims.json: the claim, its verdict, every cell's."""
+    lines = ["| claim | study, preset | verdict | in each cell |", "|---|---|---|---|"]
+    told = {id: claim["statement"] for results in found for id, claim in results["claims"].items()}
+    for id, statement in told.items():
+        name = f"`{id}`: {statement}"
+        for results in found:
+            if (claim := results["claims"].get(id)) is not None and claim["cells"]:
+                cells = "<br>".join(_cell_in_short(cell) for cell in claim["cells"])
+                lines.append(f"| {name} | {results['study']}, {results['preset']} | **{claim['verdict']}** | {cells} |")
+                name = ""
+    return "\n".join(lines) + "\n"
+
+
+def _cell_in_short(cell: dict[str, Any]) -> str:
+    effects = ", ".join(_estimate(condition["witnesses"][0]) for condition in cell["conditions"])
+    return f"{cell['task']} {cell['dataset']} {cell['backend']}: {cell['verdict']} ({effects})"
+
+
+def _estimate(witness: dict[str, Any]) -> str:
+    return "not measured" if witness["estimate"] is None else quantity(witness["estimate"], witness["scale"])
+
+
 def _bounds(region: list[float | None]) -> tuple[float, float]:
     low, high = region
     return -math.inf if low is None else low, math.inf if high is None else high

@@ -150,3 +150,14 @@ def test_the_table_for_documents_says_that_one_seed_gives_no_interval():
     (elastic,) = [line for line in shown.splitlines() if "`elastic`" in line]
     assert "+100.00 %; one seed gives no interval" in elastic
     assert "inf" not in elastic
+
+
+def test_the_overview_has_a_line_for_every_claim_and_preset_that_measured_it(decisions):
+    first, second = (json.loads(verdicts.as_json("extrapolation", name, decisions)) for name in ("a", "b"))
+    head, _, *lines = verdicts.overview([first, second]).splitlines()
+    measured = [decision.claim.id for decision in decisions if decision.cells]
+    assert len(lines) == 2 * len(measured)
+    assert [line.split("`")[1] for line in lines[::2]] == measured
+    assert all(line.startswith("|  | extrapolation, b |") for line in lines[1::2])
+    assert all(line.count(" | ") == head.count(" | ") for line in lines)
+    assert "+35.1" in lines[0] and "-26." in lines[0]  # e^0.301, e^-0.301

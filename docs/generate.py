@@ -1,0 +1,50 @@
+"""Writes the generated tables of README.md and docs/ anew from the committed results: `python docs/generate.py`.
+
+A table stands between two marks: `<!-- claims: FOLDER -->` (a results folder's verdicts with every interval),
+`<!-- compare: FOLDER FOLDER -->` (what moved between two) or `<!-- overview -->` (all), and `<!-- end of … -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from eltbench.studies import comparison
+from eltbench.studies.verdicts import markdown, overview
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
+MARKED = re.compile(r"(<!-- (claims|compare|overview)(?:: (.*?))? -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
+
+
+def published() -> list[str]:
+    """The results folders that hold decided claims; those of narrow presets are made by users and not committed."""
+    folders = (path.parent for path in sorted(ROOT.glob("results/*/*/claims.json")))
+    return [str(folder.relative_to(ROOT)) for folder in folders if folder.name not in ("smoke", "quick")]
+
+
+def decided(folder: str) -> dict[str, Any]:
+    """The content of a folder's claims.json."""
+    return json.loads((ROOT / folder / "claims.json").read_text(encoding="utf-8"))
+
+
+def table(kind: str, about: str) -> str:
+    """The table that a mark asks for."""
+    if kind == "overview":
+        return overview([decided(folder) for folder in published()])
+    if kind == "claims":
+        return markdown(decided(about))
+    first, second = about.split()
+    return comparison.markdown(comparison.compare(ROOT / first, ROOT / second), (Path(first).name, Path(second).name))
+
+
+def refreshed(text: str) -> str:
+    """A page with every table between marks written anew."""
+    return MARKED.sub(lambda found: f"{found[1]}{table(found[2], found[3])}{found[5]}", text)
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(refreshed(page.read_text(encoding="utf-8")), encoding="utf-8")
