@@ -12,17 +12,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from eltbench.atomic import replacing
-from eltbench.evaluation.frontier import pareto_front
 
 SOLVED = 0.9  # a distance counts as solved above this accuracy
 PALETTE = sns.color_palette("colorblind")
 TRAINERS = {"elt": 0, "no-ilsd": 1, "unique-depth": 2, "universal-transformer": 4}
 MARKERS = "osD^vP*X"
-BLOCKS = matplotlib.colormaps["viridis"]
 
 
 def grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
@@ -43,13 +40,13 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
     if floor is None:
         axis.set_yscale("log" if log else "linear")
         if log:
-            _plain_ticks(axis, table["mean"])
+            plain_ticks(axis, table["mean"])
     else:  # unbiased distances go below zero, and a collapsed model is hundreds of times farther than a good one
         axis.set_yscale("symlog", linthresh=0.1)
-    for model, curve in _models(table):
+    for model, curve in models(table):
         curve = curve.sort_values("loops")
         loops, mean = curve["loops"].to_numpy(float), curve["mean"].to_numpy(float)
-        low, high = _bounds(curve)
+        low, high = bounds(curve)
         if model.trainer == "unique-depth":
             axis.axhline(mean[0], color=model.colour, ls="--", lw=1.2, label=model.label)
         elif len(curve) == 1:
@@ -66,59 +63,13 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
     axis.legend(fontsize=7, frameon=True, framealpha=0.7, edgecolor="none")
 
 
-def frontier(axis: Axes, table: pd.DataFrame, cost: str, name: str, *, front: bool = True) -> None:
-    """Loss against a cost: a curve over the exits of each looped model, its L_max filled, controls hollow.
-
-    table: lines of held-out loss of one world; colour is N, marker the trainer, thin and dotted what lies beyond L_max.
-    The grey steps are the Pareto front of the means.
-    """
-    axis.set_yscale("log")
-    _plain_ticks(axis, table["mean"])
-    axis.set_xscale("log", base=2 if cost == "loops" else 10)
-    if cost == "loops":
-        axis.xaxis.set_major_formatter("{x:g}")
-    for model, curve in _models(table):
-        curve = curve.sort_values("loops")
-        colour = _block_colour(curve["unique_layers"].iloc[0], table["unique_layers"])
-        deepest = curve["max_loops"].iloc[0]
-        within, beyond = curve[curve["loops"] <= deepest], curve[curve["loops"] >= deepest]
-        if len(within) > 1:
-            axis.plot(within[cost], within["mean"], color=colour, lw=1.2, marker=".", ms=4)
-            axis.fill_between(within[cost], *_bounds(within), color=colour, alpha=0.15, lw=0)
-            axis.plot(beyond[cost], beyond["mean"], color=colour, lw=0.8, ls=":")
-        at_depth = curve[curve["loops"] == deepest]
-        low, high = _bounds(at_depth)
-        mean = at_depth["mean"].to_numpy(float)
-        style = {"color": colour, "marker": model.marker, "ms": 7, "ls": "", "mfc": colour if model.main else "white"}
-        axis.errorbar(at_depth[cost], mean, [mean - low, high - mean], capsize=2, **style)
-    if front:
-        kept = table[pareto_front(table[cost], table["mean"])].sort_values(cost)
-        axis.step(kept[cost], kept["mean"], where="post", color="0.5", lw=3, alpha=0.4, zorder=0)
-    axis.set(xlabel=name)
-
-
-def frontier_legend(canvas: Figure, table: pd.DataFrame) -> None:
-    """The key to all panels of `frontier`, beside them."""
-    handles = [
-        Line2D([], [], color=_block_colour(layers, table["unique_layers"]), lw=4, label=f"N = {layers}")
-        for layers in sorted(set(table["unique_layers"]))
-    ]
-    kinds = dict.fromkeys((model.trainer, model.main, model.marker) for model, _ in _models(table))
-    for trainer, main, marker in kinds:
-        label, face = (trainer, "0.2") if main else (f"{trainer}, a control", "white")
-        handles.append(Line2D([], [], color="0.2", marker=marker, mfc=face, ls="", label=label))
-    handles.append(Line2D([], [], color="0.2", lw=0.8, ls=":", label="beyond L_max"))
-    handles.append(Line2D([], [], color="0.5", lw=3, alpha=0.4, label="Pareto front of the means"))
-    canvas.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
-
-
 def staircase(axis: Axes, table: pd.DataFrame, reach: pd.DataFrame, title: str) -> None:
     """The furthest distance solved at each exit, beside the line N·L·ρ that no network can cross.
 
     table: the metric token_accuracy by stratum; reach: the theorem's line by effective depth, empty without a radius.
     """
     table = table.assign(distance=table["stratum"].str.removeprefix("distance ").astype(int))
-    for model, exits in _models(table):
+    for model, exits in models(table):
         steps = [(int(at["effective_depth"].iloc[0]), furthest_solved(at)) for _, at in exits.groupby("loops")]
         depth, solved = zip(*steps, strict=True)
         axis.plot(depth, solved, color=model.colour, marker=model.marker, ms=4, alpha=0.8, label=model.label)
@@ -145,7 +96,7 @@ def training_curves(axis: Axes, table: pd.DataFrame, marks: pd.DataFrame, title:
     the targets: what the unique-depth models end with.
     """
     axis.set(xscale="log", yscale="log", xlabel=xlabel, title=title)
-    for model, curve in _models(table):
+    for model, curve in models(table):
         curve = curve.sort_values("at")
         at, mean, low, high = (curve[name].to_numpy(float) for name in ("at", "mean", "low", "high"))
         low, high = (np.where(np.isfinite(bound), bound, mean) for bound in (low, high))  # one seed has no interval
@@ -154,11 +105,11 @@ def training_curves(axis: Axes, table: pd.DataFrame, marks: pd.DataFrame, title:
         axis.fill_between(at, np.maximum(low, mean / 10), high, color=model.colour, alpha=0.2, lw=0)
         if model.trainer == "unique-depth":
             axis.axhline(mean[-1], color=model.colour, ls="--", lw=1, label=f"target: what {model.label} ends with")
-    for model, mark in _models(marks):
+    for model, mark in models(marks):
         star = {"color": model.colour, "mec": "black", "mew": 0.6, "ms": 11, "zorder": 3}
         star |= {} if mark["reached"].iloc[0] == 1 else {"mfc": "white"}
         axis.plot(mark["at"], mark["target"], "*", **star)
-    _plain_ticks(axis, table["mean"])
+    plain_ticks(axis, table["mean"])
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
@@ -202,7 +153,7 @@ def save(figure: Figure, stem: str | Path) -> None:
                 figure.savefig(temporary, format=kind, dpi=150, metadata=settings)
 
 
-class _Model(NamedTuple):
+class Model(NamedTuple):
     """How the curve of one kind of model is drawn; a trainer has its colour and marker in every figure."""
 
     trainer: str
@@ -212,34 +163,28 @@ class _Model(NamedTuple):
     marker: str
 
 
-def _models(table: pd.DataFrame) -> Iterator[tuple[_Model, pd.DataFrame]]:
+def models(table: pd.DataFrame) -> Iterator[tuple[Model, pd.DataFrame]]:
     """The rows of every kind of model in the table."""
     for _, curve in table.groupby(["trainer", "role", "unique_layers", "max_loops"]):
         trainer, role, layers, deepest = curve[["trainer", "role", "unique_layers", "max_loops"]].iloc[0]
         label = f"{trainer} {layers}N×{deepest}L" + ("" if role == "main" else f" ({role})")
         index = TRAINERS.get(trainer, 5 + sum(trainer.encode()) % 3)
         style = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
-        yield _Model(trainer, role == "main", label, *style), curve
+        yield Model(trainer, role == "main", label, *style), curve
 
 
-def _bounds(curve: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def bounds(curve: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Both ends of the intervals; the mean itself where one seed gives none."""
     mean, low, high = (curve[name].to_numpy(float) for name in ("mean", "low", "high"))
     return np.where(np.isfinite(low), low, mean), np.where(np.isfinite(high), high, mean)
 
 
-def _plain_ticks(axis: Axes, values: pd.Series) -> None:
+def plain_ticks(axis: Axes, values: pd.Series) -> None:
     """Within a decade a logarithmic axis is labelled in plain numbers: 0.04, not 4 × 10⁻²."""
     if values.min() > 0 and values.max() < 10 * values.min():
         plain = FuncFormatter(lambda value, _: f"{value:g}")
         axis.yaxis.set_major_formatter(plain)
         axis.yaxis.set_minor_formatter(plain)
-
-
-def _block_colour(unique_layers: int, among: pd.Series) -> Any:
-    """The colour of a block size: dark to light as N grows."""
-    sizes = sorted(set(among))
-    return BLOCKS(0.9 * sizes.index(unique_layers) / max(1, len(sizes) - 1))
 
 
 def _mark_trained_depth(axis: Axes, table: pd.DataFrame) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,19 +22,19 @@ ALONG = ["params", "macs", "higher_is_better", "n_samples", "feature_extractor"]
 WHOLE = ["unique_layers", "max_loops", "loops", "effective_depth", "seeds", "params", "macs", "n_samples"]
 
 
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
+def summary(rows: pd.DataFrame, cell: Sequence[str] = CELL) -> pd.DataFrame:
     """Mean and 95 % interval over seeds of every point, then the paired gaps of elt to its controls.
 
-    Columns: CELL, MODEL, POINT, mean, low, high, seeds, and what stands along (params, macs, …). Gaps are in percent of
-    the control's held-out loss: `gap_to_dedicated_percent` (the elastic gap) and `gap_to_unique_depth_percent`. Mean
+    Columns: `cell`, MODEL, POINT, mean, low, high, seeds, and what stands along (params, macs, …). Gaps are in percent
+    of the control's held-out loss: `gap_to_dedicated_percent` (the elastic gap) and `gap_to_unique_depth_percent`. Mean
     and bounds are empty where a seed's value is not a finite number.
     """
-    keys = CELL + MODEL + POINT
+    keys = [*cell, *MODEL, *POINT]
     points = []
     for _, group in rows.groupby(keys, dropna=False, sort=True):
         known = _first(group, keys + ALONG)
         points.append({**known, **spread(group["value"]), "seeds": group["seed"].nunique()})
-    table = pd.DataFrame([*points, *_gaps(rows)]).astype(dict.fromkeys(WHOLE, "Int64"))
+    table = pd.DataFrame([*points, *_gaps(rows, cell)]).astype(dict.fromkeys(WHOLE, "Int64"))
     columns = [*keys, "mean", "low", "high", "seeds", *ALONG]
     return table[columns].sort_values(keys, na_position="first", ignore_index=True)
 
@@ -51,15 +52,15 @@ def spread(values: ArrayLike) -> dict[str, float]:
     return {"mean": interval.estimate, "low": interval.low, "high": interval.high}
 
 
-def _gaps(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def _gaps(rows: pd.DataFrame, cell: Sequence[str]) -> list[dict[str, Any]]:
     """Held-out loss of elt at each exit against a model trained for that depth, and against unique layers."""
     losses = rows[rows["metric"] == "heldout_loss"]
     gaps = []
-    for _, here in losses.groupby(CELL):
+    for _, here in losses.groupby(list(cell)):
         elastic = here[(here["trainer"] == "elt") & (here["role"] == "main")]
         unique = here[(here["role"] == "equal-compute") & (here["trainer"] == "unique-depth")]
         for _, point in elastic.groupby([*MODEL, "loops"]):
-            known = _first(point, [*CELL, *MODEL, "loops", "effective_depth", "higher_is_better"])
+            known = _first(point, [*cell, *MODEL, "loops", "effective_depth", "higher_is_better"])
             same_block = here[(here["trainer"] == "no-ilsd") & (here["unique_layers"] == known["unique_layers"])]
             same_block = same_block[same_block["role"].isin(["dedicated", "main"])].sort_values("role")
             trained_for = same_block[same_block["loops"] == same_block["max_loops"]]

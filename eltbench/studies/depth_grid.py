@@ -8,7 +8,7 @@ the study extrapolation wherever trainer, world, architecture and optimisation a
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,7 +23,7 @@ from eltbench.evaluation.timing import call_seconds
 from eltbench.fields import build
 from eltbench.model import Model
 from eltbench.results import CELL
-from eltbench.studies import frontier, register
+from eltbench.studies import frontier, frontier_figure, register
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.comparisons import Sides, log_ratios, ratio_evidence
 from eltbench.studies.observed import Observation, heldout_rows, item_table
@@ -79,7 +79,7 @@ class DepthGrid(Study):
 
     columns: ClassVar = {
         "role": pa.string(),  # main, or which control
-        "world": pa.string(),  # the dataset with whatever sets this world apart: its options, the width
+        "world": pa.string(),  # the dataset with its options and the task's, which set it apart
         "stratum": pa.string(),  # distance 3; empty for all together
         "reason": pa.string(),  # why a value is missing
         "sampler": pa.string(),
@@ -95,10 +95,10 @@ class DepthGrid(Study):
 
     def keys(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
         options = {**world.dataset_options, **world.task_options}
-        if preset.grid.widths:
-            options["width"] = preset.run(world, arm, seed=0).architecture.width
-        named = [f"{name}={value}" for name, value in options.items()]
-        return {"role": arm.role, "world": " ".join([world.dataset, *named])}
+        return {
+            "role": arm.role,
+            "world": " ".join([world.dataset, *(f"{key}={options[key]}" for key in sorted(options))]),
+        }
 
     def settings(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
         asked = build(Measurement, {**preset.measurement, **world.measurement})
@@ -127,19 +127,27 @@ class DepthGrid(Study):
 
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
         found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
-        for _, here in rows.groupby(frontier.WORLD):
-            where = Cell(*here[frontier.WORLD].iloc[0])
+        for cell, here in _cells(rows):
             for claim, conditions in RATIOS.items():
                 shown = _diminishing(here) if claim == "diminishing-loops" else _ratios(here, conditions)
                 if shown is not None:
-                    found[claim][where] = shown
+                    found[claim][cell] = shown
         return found
 
     def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
         return frontier.summary(rows)
 
     def figure(self, rows: pd.DataFrame):
-        return frontier.figure(rows)
+        return frontier_figure.figure(frontier.summary(rows))
+
+
+def _cells(rows: pd.DataFrame) -> Iterator[tuple[Cell, pd.DataFrame]]:
+    """The rows by world, and by width where a world has several: a claim compares models of one width."""
+    for _, of_world in rows.groupby(frontier.WORLD):
+        cell = Cell(*of_world[frontier.WORLD].iloc[0])
+        widths = of_world.groupby("width")
+        for width, here in widths:
+            yield cell if len(widths) == 1 else cell._replace(dataset=f"{cell.dataset} width={width}"), here
 
 
 def _at_its_depth(rows: pd.DataFrame, metric: str, model: Trained) -> pd.DataFrame:

@@ -1,9 +1,9 @@
-"""Quality against cost: the summary table and the figure of the study depth_grid."""
+"""Quality against cost: the summary table of the study depth_grid."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,26 +11,24 @@ import pandas as pd
 from eltbench.evaluation.frontier import area_under_curve, hypervolume, monotonicity_violations, pareto_front
 from eltbench.studies import curves
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 WORLD = ["task", "world", "backend"]
-POINT = [*curves.MODEL, "loops"]
+MODEL = [*curves.MODEL, "width"]
+POINT = [*MODEL, "loops"]
 COSTS = {"front_parameters": "params", "front_compute": "macs", "front_seconds": "seconds"}
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per model and exit with mean and 95 % interval over seeds, then what is said of each trainer.
 
-    Columns are those of `curves.summary` with `world` for the dataset, and for held-out losses: `seconds` per call
-    (median over seeds, empty beyond the timed exits), and the share of seeds in which the point lies on the Pareto
-    front of loss against parameters, MACs and seconds. The lines of a trainer, over all its models of a world:
-    `hypervolume` (ln MACs × ln loss below the largest compute and the worst loss of a model at its own depth),
+    Columns are those of `curves.summary` with `world` for the dataset, `width`, and beside a held-out loss: `seconds`
+    per call (median over seeds, empty beyond the timed exits), and the share of seeds in which the point lies on the
+    Pareto front of loss against parameters, MACs and seconds. The lines of a trainer, over all its models of a world:
+    `hypervolume` (ln MACs × loss, below the largest compute and the worst loss of a model at its own depth),
     `area_under_curve` (mean over ln MACs of the best loss affordable, on the budgets that all trainers with several
     points share), and of its main models `monotonicity_violations` (share of steps between exits up to L_max at which
     the loss rises).
     """
-    table = curves.summary(rows.assign(dataset=rows["world"])).rename(columns={"dataset": "world"})
+    table = curves.summary(rows, [*WORLD, "width"])
     losses = with_seconds(rows)
     if losses.empty:
         return table
@@ -38,14 +36,15 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     points = losses.groupby(keys, dropna=False)[["seconds", *COSTS]].agg("mean").reset_index()
     table = table.merge(points.assign(metric="heldout_loss"), how="left", on=[*keys, "metric"])
     trainers = pd.DataFrame(list(_of_trainers(losses)))
-    return pd.concat([table, trainers.astype({"seeds": "Int64"})], ignore_index=True)
+    whole = {"seeds": "Int64", "width": "Int64"}  # a trainer's line has no width
+    return pd.concat([table.astype(whole), trainers.astype({"seeds": "Int64"})], ignore_index=True)
 
 
 def with_seconds(rows: pd.DataFrame) -> pd.DataFrame:
     """The held-out losses with `seconds` per call and whether each lies on a front of its seed."""
     timed = rows[rows["metric"] == "call_seconds"].groupby([*WORLD, *POINT])["value"].median().rename("seconds")
     losses = rows[rows["metric"] == "heldout_loss"].join(timed, on=[*WORLD, *POINT])
-    losses = losses.assign(**dict.fromkeys(COSTS, np.nan))
+    losses = losses.assign(**dict.fromkeys(COSTS, np.nan)).reset_index(drop=True)
     for _, seed in losses.groupby([*WORLD, "seed"]):
         for front, cost in COSTS.items():
             known = seed[seed[cost].notna()]
@@ -58,11 +57,11 @@ def _of_trainers(losses: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for world, here in losses.groupby(WORLD):
         known = dict(zip(WORLD, world, strict=True))
         trained = here[here["loops"] == here["max_loops"]]
-        worst = np.log(trained["value"][np.isfinite(trained["value"])].max())
+        worst = trained["value"][np.isfinite(trained["value"])].max()
         reference = float(np.log(here["macs"].max())), float(worst)
 
         def dominated(points: pd.DataFrame, reference: tuple[float, float] = reference) -> float:
-            return hypervolume(np.log(points["macs"]), np.log(points["value"]), reference)
+            return hypervolume(np.log(points["macs"]), points["value"], reference)
 
         yield from _lines(known, "hypervolume", here, dominated, higher_is_better=True)
         several = here.groupby("trainer").filter(lambda its: its["macs"].nunique() > 1)
@@ -94,24 +93,5 @@ def _lines(
 
 def _share_of_rising_steps(points: pd.DataFrame) -> float:
     """Of all steps from one exit to the next, over the models of one seed."""
-    models = [model.sort_values("loops")["value"] for _, model in points.groupby(["role", *curves.MODEL[2:]])]
+    models = [model.sort_values("loops")["value"] for _, model in points.groupby(MODEL)]
     return sum(map(monotonicity_violations, models)) / sum(len(model) - 1 for model in models)
-
-
-def figure(rows: pd.DataFrame) -> Figure:
-    """One row of panels a world: held-out loss by parameters, by compute, and by loops, with the Pareto fronts."""
-    from eltbench import figures
-
-    table = summary(rows)
-    points = table[table["metric"] == "heldout_loss"]
-    worlds = list(points.groupby(WORLD))
-    canvas, axes = figures.grid(max(1, len(worlds)), 3)
-    for row, ((task, world, _), here) in zip(axes, worlds, strict=False):
-        trained = here[here["loops"] == here["max_loops"]]
-        figures.frontier(row[0], trained, "params", "parameters")
-        figures.frontier(row[1], here, "macs", "MACs per network call and item")
-        figures.frontier(row[2], here, "loops", "loops at inference, L", front=False)
-        row[0].set(ylabel="held-out loss")
-        row[1].set(title=f"{task} · {world}")
-    figures.frontier_legend(canvas, points)
-    return canvas

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from eltbench.schema import row_schema, validate
 from eltbench.studies.extrapolation import Extrapolation
@@ -36,14 +37,16 @@ MODEL = {
 }
 
 
-def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """The rows as a study's table, every column there and of its type."""
+def frame(
+    rows: Iterable[Mapping[str, Any]], columns: Mapping[str, pa.DataType] = Extrapolation.columns
+) -> pd.DataFrame:
+    """The rows as the table of a study with these key columns, every column there and of its type."""
     completed = []
     for row in rows:
         row = {**MODEL, **row}
         loops = row.get("loops")
         completed.append({"effective_depth": None if loops is None else row["unique_layers"] * loops, **row})
-    schema = row_schema(Extrapolation.columns)
+    schema = row_schema(columns)
     empty = dict.fromkeys(schema.names)
     return validate(pd.DataFrame([{**empty, **row} for row in completed]), schema).to_pandas()
 
