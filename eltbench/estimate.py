@@ -38,10 +38,13 @@ def estimated_seconds(runs: Sequence[Run], workers: int, known: Durations) -> fl
 
 
 def training_flops(run: Run) -> float:
-    """FLOPs of a whole training: forward, and twice that backward, at L_max."""
-    made = parts(run)
+    """FLOPs of a whole training: forward, and twice that backward, at L_max; at equilibrium depth as it is done."""
+    made, loops = parts(run), run.architecture.max_loops
     shape = (run.architecture, made.trainer.depth, made.dataset.spec, made.task.timed)
-    per_item = 3 * 2 * accounting.macs(*shape, run.architecture.max_loops)
+    per_item = 3 * 2 * accounting.macs(*shape, loops)
+    if made.trainer.depth == "equilibrium":
+        steps = made.trainer.solver(run.architecture).phantom_steps
+        per_item = sum(accounting.step_flops(*shape, loops, phantom_steps=steps).values())
     return float(per_item) * run.optimisation.batch_size * run.optimisation.steps
 
 

@@ -18,7 +18,7 @@ from eltbench.atomic import replacing
 
 SOLVED = 0.9  # a distance counts as solved above this accuracy
 PALETTE = sns.color_palette("colorblind")
-TRAINERS = {"elt": 0, "no-ilsd": 1, "unique-depth": 2, "universal-transformer": 4}
+TRAINERS = {"elt": 0, "no-ilsd": 1, "unique-depth": 2, "deq": 3, "universal-transformer": 4}
 MARKERS = "osD^vP*X"
 
 

@@ -10,26 +10,37 @@ from __future__ import annotations
 from eltbench.accounting.network import Depth, macs_by_part, state_length, token_grid
 from eltbench.config import Architecture
 from eltbench.data.base import DataSpec
+from eltbench.equilibrium import Solver
 
 FLOAT, BOOL = 4, 1
 STATISTICS = 2  # per token that a norm has seen: mean and inverse deviation
 
 
 def activation_bytes(
-    architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, loops: int, exits: int = 1, batch: int = 1
+    architecture: Architecture,
+    depth: Depth,
+    spec: DataSpec,
+    timed: bool,
+    loops: int,
+    exits: int = 1,
+    batch: int = 1,
+    phantom_steps: int = Solver.phantom_steps,
 ) -> dict[str, int]:
     """Bytes that a training step on `batch` items keeps for its backward pass, by part; it reads `exits` heads.
 
     Kept are what autograd saves: inputs of products with weights, of norms and of nonlinearities, both factors of
     element-wise products, and of attention queries, keys, values, output and one log-sum per query and head. Not
     counted is what the loss keeps of the predictions. An attention radius is kept as floats by every layer and loop,
-    whatever the batch (part `mask`). Raises ValueError for impossible loops and exits.
+    whatever the batch (part `mask`). At equilibrium depth nothing is kept of the loops themselves, only of the
+    `phantom_steps` after every exit. Raises ValueError for impossible loops and exits.
     """
     macs_by_part(architecture, depth, spec, timed, loops, exits)  # refuses what cannot be
     (rows, columns), length = token_grid(architecture, depth, spec), state_length(architecture, depth, spec, timed)
     tokens, state = rows * columns, length * architecture.width
     d, dit, universal = architecture.width, architecture.block == "dit", depth == "universal"
-    passes = loops * architecture.unique_layers
+    equilibrium = depth == "equilibrium"
+    kept_loops = exits * phantom_steps if equilibrium else loops
+    passes = kept_loops * architecture.unique_layers
 
     layer = state * (8 + 2 * architecture.mlp_ratio) + length * (2 * STATISTICS + architecture.heads)
     if dit:
@@ -39,13 +50,14 @@ def activation_bytes(
         layer += 2 * state + 2 * length * STATISTICS
 
     # A state is one tensor with the next loop's input, counted above, unless something is added in between.
-    injects, prefixed = architecture.input_injection and loops > 1, length > tokens
+    injects, prefixed = architecture.input_injection and (loops > 1 or equilibrium), length > tokens
     indexed = universal or architecture.loop_embedding or (architecture.loop_conditioning and prefixed)
     read = exits if indexed or injects else 1  # by the head
     if universal:  # by the halting and, at the last loop, by the mean over states
         read = loops if loops > 1 else 0
-    if injects and indexed:
+    if injects and (indexed or equilibrium):
         read += 1  # the embedded input
+    normed = kept_loops * (state + STATISTICS * length) if equilibrium else 0  # at the end of every loop
 
     modulation = 0
     if dit:
@@ -63,7 +75,7 @@ def activation_bytes(
         "embedding": patches if spec.kind == "continuous" else 0,
         "conditioning": 3 * d if timed and (dit or prefixed) else 0,
         "modulation": modulation,
-        "layers": passes * layer + read * state,
+        "layers": passes * layer + normed + read * state,
         "head": head,
     }
     mask = 0 if architecture.attention_radius is None else FLOAT * passes * length**2
@@ -78,8 +90,11 @@ def peak_bytes(
     At every operation its operands, its result, and what a later one still needs are alive. The widest is attention
     (queries, keys, values, output), the MLP's nonlinearity (input and output) or the head (input and prediction), and
     with loop adapters the sum of a map and its update, beside the residual stream and what the call carries along.
-    Python may hold a tensor a little longer; CUDA's allocator rounds up. Raises ValueError for impossible loops.
+    Python may hold a tensor a little longer; CUDA's allocator rounds up. Raises ValueError for impossible loops, and at
+    equilibrium depth, where the solver's history comes on top.
     """
+    if depth == "equilibrium":
+        raise ValueError("peak_bytes counts no solver's history: expected another depth, given 'equilibrium'")
     macs_by_part(architecture, depth, spec, timed, loops)  # refuses what cannot be
     (rows, columns), length = token_grid(architecture, depth, spec), state_length(architecture, depth, spec, timed)
     tokens, state, d = rows * columns, length * architecture.width, architecture.width

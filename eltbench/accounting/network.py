@@ -2,24 +2,26 @@
 
 Counted are multiply-accumulates (MACs) of the matrix products of one network call on one item: linear maps, and the
 two products of attention (all pairs of tokens, also where an attention radius hides some). Norms, activations, sums
-and embedding look-ups are left out, as in torch.utils.flop_counter. FLOPs = 2·MACs. Guidance makes two calls of one.
+and embedding look-ups are left out, as in torch.utils.flop_counter, and so are the inner products and sums of Anderson
+acceleration: with memory m about 4m for each value of the state, where a loop's linear maps take 12·N·width (mlp_ratio
+4). FLOPs = 2·MACs. Guidance makes two calls of one.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from eltbench.config import Architecture
 from eltbench.data.base import DataSpec
 
-Depth = Literal["looped", "unique", "universal"]
+Depth = Literal["looped", "unique", "universal", "equilibrium"]
 BYTES = {"fp32": 4, "bf16": 2}
 
 
 def token_grid(architecture: Architecture, depth: Depth, spec: DataSpec) -> tuple[int, int]:
     """Rows and columns of the tokens; raises ValueError for a patch, depth or loop count that does not fit."""
-    if depth not in ("looped", "unique", "universal"):
-        raise ValueError(f"depth must be 'looped', 'unique' or 'universal', given {depth!r}")
+    if depth not in get_args(Depth):
+        raise ValueError(f"depth must be one of {', '.join(map(repr, get_args(Depth)))}, given {depth!r}")
     if depth == "unique" and architecture.max_loops != 1:
         raise ValueError(
             "architecture: a unique-depth network has no loops: expected max_loops 1 and all layers as unique_layers, "

@@ -12,6 +12,7 @@ from __future__ import annotations
 from eltbench.accounting.network import Depth, flops, macs_by_part
 from eltbench.config import Architecture
 from eltbench.data.base import DataSpec
+from eltbench.equilibrium import Solver
 
 
 def sample_flops(
@@ -39,9 +40,18 @@ def calls_per_step(guidance_scale: float) -> int:
 
 
 def step_flops(
-    architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, loops: int, exits: int = 1
+    architecture: Architecture,
+    depth: Depth,
+    spec: DataSpec,
+    timed: bool,
+    loops: int,
+    exits: int = 1,
+    phantom_steps: int = Solver.phantom_steps,
 ) -> dict[str, int]:
     """FLOPs per item of a training step, `forward` and `backward`, that runs `loops` loops and reads `exits` heads.
+
+    At equilibrium depth every exit is followed by `phantom_steps` more loops, and the backward pass goes through these
+    alone.
 
     For a trainer that reads `exits(architecture, rng)`: the last of them, and their number (elt: max_loops, 2). Every
     exit is taken to enter the loss, as it does with all trainers here: a teacher is constant to distillation only.
@@ -49,8 +59,12 @@ def step_flops(
     """
     parts = macs_by_part(architecture, depth, spec, timed, loops, exits)
     forward = sum(parts.values())
+    if depth == "equilibrium":
+        parts = macs_by_part(architecture, depth, spec, timed, phantom_steps * exits, exits)
+        forward += parts["layers"] + parts["attention"]
     constant_inputs = parts["embedding"] + parts["conditioning"] // 2
     if not (timed or spec.classes):
         constant_inputs += parts["modulation"]
-    unused = 2 * parts["injection"] if loops == 1 else 0  # it is first added before the second loop
-    return {"forward": 2 * forward, "backward": 2 * (2 * forward - constant_inputs - unused)}
+    late = depth != "equilibrium" and loops == 1  # for the injection, which is first added before the second loop
+    unused = 2 * parts["injection"] if late else 0
+    return {"forward": 2 * forward, "backward": 2 * (2 * sum(parts.values()) - constant_inputs - unused)}

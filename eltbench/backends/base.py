@@ -12,6 +12,7 @@ import numpy as np
 
 from eltbench.config import Run
 from eltbench.data.base import DataSpec
+from eltbench.equilibrium import Solver
 from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Task
 from eltbench.trainers.base import Trainer
 
@@ -23,10 +24,12 @@ class Recurrence(Protocol):
     """The looped map of one uploaded batch on averaged weights, in float32, open to the study of its dynamics.
 
     initial: the embedded input h_0, the state before the first loop. A state is (B, T, width) with all that the loop
-    carries on; T may count a prefix token more than `ExitOutput.state` does.
+    carries on; T may count a prefix token more than `ExitOutput.state` does. solver: what takes `predict` from state to
+    state by means of `loop` at equilibrium depth; None elsewhere, where a loop's result is the next state.
     """
 
     initial: Array
+    solver: Solver | None
 
     def loop(self, state: Array, index: int) -> Array:
         """The state after loop `index` (1 is the first), given the state before it."""

@@ -4,7 +4,9 @@ h_0 is the embedded input and h_L the state after loop L, (B, T, width) with all
 token included); Δ_L = h_L - h_{L-1}. ‖·‖ runs over all tokens and channels of an item, so every metric has one value an
 item. The step-wise metrics are written against the Array API and stay on the device; the spectral radius is computed on
 the host. In pre-norm residual blocks the last state need not be a fixed point: ‖h‖ may grow for ever, which sends the
-relative update to zero and the spectral radius to one. So read them beside the direction-normalised update.
+relative update to zero and the spectral radius to one. So read them beside the direction-normalised update. At
+equilibrium depth the states are the solver's, and the radius and the recovery are those of the map whose fixed point it
+seeks.
 """
 
 from __future__ import annotations
@@ -101,10 +103,14 @@ def update_norms_by_noise(model: Model, clean: Clean) -> Rows:
 
 
 def trajectory(recurrence: Recurrence, loops: int) -> list[Array]:
-    """h_0 … h_loops, so that the index of a state is its loop."""
-    states = [recurrence.initial]
+    """h_0 … h_loops as `predict` passes through them, so that the index of a state is its loop."""
+    states, solver = [recurrence.initial], recurrence.solver
+    history = None if solver is None else solver.start(recurrence.initial)
     for index in range(1, loops + 1):
-        states.append(recurrence.loop(states[-1], index))
+        state = recurrence.loop(states[-1], index)
+        if solver is not None and history is not None:
+            state, history = solver.step(history, states[-1], state, index)
+        states.append(state)
     return states
 
 

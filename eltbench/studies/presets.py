@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from eltbench import trainers
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.fields import build, unknown
 from eltbench.studies.grid import Grid
@@ -69,8 +70,12 @@ class Preset:
         ]
 
     def run(self, world: World, arm: Arm, seed: int) -> Run:
-        """The run of one arm in one world; the arm's settings win over the world's, the world's over the preset's."""
-        architecture = {**self.architecture, **world.architecture, **arm.architecture}
+        """The run of one arm in one world; the arm's settings win over the world's, the world's over the preset's.
+
+        Where all are silent, the trainer's own defaults of the architecture hold.
+        """
+        defaults = trainers.get(arm.trainer).architecture_defaults
+        architecture = {**defaults, **self.architecture, **world.architecture, **arm.architecture}
         return Run(
             trainer=arm.trainer,
             task=world.task,

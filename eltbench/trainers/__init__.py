@@ -8,6 +8,7 @@ registry: Registry[Trainer] = Registry(
     "trainers",
     {
         "deep-supervision": "eltbench.trainers.deep_supervision:DeepSupervision",
+        "deq": "eltbench.trainers.deq:DEQ",
         "elt": "eltbench.trainers.elt:ELT",
         "no-ilsd": "eltbench.trainers.no_ilsd:NoILSD",
         "random-loops": "eltbench.trainers.random_loops:RandomLoops",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
+from eltbench.accounting import Depth
 from eltbench.config import Architecture
+from eltbench.equilibrium import Solver, check_fixed_point
 from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Task
 
 
@@ -19,8 +22,9 @@ class Trainer(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int]
-    depth: ClassVar[Literal["looped", "unique", "universal"]]
+    depth: ClassVar[Depth]
     fields: ClassVar[tuple[str, ...]] = ("prediction",)  # what `objective` needs of every exit
+    architecture_defaults: ClassVar[Mapping[str, Any]] = {}  # of this trainer's arms, where a preset says nothing
 
     def check(self, architecture: Architecture) -> None:
         """Raise ValueError for an architecture that this trainer cannot train."""
@@ -29,6 +33,12 @@ class Trainer(ABC):
                 f"trainer {self.name!r} has no loops: give max_loops = 1 and all layers as unique_layers, "
                 f"given max_loops = {architecture.max_loops}"
             )
+        if self.depth == "equilibrium":
+            check_fixed_point(architecture, self.solver(architecture))
+
+    def solver(self, architecture: Architecture) -> Solver:
+        """How the fixed point is sought, plainly by default; used at equilibrium depth only."""
+        return Solver()
 
     @abstractmethod
     def exits(self, architecture: Architecture, rng: np.random.Generator) -> tuple[int, ...]:

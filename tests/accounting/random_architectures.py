@@ -13,6 +13,7 @@ from eltbench.accounting import Depth
 from eltbench.backends.torch.network import Network
 from eltbench.config import Architecture
 from eltbench.data.base import DataSpec
+from eltbench.equilibrium import FIXED_POINT
 from eltbench.tasks.base import ExitOutput
 
 CONTINUOUS = DataSpec("continuous", (8, 4), channels=3, classes=10)
@@ -21,7 +22,7 @@ TOKENS = DataSpec("tokens", (3, 4), vocabulary=11, classes=5)
 RELAY = DataSpec("tokens", (2, 6), vocabulary=4, context_vocabulary=6)
 ONE_PATCH = DataSpec("continuous", (2, 2), channels=20, classes=3)
 ONE_TOKEN = DataSpec("tokens", (1, 1), vocabulary=200, classes=5)
-DEPTHS: tuple[Depth, ...] = ("looped", "unique", "universal")
+DEPTHS: tuple[Depth, ...] = ("looped", "unique", "universal", "equilibrium")
 
 architectures = st.builds(
     lambda heads, quarter, **others: Architecture(heads=heads, width=4 * heads * quarter, **others),
@@ -62,7 +63,9 @@ def calls(draw) -> Call:
     depth = draw(st.sampled_from(DEPTHS))
     exits = (1,) if depth == "unique" else tuple(sorted(draw(st.sets(st.integers(1, 5), min_size=1))))
     architecture = draw(architectures)
-    if depth != "unique":
+    if depth == "equilibrium":
+        architecture = replace(architecture, **FIXED_POINT)
+    elif depth != "unique":
         rank, max_loops = draw(st.sampled_from([0, 0, 1, 3])), draw(st.integers(1, 3))
         architecture = replace(architecture, loop_adapter_rank=rank, max_loops=max_loops)
     patches = max(architecture.patch, 1)

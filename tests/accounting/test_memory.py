@@ -89,10 +89,21 @@ def test_activation_bytes_equal_what_autograd_saves(call, batch):
 
 
 @settings(max_examples=40, derandomize=True)
-@given(calls(), st.integers(1, 3))
+@given(calls().filter(lambda call: call.depth != "equilibrium"), st.integers(1, 3))
 def test_peak_bytes_equal_the_most_that_torch_has_alive(call, batch):
     call = call._replace(exits=call.exits[-1:])
     assert accounting.peak_bytes(*call.shape, call.exits[-1], batch) == largest_alive(call, batch)
+
+
+def test_the_peak_of_a_call_with_a_solver_is_refused():
+    with pytest.raises(ValueError, match="counts no solver's history: expected another depth, given 'equilibrium'"):
+        accounting.peak_bytes(Architecture(), "equilibrium", CONTINUOUS, True, 4)
+
+
+def test_a_training_step_keeps_as_much_of_a_fixed_point_after_any_number_of_loops():
+    architecture = Architecture(input_injection=True)
+    kept = [accounting.activation_bytes(architecture, "equilibrium", TOKENS, False, loops) for loops in (1, 4, 64)]
+    assert kept[0] == kept[1] == kept[2]
 
 
 def test_a_training_step_keeps_as_much_for_a_loop_as_for_unique_layers():

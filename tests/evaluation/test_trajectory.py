@@ -18,6 +18,8 @@ RNG = np.random.default_rng(7)
 class LinearMap:
     """A recurrence h ↦ A h + c on states (B, T, width), alike at every loop; A acts on an item's flattened state."""
 
+    solver = None
+
     def __init__(self, matrix, initial, constant=0.0):
         self.matrix, self.initial, self.constant = matrix, initial, constant
         self.asked = []

@@ -19,12 +19,13 @@ from eltbench.training import parts
 
 LOOPED = Architecture(unique_layers=2, max_loops=4, width=16, heads=2)
 UNIQUE = replace(LOOPED, unique_layers=4, max_loops=1)
-BUILT_IN = ("deep-supervision", "elt", "no-ilsd", "random-loops", "unique-depth", "universal-transformer")
+BUILT_IN = ("deep-supervision", "deq", "elt", "no-ilsd", "random-loops", "unique-depth", "universal-transformer")
 DATASETS = {"diffusion": "digits", "masked": "digits-codes"}
 
 
 def small_run(trainer: str = "elt", task: str = "diffusion", **changes) -> Run:
     architecture = UNIQUE if trainer == "unique-depth" else LOOPED
+    architecture = replace(architecture, **trainers.get(trainer).architecture_defaults)
     architecture = replace(architecture, block="dit" if task == "diffusion" else "bert")
     optimisation = Optimisation(steps=5, batch_size=8, warmup_steps=1, learning_rate=3e-3)
     return Run(trainer, task, DATASETS[task], architecture=architecture, optimisation=optimisation, **changes)
@@ -77,7 +78,8 @@ def test_the_loss_is_the_sum_of_finite_terms_and_costs_one_forward_pass(name, ta
     engine.network.head.register_forward_hook(counting("head"))
     exits = trainer.exits(run.architecture, np.random.default_rng(0))
     values = engine.step(batch_for(run), exits, 0.5, 1e-3)
-    assert calls == {"network": 1, "first block": exits[-1], "head": len(exits)}
+    steps = trainer.phantom_steps if name == "deq" else 0
+    assert calls == {"network": 1, "first block": exits[-1] + steps, "head": len(exits)}
     terms = {term: value for term, value in values.items() if term not in ("loss", "gradient_norm")}
     assert all(value.isfinite() and value.ndim == 0 for value in terms.values())
     assert float(values["loss"]) == pytest.approx(sum(float(value) for value in terms.values()), rel=1e-6)

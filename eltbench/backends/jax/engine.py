@@ -71,7 +71,8 @@ class JaxEngine(Engine):
         self.recipe = Recipe(
             trainer, task, self.ops, run.optimisation, run.architecture.max_loops, run.precision, unroll=run.compile
         )
-        network = Network(run.architecture, trainer.depth, spec, timed=task.timed)
+        solver = trainer.solver(run.architecture)
+        network = Network(run.architecture, trainer.depth, spec, timed=task.timed, solver=solver)
         network = initialise(network, stream(run.dataset, run.seed, "weights"), zero_head=spec.kind == "continuous")
         network, average = (jax.tree.map(self.ops.asarray, network) for _ in range(2))
         state = Training(network, average, _adam(run.optimisation).init(network))

@@ -9,6 +9,7 @@ range.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import equinox as eqx
@@ -21,10 +22,12 @@ from eltbench.backends import positions
 from eltbench.backends.adapters import PLAIN
 from eltbench.backends.halting import Tally
 from eltbench.backends.jax.adapters import Adapters, Stack
-from eltbench.backends.jax.blocks import BertBlock, DiTBlock, Embedding, Head, Linear, Modulation
+from eltbench.backends.jax.blocks import BertBlock, DiTBlock, Embedding, Head, LayerNorm, Linear, Modulation
+from eltbench.backends.jax.equilibrium import phantom_gradient
 from eltbench.backends.jax.halting import Halting
 from eltbench.config import Architecture
 from eltbench.data.base import DataSpec
+from eltbench.equilibrium import History, Solver
 from eltbench.tasks.base import Batch, ExitOutput
 
 Tree = TypeVar("Tree")
@@ -34,7 +37,8 @@ class Conditioning(NamedTuple):
     """What does not depend on the loop, made once per call.
 
     vector: the condition (B, D). blocks: one modulation per layer, or None where it differs from loop to loop.
-    head: the modulation of the head. injected: (B, P + T, D), added before every loop after the first, or None.
+    head: the modulation of the head. injected: (B, P + T, D), added before every loop after the first, at equilibrium
+    depth before the first too, or None.
     """
 
     vector: Array
@@ -44,14 +48,15 @@ class Conditioning(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What goes from loop to loop; the tally is None unless the depth is universal."""
+    """What goes from loop to loop; the tally is for universal depth only, the history for equilibrium depth."""
 
     state: Array
     tally: Tally | None
+    history: History | None
 
 
 class Reading(NamedTuple):
-    """What an exit takes from a loop, before the head: what the head reads (B, P + T, D), the state, the ponder time.
+    """What an exit takes from a loop, before the head: what the head reads and the state (B, P + T, D), and ponder.
 
     What is not asked is None.
     """
@@ -116,7 +121,7 @@ class Condition(eqx.Module):
 
 
 class Network(eqx.Module):
-    """A looped, unique-depth or universal transformer (arXiv 2604.09168, 1807.03819) with exits at its loops.
+    """A looped, unique-depth, universal or equilibrium transformer with exits at its loops.
 
     Its parameters are blank until `initialise` draws them; names and shapes are those of the torch room, and so is the
     meaning of the arguments. Inside, the state is (B, P + T, D) with P = 1 where a prefix token carries the condition
@@ -130,14 +135,18 @@ class Network(eqx.Module):
     head: Head
     halting: Halting | None
     adapters: tuple[Adapters, ...]  # one a layer, or none; last, so that the others are drawn as without them
+    solver: Solver | None = eqx.field(static=True)  # at equilibrium depth
     architecture: Architecture = eqx.field(static=True)
     depth: Depth = eqx.field(static=True)
     spec: DataSpec = eqx.field(static=True)
     grid: tuple[int, int] = eqx.field(static=True)
     prefix: int = eqx.field(static=True)  # P
 
-    def __init__(self, architecture: Architecture, depth: Depth, spec: DataSpec, *, timed: bool) -> None:
+    def __init__(
+        self, architecture: Architecture, depth: Depth, spec: DataSpec, *, timed: bool, solver: Solver | None = None
+    ) -> None:
         self.architecture, self.depth, self.spec = architecture, depth, spec
+        self.solver = (solver or Solver()) if depth == "equilibrium" else None
         self.grid = token_grid(architecture, depth, spec)
         width, modulated = architecture.width, architecture.block == "dit"
         conditioned = spec.classes > 0 or timed or architecture.loop_conditioning
@@ -157,13 +166,19 @@ class Network(eqx.Module):
         self, batch: Batch, exits: Array, fields: tuple[str, ...], *, loops: int, unroll: bool = False
     ) -> list[ExitOutput]:
         """One output per exit (E,) from a scan of `loops` loops, which may be unrolled: longer to compile."""
-        carry, conditioning = self._begin(batch)
+        begun, conditioning = self._begin(batch)
+        scanned = self, begun, conditioning
+        network, carry, shared = scanned if self.solver is None else lax.stop_gradient(scanned)
 
         def body(carry: Carry, index: Array) -> tuple[Carry, Reading]:
-            return self._advance(carry, conditioning, index, fields)
+            return network._advance(carry, shared, index, fields)
 
         _, readings = lax.scan(body, carry, jnp.arange(1, loops + 1), unroll=unroll)
-        return self._outputs(jax.tree.map(lambda stacked: stacked[exits - 1], readings), conditioning, len(exits))
+        readings = jax.tree.map(lambda stacked: stacked[exits - 1], readings)
+        if self.solver is not None:  # whose readings are states
+            function = jax.vmap(lambda state: self.loop(state, conditioning, jnp.int32(1)))
+            readings = jax.tree.map(partial(phantom_gradient, self.solver, function), readings)
+        return self._outputs(readings, conditioning, len(exits))
 
     def infer(self, batch: Batch, exits: Array, fields: tuple[str, ...]) -> list[ExitOutput]:
         """One output per exit (E,) from as many loops as the last one says; cannot be differentiated backwards."""
@@ -194,10 +209,14 @@ class Network(eqx.Module):
         return state, Conditioning(vector, blocks, self.head.modulate(activated), injected)
 
     def loop(self, state: Array, conditioning: Conditioning, index: Array) -> Array:
-        """The state (B, P + T, D) after loop `index` (1 is the first), given the state before it."""
+        """The state (B, P + T, D) after loop `index` (1 is the first), given the state before it.
+
+        At equilibrium depth this is the map whose fixed point is sought (see the torch room).
+        """
         architecture, blocks = self.architecture, conditioning.blocks
         if conditioning.injected is not None:
-            state = state + jnp.where(index > 1, conditioning.injected, 0)
+            always = self.depth == "equilibrium"
+            state = state + (conditioning.injected if always else jnp.where(index > 1, conditioning.injected, 0))
         loop_vector = _waves(index * positions.index_frequencies(architecture.width))  # (D,)
         if architecture.loop_embedding or self.depth == "universal":
             state = state + loop_vector
@@ -210,7 +229,7 @@ class Network(eqx.Module):
         updates = [adapters.at(index) for adapters in self.adapters] or [PLAIN] * len(blocks)
         for block, modulation, update in zip(self.blocks, blocks, updates, strict=True):
             state = block(state, modulation, mask, update)
-        return state
+        return state if self.solver is None else LayerNorm(architecture.width, affine=False)(state)
 
     def read(self, state: Array, conditioning: Conditioning) -> Array:
         """The predictions (..., B, H, W, C) or (..., B, T, vocabulary) from states (..., B, P + T, D).
@@ -226,27 +245,31 @@ class Network(eqx.Module):
 
     def _begin(self, batch: Batch) -> tuple[Carry, Conditioning]:
         state, conditioning = self.embed(batch.inputs, batch.labels, batch.context, batch.log_snr)
-        return Carry(state, None if self.halting is None else self.halting.start(state)), conditioning
+        tally = None if self.halting is None else self.halting.start(state)
+        return Carry(state, tally, None if self.solver is None else self.solver.start(state)), conditioning
 
     def _advance(
         self, carry: Carry, conditioning: Conditioning, index: Array, fields: tuple[str, ...]
     ) -> tuple[Carry, Reading]:
         """One loop, and what an exit there would read."""
-        state, tally = self.loop(carry.state, conditioning, index), carry.tally
+        state, tally, history = self.loop(carry.state, conditioning, index), carry.tally, carry.history
+        if self.solver is not None and history is not None:
+            state, history = self.solver.step(history, carry.state, state, index)
         read, ponder = state, None
         if self.halting is not None and tally is not None:
             read, ponder = self.halting.output(tally, state), self.halting.ponder(tally)[:, self.prefix :]
             tally = self.halting.advance(tally, state)
-        return Carry(state, tally), Reading(
+        return Carry(state, tally, history), Reading(
             read if "prediction" in fields else None,
-            state[:, self.prefix :] if "state" in fields else None,
+            state if "state" in fields else None,
             ponder if "ponder" in fields else None,
         )
 
     def _outputs(self, readings: Reading, conditioning: Conditioning, exits: int) -> list[ExitOutput]:
         """The head on all exits' states at once, in float32; fields of the readings are (E, …)."""
         prediction = None if readings.read is None else self.read(readings.read, conditioning).astype(jnp.float32)
-        together = ExitOutput(prediction, readings.state, readings.ponder)
+        state = None if readings.state is None else readings.state[..., self.prefix :, :]  # (E, B, T, D)
+        together = ExitOutput(prediction, state, readings.ponder)
         return [jax.tree.map(lambda field, exit=exit: field[exit], together) for exit in range(exits)]
 
     def _modulations(self, activated: Array) -> tuple[Modulation, ...]:

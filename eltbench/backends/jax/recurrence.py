@@ -21,7 +21,7 @@ class JaxRecurrence(Recurrence):
     """
 
     def __init__(self, network: Network, batch: Batch) -> None:
-        self.network = jax.tree.map(jnp.copy, network)
+        self.network, self.solver = jax.tree.map(jnp.copy, network), network.solver
         self.initial, self.conditioning = _embed(self.network, batch)  # (B, P + T, D)
 
     def loop(self, state: Array, index: int) -> Array:

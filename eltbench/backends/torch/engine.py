@@ -44,6 +44,7 @@ class TorchEngine(Engine):
             spec,
             timed=task.timed,
             generator=torch.Generator().manual_seed(seed),
+            solver=trainer.solver(run.architecture),
         )
         self.network = network.to(self.device)
         optimisation = run.optimisation

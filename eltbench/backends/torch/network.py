@@ -22,10 +22,12 @@ from eltbench.backends.adapters import PLAIN
 from eltbench.backends.base import check_exits
 from eltbench.backends.torch.adapters import Adapters
 from eltbench.backends.torch.blocks import BertBlock, DiTBlock, Head, Modulation
+from eltbench.backends.torch.equilibrium import phantom_gradient
 from eltbench.backends.torch.halting import Halting, Tally
 from eltbench.backends.torch.initialisation import initialise
 from eltbench.config import Architecture
 from eltbench.data.base import DataSpec
+from eltbench.equilibrium import History, Solver
 from eltbench.tasks.base import ExitOutput
 
 
@@ -33,7 +35,8 @@ class Conditioning(NamedTuple):
     """What does not depend on the loop, made once per call.
 
     vector: the condition (B, D). blocks: one modulation per layer, or None where it differs from loop to loop.
-    head: the modulation of the head. injected: (B, P + T, D), added before every loop after the first, or None.
+    head: the modulation of the head. injected: (B, P + T, D), added before every loop after the first, at equilibrium
+    depth before the first too, or None.
     """
 
     vector: Tensor
@@ -94,10 +97,11 @@ class Condition(nn.Module):
 
 
 class Network(nn.Module):
-    """A looped, unique-depth or universal transformer (arXiv 2604.09168, 1807.03819) with exits at its loops.
+    """A looped, unique-depth, universal or equilibrium transformer with exits at its loops.
 
-    `timed` says that the task supplies log_snr; all weights are drawn from `generator` (torch's global one if None).
-    Inside, the state is (B, P + T, D) with P = 1 where a prefix token carries the condition (block "bert"). The
+    See arXiv 2604.09168, 1807.03819 and 1909.01377. `timed` says that the task supplies log_snr; all weights are drawn
+    from `generator` (torch's global one if None); `solver` seeks the fixed point at equilibrium depth (plainly if
+    None). Inside, the state is (B, P + T, D) with P = 1 where a prefix token carries the condition (block "bert"). The
     parameter count does not depend on `max_loops` (but for loop adapters), and any number of loops can be run. Raises
     ValueError where the patch does not divide the grid or a unique-depth network is given loops or loop adapters.
     """
@@ -114,9 +118,11 @@ class Network(nn.Module):
         *,
         timed: bool,
         generator: torch.Generator | None = None,
+        solver: Solver | None = None,
     ) -> None:
         super().__init__()
         self.architecture, self.depth, self.spec = architecture, depth, spec
+        self.solver = (solver or Solver()) if depth == "equilibrium" else None
         self.grid = token_grid(architecture, depth, spec)
         width, modulated = architecture.width, architecture.block == "dit"
         conditioned = spec.classes > 0 or timed or architecture.loop_conditioning
@@ -161,11 +167,12 @@ class Network(nn.Module):
             raise ValueError(f"network: fields must be among {ExitOutput._fields}, given {sorted(unknown)}")
         state, conditioning = self.embed(inputs, labels, context, log_snr)
         tally = None if self.halting is None else self.halting.start(state)
+        history = None if self.solver is None else self.solver.start(state)
         outputs = []
         for index in range(1, exits[-1] + 1):
             if self.halting is not None and tally is not None and index > 1:
                 tally = self.halting.advance(tally, state)
-            state = self.loop(state, conditioning, index)
+            state, history = self._advance(state, history, conditioning, index)
             if index in exits:
                 outputs.append(self._exit(state, tally, conditioning, fields))
         return outputs
@@ -184,9 +191,13 @@ class Network(nn.Module):
         return state, Conditioning(vector, blocks, self.head.modulate(activated), injected)
 
     def loop(self, state: Tensor, conditioning: Conditioning, index: int) -> Tensor:
-        """The state (B, P + T, D) after loop `index` (1 is the first), given the state before it."""
+        """The state (B, P + T, D) after loop `index` (1 is the first), given the state before it.
+
+        At equilibrium depth this is the map whose fixed point is sought, the same for every index: it ends in a norm,
+        which keeps the state bounded, so that there is a fixed point (Brouwer) and the solver finds it.
+        """
         architecture, blocks = self.architecture, conditioning.blocks
-        if conditioning.injected is not None and index > 1:
+        if conditioning.injected is not None and (index > 1 or self.depth == "equilibrium"):
             state = state + conditioning.injected
         if architecture.loop_embedding or self.depth == "universal":
             state = state + self.loop_vector(index)
@@ -197,7 +208,7 @@ class Network(nn.Module):
         updates = [adapters.at(index) for adapters in self.adapters] or [PLAIN] * len(blocks)  # type: ignore[operator]
         for block, modulation, update in zip(self.blocks, blocks, updates, strict=True):
             state = block(state, modulation, self.mask, update)
-        return state
+        return state if self.solver is None else F.layer_norm(state, state.shape[-1:], eps=1e-6)
 
     def read(self, state: Tensor, conditioning: Conditioning) -> Tensor:
         """The prediction (B, H, W, C) or (B, T, vocabulary) from a state (B, P + T, D).
@@ -224,10 +235,21 @@ class Network(nn.Module):
     def _modulations(self, activated: Tensor) -> tuple[Modulation, ...]:
         return tuple(block.modulate(activated) for block in self.blocks)  # type: ignore[operator]
 
+    def _advance(
+        self, state: Tensor, history: History | None, conditioning: Conditioning, index: int
+    ) -> tuple[Tensor, History | None]:
+        """The state after loop `index`: at equilibrium depth the solver's, constant to differentiation."""
+        if self.solver is None or history is None:
+            return self.loop(state, conditioning, index), None
+        with torch.no_grad():
+            return self.solver.step(history, state, self.loop(state, conditioning, index), index)
+
     def _exit(
         self, state: Tensor, tally: Tally | None, conditioning: Conditioning, fields: tuple[str, ...]
     ) -> ExitOutput:
         prediction = ponder = None
+        if self.solver is not None:
+            state = phantom_gradient(self.solver, lambda point: self.loop(point, conditioning, 1), state)
         if "prediction" in fields:
             halted = state if self.halting is None or tally is None else self.halting.output(tally, state)
             prediction = self.read(halted, conditioning)

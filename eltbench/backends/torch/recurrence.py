@@ -20,7 +20,7 @@ class TorchRecurrence(Recurrence):
     """
 
     def __init__(self, network: Network, batch: Batch) -> None:
-        self.network = network
+        self.network, self.solver = network, network.solver
         with torch.inference_mode(False), torch.no_grad():
             self.initial, self.conditioning = network.embed(
                 batch.inputs, batch.labels, batch.context, batch.log_snr

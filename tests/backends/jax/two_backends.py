@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from eltbench import trainers
 from eltbench.backends.jax.engine import JaxEngine
 from eltbench.backends.torch.engine import TorchEngine
 from eltbench.config import Architecture, Optimisation, Run
@@ -20,7 +21,7 @@ from eltbench.training import Parts, build_engine, parts
 
 DATASETS = {"diffusion": "digits", "masked": "relay"}
 EIGHT_TOKENS = (("length", 4), ("strips", 2))
-TRAINERS = ("elt", "no-ilsd", "unique-depth", "universal-transformer", "deep-supervision", "random-loops")
+TRAINERS = ("elt", "no-ilsd", "unique-depth", "universal-transformer", "deep-supervision", "random-loops", "deq")
 CASES = [
     pytest.param(trainer, task, block, marks=() if (task == "diffusion") == (block == "dit") else pytest.mark.slow)
     for trainer, task, block in product(TRAINERS, ("diffusion", "masked"), ("dit", "bert"))
@@ -59,7 +60,8 @@ def small_run(
     """A run of width 16 on 16 patches of a digit or on 8 cells of a relay."""
     dataset = dataset or DATASETS[task]
     unique = trainer == "unique-depth"
-    architecture = {"unique_layers": 1, "max_loops": 1 if unique else 3, "width": 16, "heads": 2, **architecture}
+    shape = {"unique_layers": 1, "max_loops": 1 if unique else 3, "width": 16, "heads": 2}
+    architecture = {**trainers.get(trainer).architecture_defaults, **shape, **architecture}
     settings = {"steps": 20, "batch_size": 4, "warmup_steps": 3, "log_every": 4, "checkpoint_every": 5}
     settings |= {"learning_rate": 1e-3, "gradient_clip": 0.5, "ema_decay": 0.9}
     return Run(

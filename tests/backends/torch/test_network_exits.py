@@ -18,7 +18,7 @@ SPECS = {
     "tokens": DataSpec("tokens", (3, 4), vocabulary=5, classes=3),
     "relay": DataSpec("tokens", (2, 5), vocabulary=4, context_vocabulary=6),
 }
-DEPTHS, BLOCKS = ("looped", "unique", "universal"), ("dit", "bert")
+DEPTHS, BLOCKS = ("looped", "unique", "universal", "equilibrium"), ("dit", "bert")
 OPTIONS = {
     "plain": {},
     "sandwich": {"norm": "sandwich"},
@@ -153,7 +153,7 @@ def test_impossible_networks_are_refused():
         Network(Architecture(max_loops=1, loop_adapter_rank=3), "unique", spec, timed=True)
     with pytest.raises(ValueError, match="max_loops 1 and all layers as unique_layers, given max_loops 4"):
         Network(Architecture(max_loops=4), "unique", spec, timed=True)
-    with pytest.raises(ValueError, match="'looped', 'unique' or 'universal', given 'deep'"):
+    with pytest.raises(ValueError, match="one of 'looped', 'unique', 'universal', 'equilibrium', given 'deep'"):
         Network(Architecture(), "deep", spec, timed=True)
 
 

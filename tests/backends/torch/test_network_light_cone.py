@@ -21,7 +21,7 @@ WORLDS = {
 @pytest.mark.parametrize("radius", [0, 1, 2])
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("block", ["dit", "bert"])
-@pytest.mark.parametrize("depth", ["looped", "universal"])
+@pytest.mark.parametrize("depth", ["looped", "universal", "equilibrium"])
 def test_a_change_reaches_exactly_as_far_as_the_light_cone(depth, block, world, radius):
     spec = WORLDS[world]
     timed = spec.kind == "continuous"
