@@ -33,7 +33,8 @@ def list_names(arguments: list[str]) -> int:
     for registry in (trainers.registry, tasks.registry, data.registry, backends.registry):
         print(f"{registry.plural}: {', '.join(registry.names())}")
     for name in studies.names():
-        print(f"study {name}, presets: {', '.join(preset_names(name))}")
+        presets = preset_names(name)
+        print(f"study {name}, presets: {', '.join(presets)}" if presets else f"study {name}")
     return 0
 
 

@@ -7,6 +7,7 @@ registry: Registry[Study] = Registry(
     "study",
     "studies",
     {
+        "audit": "eltbench.studies.audit:Audit",
         "convergence": "eltbench.studies.convergence:Convergence",
         "depth_grid": "eltbench.studies.depth_grid:DepthGrid",
         "extrapolation": "eltbench.studies.extrapolation:Extrapolation",

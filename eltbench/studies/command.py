@@ -26,7 +26,7 @@ from eltbench.progress import duration
 from eltbench.provenance import provenance
 from eltbench.runs import Job, RunStore, set_aside
 from eltbench.schema import row_schema
-from eltbench.studies import verdicts
+from eltbench.studies import reading, verdicts
 from eltbench.studies.base import Study
 from eltbench.studies.presets import Preset, load_preset
 from eltbench.sweep import Durations, Outcome, sweep
@@ -71,9 +71,12 @@ class StudyCommand:
 
 def main(study: str, arguments: Sequence[str] | None = None) -> int:
     """Run a study's command line; returns the exit code: 0, 1 when a run failed, 2 for what was refused."""
-    command = tyro.cli(StudyCommand, prog=f"eltbench study {study}", description=StudyCommand.__doc__, args=arguments)
     try:
-        return execute(study, command)
+        found = studies.create(study)
+        if isinstance(found, reading.Reading):
+            return reading.main(found, arguments)
+        about = StudyCommand.__doc__
+        return execute(study, tyro.cli(StudyCommand, prog=f"eltbench study {study}", description=about, args=arguments))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
