@@ -268,8 +268,8 @@ def test_sample_refuses_a_run_that_is_not_there(ask, runs, name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "study: name one of convergence, "),
-        (("--preset", "quick"), "study: name one of convergence, "),
+        ((), "study: name one of audit, "),
+        (("--preset", "quick"), "study: name one of audit, "),
         (("extrapolatoin",), "unknown study 'extrapolatoin'; did you mean 'extrapolation'?"),
     ],
 )
