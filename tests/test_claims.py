@@ -70,7 +70,7 @@ def test_a_bound_in_percent_is_the_one_in_the_words_of_the_claim(name):
     ("name", "words", "regions"),
     [
         ("update-norms", "> log 1.1", [(math.log(1.1), math.inf)]),
-        ("convergence", "< log 0.9;", [(-math.inf, math.log(0.9))]),
+        ("convergence", "< log 0.9;", [(-math.inf, math.log(0.9))] * 2),
         ("step-cost", "ratio (elt over no-ilsd) < 1.10", [(-math.inf, math.log(1.1))]),
         ("train-memory", "< 0.90", [(-math.inf, math.log(0.9))]),
         ("throughput", "within 0.95–1.05", [(math.log(1.1), math.inf), (math.log(0.95), math.log(1.05))]),

@@ -17,9 +17,9 @@ from safetensors.numpy import load_file
 from eltbench import atomic, worker
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.identity import run_id
-from eltbench.model import load_model
+from eltbench.model import Model, load_model
 from eltbench.runs import Job, RunStore
-from eltbench.training import CHECKPOINT, build_engine, fit
+from eltbench.training import CHECKPOINT, build_engine, fit, parts
 
 STEPS, EVERY = 10, 3
 RUN = Run(
@@ -195,6 +195,11 @@ def test_a_step_without_a_snapshot_is_refused_with_those_there_are(whole, tmp_pa
     fit(plain(steps=2), tmp_path)
     with pytest.raises(ValueError, match="no weights of step 1; it has those of steps 2"):
         load_model(tmp_path, step=1)
+
+
+def test_a_model_that_was_never_stored_has_no_other_steps():
+    with pytest.raises(ValueError, match="not loaded from a run's folder"):
+        Model(RUN, build_engine(RUN), parts(RUN)).at_step(3)
 
 
 def test_a_snapshot_of_another_network_or_step_is_refused(whole, tmp_path):

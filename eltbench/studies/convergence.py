@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from eltbench import accounting
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
-from eltbench.estimate import training_flops
 from eltbench.evaluation import heldout
 from eltbench.evaluation.samples import sample_scores
 from eltbench.fields import build
 from eltbench.model import Model
+from eltbench.streams import stream
 from eltbench.studies import register, targets, training_curves, variants
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.curves import CELL
@@ -85,13 +88,13 @@ class Convergence(Study):
     def measure(self, model: Model, run: Run, settings: Mapping[str, Any]) -> Measured:
         rows: list[dict[str, Any]] = []
         last = settings["training_steps"][-1]
-        flops_per_step = training_flops(run) / run.optimisation.steps
+        flops = training_flops(model)
         for step in settings["training_steps"]:
             then = model if step == last else model.at_step(step)
             cost = {
                 "training_step": step,
                 "training_samples": step * run.optimisation.batch_size,
-                "training_flops": step * flops_per_step,
+                "training_flops": flops[step - 1],
             }
             losses = heldout.evaluate(then, settings["exits"], settings["heldout_draws"])
             found = heldout_rows(losses, run.architecture)
@@ -119,6 +122,17 @@ class Convergence(Study):
 
     def remarks(self, rows: pd.DataFrame) -> list[str]:
         return targets.unreached(rows)
+
+
+def training_flops(model: Model) -> np.ndarray:
+    """FLOPs of the first 1, 2, … steps of a model's training (steps,), forward and backward, at the exits it read."""
+    run, read = model.run, model.trainer.exits
+    shape = (run.architecture, model.trainer.depth, model.spec, model.task.timed)
+    exits = (
+        read(run.architecture, stream(run.dataset, run.seed, "exits", step)) for step in range(run.optimisation.steps)
+    )
+    count = cache(lambda loops, heads: sum(accounting.step_flops(*shape, loops, heads).values()))
+    return run.optimisation.batch_size * np.cumsum([float(count(each[-1], len(each))) for each in exits])
 
 
 def _check_variant(preset: Preset, world: World, arm: Arm) -> None:

@@ -20,6 +20,7 @@ POINT = ["metric", "loops", "training_step"]
 ALONG = ["training_samples", "training_flops", "params", "higher_is_better", "n_samples", "feature_extractor"]
 WHOLE = ["unique_layers", "max_loops", "loops", "training_step", "training_samples", "seeds", "params", "n_samples"]
 ORDER = {role: number for number, role in enumerate(VARIANTS)}
+RATIOS = {**{name: f"{name}_to_target_ratio" for name in COSTS}, "common_steps": "steps_to_common_target_ratio"}
 FROM_LINEAR = "loss_change_from_linear_percent"
 
 
@@ -28,7 +29,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
     Columns: CELL, MODEL, POINT, mean, low, high, seeds, what stands along (ALONG), and reason. Compared are
     `steps_to_target`; `steps_to_target_ratio`, `samples_to_target_ratio` and `flops_to_target_ratio`, the model's over
-    those of the unique-depth model of its depth, a geometric mean (see `targets.arrivals`); and of each variant of elt
+    those of the unique-depth model of its depth, a geometric mean, and `steps_to_common_target_ratio`, whose target is
+    the worse of the two final losses (see `targets.arrivals`); and of each variant of elt
     `loss_change_from_linear_percent` at L_max/2 and L_max. The reason says which seeds' steps are not
     interpolated. Mean and bounds are empty where a seed's value is no finite number.
     """
@@ -60,11 +62,11 @@ def _to_target(rows: pd.DataFrame) -> list[dict[str, Any]]:
             "reason": "; ".join(reasons) or None,
         }
         lines.append({**known, "metric": "steps_to_target", **spread(model["steps"])})
-        for name in COSTS:
+        for name, metric in RATIOS.items():
             ratio = spread(log_ratio(model[name], model[f"own_{name}"]))
             with np.errstate(over="ignore"):
                 ratio = {bound: float(np.exp(value)) for bound, value in ratio.items()}
-            lines.append({**known, "metric": f"{name}_to_target_ratio", **ratio})
+            lines.append({**known, "metric": metric, **ratio})
     return lines
 
 
