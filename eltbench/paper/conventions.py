@@ -132,8 +132,8 @@ NOT_RECOMPUTABLE = {
 
 QUANTITIES = {
     "imagenet256_masked": ("params_m", "gflops_k", "fid", "inception_score"),
-    "imagenet256_diffusion": ("params_m", "effective_depth", "fid"),
+    "imagenet256_diffusion": ("params_m", "gflops_k", "effective_depth", "fid"),
     "ucf101_masked": ("params_m", "gflops_k", "fvd", "inception_score"),
-    "throughput_tpu_v6e": ("effective_depth", "throughput_ratio_vs_same_scale_baseline"),
+    "throughput_tpu_v6e": ("params_m", "gflops_k", "effective_depth", "throughput_ratio_vs_same_scale_baseline"),
 }
-"""What the tables report; their other columns are the set-up (shape, steps) or the spread of a figure."""
+"""What is asked of every table; its other columns are the set-up (shape, steps) or the spread of a figure."""

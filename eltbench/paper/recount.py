@@ -24,6 +24,7 @@ from eltbench.paper.conventions import (
 
 DIT_FREQUENCIES = 256  # inputs of the first layer of DiT's timestep MLP
 NO_LAYERS = "the row gives no number of layers or loops"
+NO_COLUMN = "the table prints no such figure"
 
 Observation = dict[str, Any]
 
@@ -129,7 +130,7 @@ def _given(row: Mapping[str, str], quantity: str) -> Observation:
     if "scale" in row and quantity == "effective_depth":
         layers = SCALES[row["scale"]]
         return {"reported": layers, "reported_low": layers, "reported_high": layers}
-    if not row[quantity]:
+    if not row.get(quantity):
         return {"reported": None, "reported_low": None, "reported_high": None}
     figure = printed.read(row[quantity])
     if quantity == "effective_depth":  # a count, not a rounded figure
@@ -147,6 +148,8 @@ def _counted(
         yield {"reason": NO_LAYERS}
     elif quantity == "effective_depth":
         yield {"convention": "N·L", "value": float(shape.effective_depth)}
+    elif quantity not in row:
+        yield {"reason": NO_COLUMN}
     elif setting is not None and quantity == "params_m":
         for convention in PARAMETERS:
             yield {

@@ -111,7 +111,8 @@ def _recounted(lines: pd.DataFrame) -> Table:
     shown = _table("counted again", ("table", "row", "quantity"), ("printed", "recomputed", "deviation, %"))
     shown.add_column("verdict")
     shown.add_column("convention")
-    for line in _plain(lines[~lines["quantity"].isin(NOT_RECOMPUTABLE)]):
+    silent = lines["reported"].isna() & lines["recomputed"].isna()
+    for line in _plain(lines[~silent & ~lines["quantity"].isin(NOT_RECOMPUTABLE)]):
         forms = {"reported": "g", "recomputed": ".4g", "deviation_percent": "+.2f"}
         numbers = (_number(line[name], form) for name, form in forms.items())
         about = line["convention"] or line["reason"]

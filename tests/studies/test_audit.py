@@ -43,14 +43,14 @@ def test_every_row_of_every_table_has_a_verdict_on_each_figure_that_it_prints(su
     ours = summary[(summary["kind"] == "recount") & (summary["table"] == table)]
     assert set(ours["model"]) == set(rows.iloc[:, 0])
     for column in ("params_m", "gflops_k", "fid", "fvd", "inception_score", "effective_depth"):
-        for model, printed in zip(rows.iloc[:, 0], rows.get(column, [])):  # noqa: B905
+        for model, printed in zip(rows.iloc[:, 0], rows.get(column, []), strict=column in rows):
             (line,) = ours[(ours["model"] == model) & (ours["quantity"] == column)].itertuples()
             assert line.verdict != NOTHING_REPORTED if pd.notna(printed) else line.verdict == NOTHING_REPORTED
             assert line.verdict == NOTHING_REPORTED or line.reported == printed
 
 
 def test_parameters_fit_wherever_layers_are_given(summary):
-    found = verdicts(summary, "params_m")
+    found = {name: verdict for name, verdict in verdicts(summary, "params_m").items() if name[0] != TABLES[-1]}
     assert found.pop(("ucf101_masked", "MaGNeTS")) == NOT_RECOMPUTED
     assert set(found.values()) == {FITS}
     assert len(found) == 5 + 6 + 4
