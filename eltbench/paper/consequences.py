@@ -133,8 +133,7 @@ def _step_cost(table: str, model: str) -> Observation:
     """FLOPs of a training step that reads two exits over those of one that reads the last alone, in closed form."""
     shape, setting = _shape(table, model), setting_of(table)
     assert setting is not None
-    ratio_of = shape.mlp_width // shape.width
-    looped = Architecture(shape.unique_layers, shape.loops, width=shape.width, mlp_ratio=ratio_of, block="bert")
+    looped = Architecture(shape.unique_layers, shape.loops, width=shape.width, mlp_ratio=shape.mlp_ratio, block="bert")
     two, one = (
         sum(accounting.step_flops(looped, "looped", setting.spec, False, shape.loops, exits).values())
         for exits in (2, 1)

@@ -60,7 +60,10 @@ SCALES = {"B": 12, "L": 24, "XL": 28, "H": 32}
 
 @dataclass(frozen=True)
 class Layer:
-    """The weights of one layer: 12 d² of attention and MLP plus `squares` d², and `lines` d of biases and norms."""
+    """The weights of one layer: attention and MLP (12 d² where the MLP is 4 widths), and `squares` d² more.
+
+    Its biases and norms are those of the linear maps of attention and MLP, and `lines` d more.
+    """
 
     name: str
     squares: int
@@ -68,9 +71,9 @@ class Layer:
 
 
 LAYERS = (
-    Layer("12d²", 0, 13),  # a transformer layer with affine norms
-    Layer("16d²", 4, 13),  # what the paper's diffusion rows come to; its block is not described
-    Layer("18d²", 6, 15),  # adaLN-Zero of DiT (arXiv 2212.09748): modulation from the condition, plain norms
+    Layer("12d²", 0, 4),  # a transformer layer with affine norms
+    Layer("16d²", 4, 4),  # what the paper's diffusion rows come to; its block is not described
+    Layer("18d²", 6, 6),  # adaLN-Zero of DiT (arXiv 2212.09748): modulation from the condition, plain norms
 )
 
 EMBEDDINGS: dict[str, tuple[str, ...]] = {

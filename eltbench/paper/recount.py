@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from eltbench import accounting, paper
@@ -42,6 +42,14 @@ class Shape(NamedTuple):
         """N·L."""
         return self.unique_layers * self.loops
 
+    @property
+    def mlp_ratio(self) -> int:
+        """Widths of the MLP; raises ValueError where they are no whole number."""
+        ratio, rest = divmod(self.mlp_width, self.width)
+        if rest:
+            raise ValueError(f"mlp_width must be a multiple of width {self.width}, given {self.mlp_width}")
+        return ratio
+
 
 def rows_of(table: str) -> dict[str, dict[str, str]]:
     """The rows of a table as printed, by what its first column calls them."""
@@ -67,7 +75,7 @@ def parameters(shape: Shape, setting: Setting, convention: ParameterConvention) 
     d, spec = shape.width, setting.spec
     layer = 4 * d * d + 2 * d * shape.mlp_width + convention.layer.squares * d * d
     if convention.biases:
-        layer += convention.layer.lines * d
+        layer += 5 * d + shape.mlp_width + convention.layer.lines * d
     if spec.kind == "tokens":
         size = {"tokens": (spec.vocabulary + 1) * d, "rest": spec.tokens * d + d * spec.vocabulary}
     else:
@@ -78,14 +86,11 @@ def parameters(shape: Shape, setting: Setting, convention: ParameterConvention) 
 
 def gigaflops(shape: Shape, setting: Setting, convention: ComputeConvention, steps: int) -> float:
     """Thousands of GFLOPs of one sample of a row's network under a convention, in `steps` sampling steps."""
+    spec = setting.spec if convention.condition_token else replace(setting.spec, classes=0)
     architecture = Architecture(
-        unique_layers=shape.unique_layers,
-        max_loops=shape.loops,
-        width=shape.width,
-        mlp_ratio=shape.mlp_width // shape.width,
-        block="bert" if convention.condition_token else "dit",  # which has no prefix token, and is modulated instead
+        shape.unique_layers, shape.loops, width=shape.width, mlp_ratio=shape.mlp_ratio, block="bert"
     )
-    parts = accounting.macs_by_part(architecture, "looped", setting.spec, False, shape.loops)
+    parts = accounting.macs_by_part(architecture, "looped", spec, False, shape.loops)
     counted = ["layers", *(name for name in ("attention", "head") if getattr(convention, name))]
     per_call = (2 if convention.unit == "FLOP" else 1) * sum(parts[name] for name in counted)
     return steps * convention.calls * per_call / 1e12
@@ -122,6 +127,7 @@ def _described(
         "effective_depth": shape.effective_depth if shape else None,
         "width": shape.width or None if shape else None,
         "sampling_steps": int(row["sampling_steps"]) if row.get("sampling_steps") else None,
+        "assumed": setting.assumed or None if setting else None,
     }
 
 
@@ -147,7 +153,8 @@ def _counted(
     elif shape is None:
         yield {"reason": NO_LAYERS}
     elif quantity == "effective_depth":
-        yield {"convention": "N·L", "value": float(shape.effective_depth)}
+        about = "N·L against the layers of the scale" if "scale" in row else "N·L"
+        yield {"convention": about, "value": float(shape.effective_depth)}
     elif quantity not in row:
         yield {"reason": NO_COLUMN}
     elif setting is not None and quantity == "params_m":

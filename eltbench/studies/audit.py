@@ -13,24 +13,14 @@ from typing import Any, ClassVar
 import pandas as pd
 import pyarrow as pa
 from matplotlib.figure import Figure
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 
 from eltbench.paper import judgement
 from eltbench.paper.consequences import consequences
-from eltbench.paper.conventions import NOT_RECOMPUTABLE
 from eltbench.paper.recount import recount
-from eltbench.studies import deviations, register
+from eltbench.studies import audit_tables, deviations, register
 from eltbench.studies.reading import Reading
 
-COLOURS = {
-    judgement.FITS: "green",
-    judgement.HOLDS: "green",
-    judgement.OTHER_STEPS: "yellow",
-    judgement.NONE_FITS: "red",
-    judgement.FAILS: "red",
-}
 LINE = {
     "kind": "kind",
     "table": "table",
@@ -49,6 +39,7 @@ LINE = {
     "conventions": "conventions",
     "conventions_fitting": "conventions_fitting",
     "reason": "reason",
+    "assumed": "assumed",
 }
 """The columns of the summary: what they are called in a line of `judgement`, and there."""
 
@@ -83,6 +74,7 @@ class Audit(Reading):
         "value_at_nearest_steps": pa.float64(),
         "fits_at_nearest_steps": pa.bool_(),
         "reason": pa.string(),  # why there is no value, or what qualifies it
+        "assumed": pa.string(),  # what the paper does not say of the row's network and every convention takes for given
     }
 
     def read(self) -> list[dict[str, Any]]:
@@ -92,7 +84,7 @@ class Audit(Reading):
 
     def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
         """One line per table row and quantity, and per statement, with its verdict and what it rests on."""
-        seen = _plain(rows)
+        seen = audit_tables.plain(rows)
         counted = judgement.judged([it for it in seen if it["kind"] == "recount"])
         follows = judgement.followed([it for it in seen if it["kind"] == "consequence"])
         lines = [{name: line.get(key) for key, name in LINE.items()} for line in (*counted, *follows)]
@@ -103,66 +95,7 @@ class Audit(Reading):
         return deviations.figure(rows)
 
     def tables(self, summary: pd.DataFrame) -> list[RenderableType]:
-        counted, follows = (summary[summary["kind"] == kind] for kind in ("recount", "consequence"))
-        return [_recounted(counted), _left_out(counted), _followed(follows)]
-
-
-def _recounted(lines: pd.DataFrame) -> Table:
-    shown = _table("counted again", ("table", "row", "quantity"), ("printed", "recomputed", "deviation, %"))
-    shown.add_column("verdict")
-    shown.add_column("convention")
-    silent = lines["reported"].isna() & lines["recomputed"].isna()
-    for line in _plain(lines[~silent & ~lines["quantity"].isin(NOT_RECOMPUTABLE)]):
-        forms = {"reported": "g", "recomputed": ".4g", "deviation_percent": "+.2f"}
-        numbers = (_number(line[name], form) for name, form in forms.items())
-        about = line["convention"] or line["reason"]
-        if line["nearest_steps"] is not None:
-            about += f"; {line['recomputed_at_nearest_steps']:.4g} with {line['nearest_steps']} steps"
-            about += f" instead of {line['sampling_steps']}"
-        shown.add_row(line["table"], line["model"], line["quantity"], *numbers, _coloured(line["verdict"]), about)
-    return shown
-
-
-def _left_out(lines: pd.DataFrame) -> str:
-    """What is printed and cannot be counted again, in words."""
-    figures = lines[lines["quantity"].isin(NOT_RECOMPUTABLE) & lines["reported"].notna()]
-    counts = figures.groupby("quantity", sort=False).size()
-    said = (f"{count} figures of {name} are {NOT_RECOMPUTABLE[str(name)]}" for name, count in counts.items())
-    return "not counted again: " + "; ".join(said)
-
-
-def _followed(lines: pd.DataFrame) -> Table:
-    shown = _table("what follows", ("statement",), ("expected", "found"))
-    for name in ("verdict", "claim", "remark"):
-        shown.add_column(name)
-    for line in _plain(lines):
-        numbers = (_number(line[name], ".5g") for name in ("reported", "recomputed"))
-        remark = line["reason"] or (f"best: {line['convention']}" if line["convention"] else "")
-        shown.add_row(line["statement"], *numbers, _coloured(line["verdict"]), line["claim"] or "", remark)
-    return shown
-
-
-def _table(title: str, left: tuple[str, ...], right: tuple[str, ...]) -> Table:
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
-    for name in left:
-        shown.add_column(name)
-    for name in right:
-        shown.add_column(name, justify="right")
-    return shown
-
-
-def _plain(lines: pd.DataFrame) -> list[dict[str, Any]]:
-    """The lines as dictionaries with None for what is missing."""
-    known = lines.astype(object).where(lines.notna(), None)
-    return [{str(name): value for name, value in line.items()} for line in known.to_dict("records")]
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
-
-
-def _coloured(verdict: str) -> str:
-    return f"[{COLOURS[verdict]}]{verdict}[/]" if verdict in COLOURS else verdict
+        return audit_tables.terminal(summary)
 
 
 if __name__ == "__main__":

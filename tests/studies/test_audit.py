@@ -12,7 +12,8 @@ import eltbench
 from eltbench import cli, paper, studies
 from eltbench.paper.judgement import FITS, NOT_RECOMPUTED, NOTHING_REPORTED, OTHER_STEPS
 from eltbench.studies import command, comparison
-from eltbench.studies.audit import COLOURS, Audit
+from eltbench.studies.audit import Audit
+from eltbench.studies.audit_tables import COLOURS, markdown
 
 FILES = ["claims.json", "figure.pdf", "figure.png", "provenance.json", "rows.parquet", "summary.csv"]
 TABLES = ("imagenet256_masked", "imagenet256_diffusion", "ucf101_masked", "throughput_tpu_v6e")
@@ -108,6 +109,13 @@ def test_the_command_prints_every_verdict_and_one_line_for_programs(tmp_path, ca
     assert "17 steps" in " ".join(" ".join(shown).split())
     assert all(any(verdict in line for line in shown) for verdict in (FITS, "does not hold", "holds"))
     assert json.loads(last)["verdicts"]["fits only with another step count"] == 2
+
+
+def test_a_document_shows_the_same_from_the_summary_on_disk(summary, published):
+    from_disk = markdown(pd.read_csv(published / "summary.csv"))
+    assert from_disk == markdown(summary)
+    assert "3.896 with 17 steps instead of 24" in from_disk
+    assert "Taken for given in ucf101_masked: width 1024" in from_disk
 
 
 def test_it_trains_nothing_and_says_so(capsys, tmp_path):
