@@ -75,6 +75,8 @@ class Convergence(Study):
             )
         if arm.role in VARIANTS:
             _check_variant(preset, world, arm)
+        if (arm.trainer, arm.role) == ("elt", "main"):
+            _check_target(preset, world, run)
         deepest = run.architecture.max_loops
         exits = sorted({deepest // 2, deepest}) if deepest % 2 == 0 else [deepest]
         compared = arm.trainer == "elt" and arm.role in ("main", *VARIANTS)
@@ -133,6 +135,18 @@ def training_flops(model: Model) -> np.ndarray:
     )
     count = cache(lambda loops, heads: sum(accounting.step_flops(*shape, loops, heads).values()))
     return run.optimisation.batch_size * np.cumsum([float(count(each[-1], len(each))) for each in exits])
+
+
+def _check_target(preset: Preset, world: World, elt: Run) -> None:
+    """Refuse unique-depth models of which none sets the target of elt's main model."""
+    shapes = [preset.run(world, arm, seed=0).architecture for arm in preset.arms if arm.trainer == "unique-depth"]
+    known = [(shape.unique_layers, shape.width) for shape in shapes]
+    wanted = elt.architecture.effective_depth, elt.architecture.width
+    if known and wanted not in known:
+        raise ValueError(
+            f"preset {preset.name!r}: elt's main model runs {wanted[0]} layers of width {wanted[1]}, which no "
+            f"unique-depth arm has: expected unique_layers = {wanted[0]} at that width, given (layers, width) {known}"
+        )
 
 
 def _check_variant(preset: Preset, world: World, arm: Arm) -> None:

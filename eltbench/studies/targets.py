@@ -28,7 +28,7 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def arrivals(rows: pd.DataFrame) -> pd.DataFrame:
-    """One line a seed of every model that has a unique-depth model of its depth N·L_max and seed in its cell.
+    """One line a seed of every model that has a twin in its cell: unique depth N·L_max, of its width and seed.
 
     Columns: CELL, MODEL, seed, horizon (steps), target (the final loss of that unique-depth model), nearest, reached,
     reason as in `Arrival`, and for each of steps, samples and flops what the model took to the target (NAME) and what
@@ -41,7 +41,8 @@ def arrivals(rows: pd.DataFrame) -> pd.DataFrame:
         for _, model in here[here["trainer"] != "unique-depth"].groupby([*MODEL, "seed"]):
             known = model.iloc[0]
             depth = known["unique_layers"] * known["max_loops"]
-            twin = unique[(unique["unique_layers"] == depth) & (unique["seed"] == known["seed"])]
+            alike = (unique["unique_layers"] == depth) & (unique["width"] == known["width"])
+            twin = unique[alike & (unique["seed"] == known["seed"])]
             if twin.empty:
                 continue
             twin = twin[twin["run_id"] == twin["run_id"].iloc[0]]

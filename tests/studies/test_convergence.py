@@ -144,6 +144,12 @@ def test_the_unique_depth_model_is_that_of_the_same_depth():
     assert STUDY.evidence(table(without))["convergence"] == {}
 
 
+def test_the_unique_depth_model_is_that_of_the_same_width():
+    rows = race()
+    wide = [row for seed in SEEDS for row in curve("unique-depth", seed, power_law(9), width=128, role="wide")]
+    assert STUDY.evidence(table(wide + rows))["convergence"][DIGITS].primary["steps"] == pytest.approx(np.log(SPEED_UP))
+
+
 def test_the_main_model_alone_decides_and_every_other_looped_model_is_reported():
     rows = race()
     for seed in SEEDS:

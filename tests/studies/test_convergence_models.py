@@ -82,10 +82,11 @@ def test_what_gives_no_curve_is_refused_before_any_training(changes, message):
         ([Arm("elt", "cosine", trainer_options={"decay": "step"})], "given .*'decay': 'step'"),
         ([Arm("no-ilsd", "no-student")], "given {'trainer': 'no-ilsd'"),
         ([COSINE, Arm("elt", trainer_options={"decay": "step"})], "beside linear decay and all terms"),
+        ([Arm("elt", architecture={"max_loops": 3}), UNIQUE], r"runs 3 layers of width 16, .* width\) \[\(4, 16\)\]"),
         ([COSINE, Arm("elt", architecture={"unique_layers": 2})], "must have the architecture of elt's main arm"),
     ],
 )
-def test_a_variant_that_its_role_misnames_or_that_would_not_compare_is_refused(arms, message):
+def test_arms_that_their_role_misnames_or_that_would_not_compare_are_refused(arms, message):
     with pytest.raises(ValueError, match=message):
         settings(*arms)
 
