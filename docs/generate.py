@@ -1,7 +1,8 @@
 """Writes the generated tables of README.md and docs/ anew from the committed results: `python docs/generate.py`.
 
 A table stands between two marks: `<!-- claims: FOLDER -->` (a results folder's verdicts with every interval),
-`<!-- compare: FOLDER FOLDER -->` (what moved between two) or `<!-- overview -->` (all), and `<!-- end of … -->`.
+`<!-- compare: FOLDER FOLDER -->` (what moved between two), `<!-- audit: FOLDER -->` (the paper's figures counted again)
+or `<!-- overview -->` (all), and `<!-- end of … -->`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from eltbench.studies import comparison
+import pandas as pd
+
+from eltbench.studies import audit_tables, comparison
 from eltbench.studies.verdicts import markdown, overview
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
-MARKED = re.compile(r"(<!-- (claims|compare|overview)(?:: (.*?))? -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (claims|compare|audit|overview)(?:: (.*?))? -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 
 
 def published() -> list[str]:
@@ -36,6 +39,8 @@ def table(kind: str, about: str) -> str:
         return overview([decided(folder) for folder in published()])
     if kind == "claims":
         return markdown(decided(about))
+    if kind == "audit":
+        return audit_tables.markdown(pd.read_csv(ROOT / about / "summary.csv"))
     first, second = about.split()
     return comparison.markdown(comparison.compare(ROOT / first, ROOT / second), (Path(first).name, Path(second).name))
 
