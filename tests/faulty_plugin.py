@@ -14,6 +14,7 @@ import pyarrow as pa
 from eltbench import studies, trainers
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.runs import Job
+from eltbench.tasks.base import namespace
 from eltbench.trainers.no_ilsd import NoILSD
 
 STEPS = 4
@@ -28,21 +29,25 @@ RUN = Run(
 
 @dataclass(frozen=True)
 class Faulty(NoILSD):
-    """No-ILSD that logs a line per step, stands still from the third on while `gate` exists, and may turn NaN."""
+    """No-ILSD that logs a line per step, stands still from line `held` on while `gate` exists, and may turn NaN."""
 
     log: str = os.devnull
     gate: str = ""
+    held: int = 3
     nan_from: float = 2.0  # progress at which the loss turns NaN
+    nan_label: int = -1  # of a batch's first item, where the loss turns NaN
 
     def exits(self, architecture, rng):
         with open(self.log, "a") as log:
             log.write(f"{os.getpid()}\n")
-        while self.gate and Path(self.gate).exists() and len(logged(Path(self.log))) > 2:
+        while self.gate and Path(self.gate).exists() and len(logged(Path(self.log))) >= self.held:
             time.sleep(0.05)
         return super().exits(architecture, rng)
 
     def objective(self, outputs, batch, progress, task, ops):
-        factor = float("nan") if progress >= self.nan_from else 1.0
+        xp = namespace(batch.labels)
+        spoilt = (batch.labels[0] == self.nan_label) | xp.asarray(progress >= self.nan_from)
+        factor = xp.where(spoilt, float("nan"), 1.0)
         return {name: factor * term for name, term in super().objective(outputs, batch, progress, task, ops).items()}
 
 
@@ -76,9 +81,10 @@ class Weighing(studies.Study):
         return {}
 
 
-def job(seed: int = 0, settings: dict | None = None, **options) -> Job:
+def job(seed: int = 0, settings: dict | None = None, backend: str = "torch", **options) -> Job:
     """A tiny run of the faulty trainer, to be weighed."""
-    return Job(replace(RUN, seed=seed, trainer_options=options), "weighing", settings or {"times": 1})
+    run = replace(RUN, seed=seed, backend=backend, trainer_options=options)
+    return Job(run, "weighing", settings or {"times": 1})
 
 
 def plug_in(monkeypatch, folder: Path) -> None:

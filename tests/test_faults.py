@@ -24,7 +24,8 @@ from faulty_plugin import job
 from eltbench.runs import RunStore
 from eltbench.sweep import sweep
 jobs = [job(seed, **options) for seed, options in json.loads(sys.argv[2])]
-print(json.dumps(asdict(sweep(jobs, RunStore(sys.argv[1]), workers=2))))
+options = json.loads(sys.argv[3])
+print(json.dumps(asdict(sweep(jobs, RunStore(sys.argv[1]), workers=2, **options))))
 """
 PATIENCE = 60  # seconds for what takes a few on an idle machine
 
@@ -32,10 +33,10 @@ PATIENCE = 60  # seconds for what takes a few on an idle machine
 class Command:
     """A sweep in a process of its own, as a user would start it."""
 
-    def __init__(self, folder: Path, runs: list) -> None:
+    def __init__(self, folder: Path, runs: list, **options) -> None:
         self.store, self.runs = RunStore(folder / "runs"), runs
         self.process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, str(self.store.root), json.dumps(runs)],
+            [sys.executable, "-c", COMMAND, str(self.store.root), json.dumps(runs), json.dumps(options)],
             env=install(folder / "plugin"),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -51,8 +52,8 @@ class Command:
 def started():
     commands = []
 
-    def start(folder, runs):
-        commands.append(Command(folder, runs))
+    def start(folder, runs, **options):
+        commands.append(Command(folder, runs, **options))
         return commands[-1]
 
     yield start

@@ -20,7 +20,13 @@ arms = [{ trainer = "elt" }, { trainer = "no-ilsd" }]
 def refusal(capsys, tmp_path, monkeypatch):
     """What the command says when it refuses, having started and written nothing."""
     (tmp_path / "mine.toml").write_text(PRESET)
-    monkeypatch.setattr(subprocess, "Popen", None)
+    popen = subprocess.Popen
+
+    def refuse(arguments, **options):
+        assert "eltbench.worker" not in arguments, "a run was started"
+        return popen(arguments, **options)  # libraries start some when they are loaded
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
 
     def run(*arguments, where=None):
         preset = () if "--preset" in arguments else ("--preset", tmp_path / "mine.toml:tiny")
@@ -46,6 +52,8 @@ def refusal(capsys, tmp_path, monkeypatch):
         (("--preset", "quik"), "unknown preset of extrapolation 'quik'; did you mean 'quick'?"),
         (("--preset", "nowhere.toml:tiny"), "preset file nowhere.toml"),
         (("--backend", "troch"), "unknown backend 'troch'; did you mean 'torch'?"),
+        (("--vectorise-seeds",), "--vectorise-seeds: backend 'torch' trains every seed in a program of its own; "),
+        (("--backend", "jax,torch", "--vectorise-seeds"), "--vectorise-seeds: backend 'torch' trains every seed in a"),
         (("--device", "cpuu"), "torch has no device 'cpuu' here; known: cpu"),
         (("--seeds", "two"), "seeds: give numbers or a range such as 0:5, given 'two'"),
         (("--seeds", "5:2"), "seeds: give numbers or a range such as 0:5, given '5:2'"),
