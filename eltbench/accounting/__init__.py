@@ -4,6 +4,7 @@ from eltbench.accounting.memory import activation_bytes, peak_bytes
 from eltbench.accounting.network import (
     BYTES,
     Depth,
+    check_call,
     flops,
     macs,
     macs_by_part,
@@ -21,6 +22,7 @@ __all__ = [
     "activation_bytes",
     "arithmetic_intensity",
     "calls_per_step",
+    "check_call",
     "flops",
     "macs",
     "macs_by_part",

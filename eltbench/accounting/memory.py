@@ -7,7 +7,7 @@ layers. XLA may keep less, since it can compute again.
 
 from __future__ import annotations
 
-from eltbench.accounting.network import Depth, macs_by_part, state_length, token_grid
+from eltbench.accounting.network import Depth, check_call, state_length, token_grid
 from eltbench.config import Architecture
 from eltbench.data.base import DataSpec
 from eltbench.equilibrium import Solver
@@ -32,9 +32,9 @@ def activation_bytes(
     element-wise products, and of attention queries, keys, values, output and one log-sum per query and head. Not
     counted is what the loss keeps of the predictions. An attention radius is kept as floats by every layer and loop,
     whatever the batch (part `mask`). At equilibrium depth nothing is kept of the loops themselves, only of the
-    `phantom_steps` after every exit. Raises ValueError for impossible loops and exits.
+    `phantom_steps` after every exit. Raises ValueError for an impossible call.
     """
-    macs_by_part(architecture, depth, spec, timed, loops, exits)  # refuses what cannot be
+    check_call(depth, loops, exits, batch)
     (rows, columns), length = token_grid(architecture, depth, spec), state_length(architecture, depth, spec, timed)
     tokens, state = rows * columns, length * architecture.width
     d, dit, universal = architecture.width, architecture.block == "dit", depth == "universal"
@@ -90,12 +90,12 @@ def peak_bytes(
     At every operation its operands, its result, and what a later one still needs are alive. The widest is attention
     (queries, keys, values, output), the MLP's nonlinearity (input and output) or the head (input and prediction), and
     with loop adapters the sum of a map and its update, beside the residual stream and what the call carries along.
-    Python may hold a tensor a little longer; CUDA's allocator rounds up. Raises ValueError for impossible loops, and at
-    equilibrium depth, where the solver's history comes on top.
+    Python may hold a tensor a little longer; CUDA's allocator rounds up. Raises ValueError for an impossible call, and
+    at equilibrium depth, where the solver's history comes on top.
     """
     if depth == "equilibrium":
         raise ValueError("peak_bytes counts no solver's history: expected another depth, given 'equilibrium'")
-    macs_by_part(architecture, depth, spec, timed, loops)  # refuses what cannot be
+    check_call(depth, loops, batch=batch)
     (rows, columns), length = token_grid(architecture, depth, spec), state_length(architecture, depth, spec, timed)
     tokens, state, d = rows * columns, length * architecture.width, architecture.width
     dit, again = architecture.block == "dit", loops > 1

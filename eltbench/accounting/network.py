@@ -70,20 +70,26 @@ def parameters(architecture: Architecture, depth: Depth, spec: DataSpec, timed: 
     }
 
 
+def check_call(depth: Depth, loops: int, exits: int = 1, batch: int = 1) -> None:
+    """Raise ValueError for loops below 1 or beyond a unique-depth network, more exits than loops, and no items."""
+    if loops < 1 or (depth == "unique" and loops > 1):
+        expected = "exactly 1 at unique depth" if depth == "unique" else "at least 1"
+        raise ValueError(f"loops must be {expected}, given {loops}")
+    if not 1 <= exits <= loops:
+        raise ValueError(f"exits must be between 1 and the {loops} loops, given {exits}")
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, given {batch}")
+
+
 def macs_by_part(
     architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, loops: int, exits: int = 1
 ) -> dict[str, int]:
     """MACs of one call per item by part; `layers` are the block's linear maps, `attention` its products among tokens.
 
     The call runs `loops` loops and reads the head at `exits` of them. Modulation is made once per call, or once per
-    loop with loop_conditioning. Raises ValueError for loops below 1 or beyond a unique-depth network, and for more
-    exits than loops.
+    loop with loop_conditioning. Raises ValueError for an impossible call (see `check_call`).
     """
-    if loops < 1 or (depth == "unique" and loops > 1):
-        expected = "exactly 1 at unique depth" if depth == "unique" else "at least 1"
-        raise ValueError(f"loops must be {expected}, given {loops}")
-    if not 1 <= exits <= loops:
-        raise ValueError(f"exits must be between 1 and the {loops} loops, given {exits}")
+    check_call(depth, loops, exits)
     rows, columns = token_grid(architecture, depth, spec)
     d, layers, dit = architecture.width, architecture.unique_layers, architecture.block == "dit"
     tokens, length = rows * columns, state_length(architecture, depth, spec, timed)

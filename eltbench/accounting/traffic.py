@@ -8,7 +8,7 @@ weights stay in a cache from one loop to the next is the question of the through
 
 from __future__ import annotations
 
-from eltbench.accounting.network import BYTES, Depth, flops, macs_by_part, state_length, token_grid
+from eltbench.accounting.network import BYTES, Depth, check_call, flops, state_length, token_grid
 from eltbench.config import Architecture
 from eltbench.data.base import DataSpec
 
@@ -28,12 +28,11 @@ def moved_bytes(
     """Bytes of one call on `batch` items, `weights` (biases included) and `activations`, all in `precision`.
 
     resident: the weights of the block are read once per call and not once per loop, those of a loop's adapters once per
-    loop that has its own. Raises ValueError for impossible
-    loops and exits and an unknown precision.
+    loop that has its own. Raises ValueError for an impossible call and an unknown precision.
     """
     if precision not in BYTES:
         raise ValueError(f"precision must be one of {list(BYTES)}, given {precision!r}")
-    macs_by_part(architecture, depth, spec, timed, loops, exits)  # refuses what cannot be
+    check_call(depth, loops, exits, batch)
     rows, columns = token_grid(architecture, depth, spec)
     tokens, length, d = rows * columns, state_length(architecture, depth, spec, timed), architecture.width
     hidden, layers = architecture.mlp_ratio * d, architecture.unique_layers

@@ -140,6 +140,8 @@ def test_a_bert_layer_keeps_sixteen_states():
 
 
 @pytest.mark.parametrize("count", [accounting.activation_bytes, accounting.peak_bytes])
-def test_impossible_loops_are_refused(count):
+def test_impossible_calls_are_refused(count):
     with pytest.raises(ValueError, match="loops must be at least 1, given 0"):
         count(Architecture(), "looped", CONTINUOUS, True, 0)
+    with pytest.raises(ValueError, match="batch must be at least 1, given 0"):
+        count(Architecture(), "looped", CONTINUOUS, True, 2, batch=0)

@@ -89,6 +89,8 @@ def test_intensity_of_one_wide_linear_map_is_a_quarter_of_a_flop_a_byte_and_vect
     assert half == pytest.approx(2 * found)
 
 
-def test_an_unknown_precision_is_refused():
+def test_an_unknown_precision_and_an_impossible_call_are_refused():
+    with pytest.raises(ValueError, match="batch must be at least 1, given 0"):
+        accounting.arithmetic_intensity(Architecture(), "looped", CONTINUOUS, True, 1, batch=0)
     with pytest.raises(ValueError, match=r"precision must be one of .*fp32.*given 'int8'"):
         accounting.moved_bytes(Architecture(), "looped", CONTINUOUS, True, 1, precision="int8")
