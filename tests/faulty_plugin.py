@@ -81,9 +81,9 @@ class Weighing(studies.Study):
         return {}
 
 
-def job(seed: int = 0, settings: dict | None = None, backend: str = "torch", **options) -> Job:
+def job(seed: int = 0, settings: dict | None = None, backend: str = "torch", devices: int = 1, **options) -> Job:
     """A tiny run of the faulty trainer, to be weighed."""
-    run = replace(RUN, seed=seed, backend=backend, trainer_options=options)
+    run = replace(RUN, seed=seed, backend=backend, devices=devices, trainer_options=options)
     return Job(run, "weighing", settings or {"times": 1})
 
 

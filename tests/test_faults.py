@@ -120,6 +120,23 @@ def test_a_killed_command_leaves_no_process_and_is_finished_by_its_repetition(tm
     assert all(len(steps(tmp_path, seed)) == 5 for seed in seeds)
 
 
+def test_the_processes_of_a_divided_run_end_with_the_command_and_its_repetition_starts_new_ones(
+    tmp_path, started, plugin
+):
+    runs = [(seed, {**options, "devices": 2}) for seed, options in held(tmp_path, 1)]
+    command = started(tmp_path, runs)
+    wait(lambda: len(steps(tmp_path, 1)) == 4)  # both at their second step
+    ranks = set(steps(tmp_path, 1))
+    assert len(ranks) == 2
+    assert all(map(alive, ranks))
+    os.kill(command.process.pid, signal.SIGKILL)
+    wait(lambda: not any(map(alive, ranks)), seconds=5)
+
+    (tmp_path / "gate").unlink()
+    assert started(tmp_path, runs).outcome() == {"done": ids(*runs), "cached": [], "failed": {}}
+    assert len(steps(tmp_path, 1)) == 4 + 2 * STEPS
+
+
 def test_ctrl_c_ends_the_running_processes_and_keeps_their_checkpoints(tmp_path, started, plugin):
     runs = held(tmp_path, 1, 2, 3)
     command = started(tmp_path, runs)

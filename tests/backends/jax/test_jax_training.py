@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from two_backends import Pair, pair_of, relative, small_run
+from two_backends import Pair, compilations, pair_of, relative, small_run
 
 from eltbench.backends.jax.initialisation import named
 from eltbench.model import Model
@@ -25,20 +24,6 @@ RUNS = {
     "random-loops": small_run("random-loops", "diffusion", input_injection=True, loop_adapter_rank=2),
     "elt": small_run("elt", "diffusion"),  # last, for later tests to find it compiled
 }
-
-
-@contextmanager
-def compilations():
-    """Counts the programs that XLA compiles meanwhile, of any size."""
-    events: list[str] = []
-
-    def listen(event: str, duration: float, **_) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            events.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield events
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def take(engine, pair: Pair, step: int) -> dict[str, float]:

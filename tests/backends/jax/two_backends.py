@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -98,3 +100,17 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The largest difference over the largest value."""
     assert ours.shape == theirs.shape
     return float(np.abs(ours - theirs).max() / np.abs(ours).max())
+
+
+@contextmanager
+def compilations():
+    """Counts the programs that XLA compiles meanwhile, of any size."""
+    events: list[str] = []
+
+    def listen(event: str, duration: float, **_) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(listen)

@@ -37,6 +37,7 @@ CASES = {f"{trainer} {task}": small_run(trainer, task) for trainer in TRAINERS f
 CASES |= {  # with parameters that go unused, always or at times
     "halting unused": small_run("universal-transformer", "masked", max_loops=1),
     "injection at times unused": small_run("random-loops", "masked", input_injection=True, max_loops=2),
+    "adapters at times unused": small_run("random-loops", "masked", loop_adapter_rank=2),
 }
 
 
