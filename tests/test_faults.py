@@ -27,7 +27,7 @@ jobs = [job(seed, **options) for seed, options in json.loads(sys.argv[2])]
 options = json.loads(sys.argv[3])
 print(json.dumps(asdict(sweep(jobs, RunStore(sys.argv[1]), workers=2, **options))))
 """
-PATIENCE = 60  # seconds for what takes a few on an idle machine
+PATIENCE = 300  # seconds for what takes a few on an idle machine
 
 
 class Command:

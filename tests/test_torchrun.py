@@ -57,7 +57,8 @@ def test_two_processes_go_on_where_one_was_stopped_and_leave_one_runs_files(tmp_
     files = {"checkpoint.json", "checkpoint.safetensors", "done.json", "log.jsonl", "run.json", "lock"}
     assert {path.name for path in directory.iterdir()} == files
     assert store.record(run_id(run))["resumed"] is True
-    expected, logged = ([json.loads(line) for line in (it / "log.jsonl").open()] for it in (whole, directory))
+    logs = ((folder / "log.jsonl").read_text().splitlines() for folder in (whole, directory))
+    expected, logged = ([json.loads(line) for line in lines] for lines in logs)
     assert [line["step"] for line in logged] == list(range(6))
     for ours, theirs in zip(expected, logged, strict=True):
         assert theirs.pop("exits") == ours.pop("exits")
