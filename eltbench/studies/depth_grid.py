@@ -7,6 +7,7 @@ the study extrapolation wherever trainer, world, architecture and optimisation a
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class Measurement(Observation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.beyond < 1:
+        if not 1 <= self.beyond < math.inf:
             raise ValueError(f"measurement: beyond must be at least 1, a multiple of L_max, given {self.beyond}")
         for name, least in (("timed_batch", 0), ("timing_rounds", 1)):
             if getattr(self, name) < least:
@@ -105,10 +106,11 @@ class DepthGrid(Study):
         run = preset.run(world, arm, seed=0)
         made = parts(run)
         deepest = run.architecture.max_loops
+        reach = math.floor(round(asked.beyond * deepest, 6))  # 1.15 times 20 loops are 23, whatever floats say
         one_depth = made.trainer.depth == "unique" or arm.role == "dedicated"
         return {
             **asked.settings(made.task),
-            "exits": [deepest] if one_depth else list(range(1, int(asked.beyond * deepest) + 1)),
+            "exits": [deepest] if one_depth else list(range(1, reach + 1)),
             "sample_loops": [deepest] if asked.samples else [],
             "timed_exits": [deepest] if one_depth else list(range(1, deepest + 1)),
             "timed_batch": asked.timed_batch,

@@ -14,6 +14,7 @@ from eltbench.studies import curves
 WORLD = ["task", "world", "backend"]
 MODEL = [*curves.MODEL, "width"]
 POINT = [*MODEL, "loops"]
+TIMED = ["host", "device", "precision", "compiled", "threads", "batch_size"]  # what a time depends on
 COSTS = {"front_parameters": "params", "front_compute": "macs", "front_seconds": "seconds"}
 
 
@@ -21,12 +22,12 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per model and exit with mean and 95 % interval over seeds, then what is said of each trainer.
 
     Columns are those of `curves.summary` with `world` for the dataset, `width`, and beside a held-out loss: `seconds`
-    per call (median over seeds, empty beyond the timed exits), and the share of seeds in which the point lies on the
-    Pareto front of loss against parameters, MACs and seconds. The lines of a trainer, over all its models of a world:
-    `hypervolume` (ln MACs × loss, below the largest compute and the worst loss of a model at its own depth),
-    `area_under_curve` (mean over ln MACs of the best loss affordable, on the budgets that all trainers with several
-    points share), and of its main models `monotonicity_violations` (share of steps between exits up to L_max at which
-    the loss rises).
+    per call (median over seeds; empty where calls were not timed, or not timed alike) and the share of seeds in which
+    the point lies on the Pareto front of loss against parameters, MACs and seconds. The lines of a trainer, over all
+    its models of a world: `hypervolume` (ln MACs × loss, below the largest compute and the worst loss of a model at its
+    own depth), `area_under_curve` (mean over ln MACs of the best loss affordable, on the budgets that all trainers with
+    several points share), and of its main models `monotonicity_violations` (share of steps between exits up to L_max
+    at which the loss rises).
     """
     table = curves.summary(rows, [*WORLD, "width"])
     losses = with_seconds(rows)
@@ -41,8 +42,14 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_seconds(rows: pd.DataFrame) -> pd.DataFrame:
-    """The held-out losses with `seconds` per call and whether each lies on a front of its seed."""
-    timed = rows[rows["metric"] == "call_seconds"].groupby([*WORLD, *POINT])["value"].median().rename("seconds")
+    """The held-out losses with `seconds` per call and whether each lies on a front of its seed.
+
+    A world whose calls were timed on several machines, or otherwise unlike, has no seconds.
+    """
+    calls = rows[rows["metric"] == "call_seconds"]
+    conditions = calls[TIMED].astype(str).agg(" ".join, axis=1)
+    alike = conditions.groupby([calls[name] for name in WORLD]).transform("nunique") == 1
+    timed = calls[alike].groupby([*WORLD, *POINT])["value"].median().rename("seconds")
     losses = rows[rows["metric"] == "heldout_loss"].join(timed, on=[*WORLD, *POINT])
     losses = losses.assign(**dict.fromkeys(COSTS, np.nan)).reset_index(drop=True)
     for _, seed in losses.groupby([*WORLD, "seed"]):

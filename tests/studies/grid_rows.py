@@ -28,7 +28,10 @@ def curve(model: Model, by_loops: Mapping[int, Any], seed: int = 0, **world: Any
 
 def seconds(model: Model, by_loops: Mapping[int, float], seed: int = 0, **world: Any) -> list[dict[str, Any]]:
     """Timed calls of one model by loops."""
-    return [{**row, "metric": "call_seconds"} for row in curve(model, by_loops, seed, **world)]
+    return [
+        {**row, "metric": "call_seconds", "threads": 1, "batch_size": 128}
+        for row in curve(model, by_loops, seed, **world)
+    ]
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

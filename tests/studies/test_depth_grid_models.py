@@ -44,6 +44,10 @@ def test_a_looped_model_is_asked_at_all_exits_and_some_beyond_and_a_control_at_i
     assert asked["sample_loops"] == [max(timed)]  # where it was trained
 
 
+def test_a_multiple_of_the_loops_is_not_lost_to_rounding():
+    assert settings(Arm("elt", architecture={"max_loops": 20}), beyond=1.15)["exits"][-1] == 23  # 22.999… in floats
+
+
 def test_a_worlds_measurement_wins_over_the_presets():
     world = World("diffusion", "digits", measurement={"beyond": 1, "timed_batch": 7})
     asked = settings(Arm("elt"), world, beyond=2.0, timing_rounds=3)
@@ -55,6 +59,8 @@ def test_a_worlds_measurement_wins_over_the_presets():
     ("measurement", "message"),
     [
         ({"beyond": 0.5}, "beyond must be at least 1, a multiple of L_max, given 0.5"),
+        ({"beyond": float("inf")}, "beyond must be at least 1, a multiple of L_max, given inf"),
+        ({"beyond": float("nan")}, "beyond must be at least 1, a multiple of L_max, given nan"),
         ({"timed_batch": -1}, "timed_batch must be at least 0, given -1"),
         ({"timing_rounds": 0}, "timing_rounds must be at least 1, given 0"),
         ({"samples": 3}, "samples must be 0 or at least 5, given 3"),

@@ -73,6 +73,15 @@ def test_the_front_by_seconds_holds_the_timed_points_alone():
     assert found.to_dict() == {(1, 1): 1.0, (1, 8): 0.0, (8, 1): 1.0}
 
 
+@pytest.mark.parametrize("unlike", [{"host": "elsewhere"}, {"threads": 2}, {"batch_size": 64}, {"device": "cuda"}])
+def test_times_of_unlike_conditions_are_not_compared(unlike):
+    alike = grid() + seconds(ELT_1X8, {8: 9.0}, 0) + seconds(UNIQUE, {1: 8.0}, 0)
+    apart = [{**row, **unlike} if row["metric"] == "call_seconds" and row["role"] != "main" else row for row in alike]
+    for rows, known in ((alike, 2), (apart, 0)):
+        found = lines(rows)
+        assert found["seconds"].notna().sum() == found["front_seconds"].notna().sum() == known
+
+
 def test_gaps_to_the_controls_compare_models_of_one_width():
     rows = grid() + curve(DEDICATED[4], {4: 0.25}, 0) + curve(DEDICATED[4], {4: 0.1}, 0, width=32)
     (line,) = lines(rows, "gap_to_dedicated_percent").itertuples()
