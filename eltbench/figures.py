@@ -18,8 +18,19 @@ from eltbench.atomic import replacing
 
 SOLVED = 0.9  # a distance counts as solved above this accuracy
 PALETTE = sns.color_palette("colorblind")
-TRAINERS = {"elt": 0, "no-ilsd": 1, "unique-depth": 2, "deq": 3, "universal-transformer": 4}
-MARKERS = "osD^vP*X"
+TRAINERS = {
+    "elt": 0,
+    "no-ilsd": 1,
+    "unique-depth": 2,
+    "deq": 3,
+    "universal-transformer": 4,
+    "random-loops": 5,
+    "deep-supervision": 9,
+}
+MARKERS = "osD^vP*Xdh"
+CONTROLS = ("dedicated", "equal-compute", "equal-parameters")  # roles; what is neither of them nor main is a variant
+CLEAREST = (0, 1, 2, 3, 4, 5, 9, 7, 8, 6)  # the palette's colours, the clearest on white first
+INSIDE = 7  # a legend of more lines stands below its panel
 
 
 def grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
@@ -53,14 +64,13 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
             lone = {"color": model.colour, "marker": model.marker, "mfc": "white", "ls": "", "label": model.label}
             axis.errorbar(loops, mean, [mean - low, high - mean], **lone)
         else:
-            line = {"color": model.colour, "marker": model.marker, "ms": 4, "ls": "-" if model.main else ":"}
-            axis.plot(loops, mean, label=model.label, **line)
+            axis.plot(loops, mean, label=model.label, ms=4, **model.line)
             axis.fill_between(loops, low, high, color=model.colour, alpha=0.2, lw=0)
     if floor is not None and np.isfinite(floor):
         axis.axhline(floor, color="0.4", ls=":", lw=1.2, label="real images")
     _mark_trained_depth(axis, table)
     axis.set(xlabel="loops at inference, L", title=title)
-    axis.legend(fontsize=7, frameon=True, framealpha=0.7, edgecolor="none")
+    _legend(axis)
 
 
 def staircase(axis: Axes, table: pd.DataFrame, reach: pd.DataFrame, title: str) -> None:
@@ -78,7 +88,7 @@ def staircase(axis: Axes, table: pd.DataFrame, reach: pd.DataFrame, title: str) 
     if len(line):
         axis.plot(line["effective_depth"], line["mean"], color="0.4", ls=":", lw=1.2, label="theorem: distance = N·L·ρ")
     axis.set(xlabel="effective depth N·L at inference", ylabel=f"distance (accuracy > {SOLVED})", title=title)
-    axis.legend(fontsize=7, frameon=False)
+    _legend(axis)
 
 
 def furthest_solved(table: pd.DataFrame) -> int:
@@ -100,12 +110,11 @@ def training_curves(axis: Axes, table: pd.DataFrame, marks: pd.DataFrame, title:
         curve = curve.sort_values("at")
         at, mean, low, high = (curve[name].to_numpy(float) for name in ("at", "mean", "low", "high"))
         low, high = (np.where(np.isfinite(bound), bound, mean) for bound in (low, high))  # one seed has no interval
-        line = {"color": model.colour, "marker": model.marker, "ms": 3, "ls": "-" if model.main else ":"}
-        axis.plot(at, mean, label=model.label, **line)
+        axis.plot(at, mean, label=model.label, ms=3, **model.line)
         axis.fill_between(at, np.maximum(low, mean / 10), high, color=model.colour, alpha=0.2, lw=0)
         if model.trainer == "unique-depth":
             axis.axhline(mean[-1], color=model.colour, ls="--", lw=1, label=f"target: what {model.label} ends with")
-    for model, mark in models(marks):
+    for model, mark in models(marks, beside=table):
         star = {"color": model.colour, "mec": "black", "mew": 0.6, "ms": 11, "zorder": 3}
         star |= {} if mark["reached"].iloc[0] == 1 else {"mfc": "white"}
         axis.plot(mark["at"], mark["target"], "*", **star)
@@ -113,7 +122,7 @@ def training_curves(axis: Axes, table: pd.DataFrame, marks: pd.DataFrame, title:
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.legend(fontsize=7, frameon=True, framealpha=0.7, edgecolor="none")
+    _legend(axis)
 
 
 def forest(axis: Axes, table: pd.DataFrame, margin: float, title: str) -> None:
@@ -154,23 +163,68 @@ def save(figure: Figure, stem: str | Path) -> None:
 
 
 class Model(NamedTuple):
-    """How the curve of one kind of model is drawn; a trainer has its colour and marker in every figure."""
+    """How the curve of one kind of model is drawn.
+
+    A trainer has its colour and marker in every figure, a variant of one those that no trainer of its figure has.
+    """
 
     trainer: str
-    main: bool
-    label: str
+    role: str
+    size: str  # 2N×4L
     colour: Any
     marker: str
 
+    @property
+    def main(self) -> bool:
+        return self.role == "main"
 
-def models(table: pd.DataFrame) -> Iterator[tuple[Model, pd.DataFrame]]:
-    """The rows of every kind of model in the table."""
-    for _, curve in table.groupby(["trainer", "role", "unique_layers", "max_loops"]):
-        trainer, role, layers, deepest = curve[["trainer", "role", "unique_layers", "max_loops"]].iloc[0]
-        label = f"{trainer} {layers}N×{deepest}L" + ("" if role == "main" else f" ({role})")
-        index = TRAINERS.get(trainer, 5 + sum(trainer.encode()) % 3)
-        style = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
-        yield Model(trainer, role == "main", label, *style), curve
+    @property
+    def kind(self) -> str:
+        """Its name without its size, one for all controls of a trainer."""
+        if self.role in CONTROLS:
+            return f"{self.trainer}, a control"
+        return self.trainer if self.main else f"{self.trainer} ({self.role})"
+
+    @property
+    def label(self) -> str:
+        return f"{self.trainer} {self.size}" + ("" if self.main else f" ({self.role})")
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Full for a main model, dashed for a variant, dotted for a control."""
+        style = "-" if self.main else ":" if self.role in CONTROLS else "--"
+        return {"color": self.colour, "marker": self.marker, "ls": style}
+
+
+def models(table: pd.DataFrame, beside: pd.DataFrame | None = None) -> Iterator[tuple[Model, pd.DataFrame]]:
+    """The rows of every kind of model in the table, of each trainer the main ones first.
+
+    beside: the table of the whole panel where this one is part of it; it decides the styles.
+    """
+    shown = (table if beside is None else beside)[["trainer", "role"]].drop_duplicates()
+    taken = {_style(trainer) for trainer in shown["trainer"]}
+    free = [style for style in CLEAREST if style not in taken]
+    variants = sorted(shown[~shown["role"].isin(["main", *CONTROLS])].itertuples(index=False, name=None))
+    names = ["trainer", "role", "unique_layers", "max_loops"]
+    kinds = [(tuple(curve[names].iloc[0]), curve) for _, curve in table.groupby(names)]
+    for (trainer, role, layers, deepest), curve in sorted(kinds, key=lambda kind: (kind[0][0], kind[0][1] != "main")):
+        variant = (trainer, role) in variants
+        style = free[variants.index((trainer, role)) % len(free)] if variant else _style(trainer)
+        yield Model(trainer, role, f"{layers}N×{deepest}L", PALETTE[style], MARKERS[style]), curve
+
+
+def _style(trainer: str) -> int:
+    """The trainer's place in the palette and among the markers; one that is not built in has one of three."""
+    return TRAINERS.get(trainer, 6 + sum(trainer.encode()) % 3)
+
+
+def _legend(axis: Axes) -> None:
+    """The key to a panel, inside it where there is room."""
+    names = axis.get_legend_handles_labels()[1]
+    if len(names) <= INSIDE:
+        axis.legend(fontsize=7, frameon=True, framealpha=0.7, edgecolor="none")
+    else:
+        axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
 
 
 def bounds(curve: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

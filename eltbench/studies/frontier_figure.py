@@ -98,7 +98,7 @@ def _looks(table: pd.DataFrame) -> Iterator[tuple[Look, pd.DataFrame]]:
     """Every model of the table with its look, its exits in order."""
     for width, of_width in table.groupby("width"):
         size = _size(width, table)
-        for model, curve in figures.models(of_width):
+        for model, curve in figures.models(of_width, beside=table):
             colour = _colour(curve["unique_layers"].iloc[0], table)
             yield Look(colour, size, colour if model.main else "white", model.marker), curve.sort_values("loops")
 
@@ -117,10 +117,9 @@ def _key(table: pd.DataFrame) -> Iterator[Line2D]:
     """The key to all panels."""
     for layers in sorted(set(table["unique_layers"])):
         yield Line2D([], [], color=_colour(layers, table), lw=4, label=f"N = {layers}")
-    kinds = dict.fromkeys((model.trainer, model.main, model.marker) for model, _ in figures.models(table))
-    for trainer, main, marker in kinds:
-        label, face = (trainer, "0.2") if main else (f"{trainer}, a control", "white")
-        yield Line2D([], [], color="0.2", marker=marker, mfc=face, ls="", label=label)
+    kinds = dict.fromkeys((model.kind, model.main, model.marker) for model, _ in figures.models(table))
+    for kind, main, marker in kinds:
+        yield Line2D([], [], color="0.2", marker=marker, mfc="0.2" if main else "white", ls="", label=kind)
     widths = sorted(set(table["width"]))
     for width in widths if len(widths) > 1 else ():
         yield Line2D([], [], color="0.2", marker="o", ms=_size(width, table), ls="", label=f"width {width}")
