@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from eltbench import figures
+from eltbench import figures, trainers
 
 
 def exit_of(accuracies, first=1):
@@ -61,6 +61,55 @@ def test_a_trainer_has_one_colour_in_every_figure_whoever_stands_beside_it():
     assert beside["no-ilsd 2N×4L"].get_color() == alone.get_color()
     colours = {beside[f"{name} 2N×4L"].get_color() for name in ("elt", "no-ilsd", "mine")}
     assert len(colours) == 3
+
+
+VARIANTS = ("input-injection", "loop-adapters", "loop-embedding", "sandwich-norm")
+
+
+def test_variants_of_a_trainer_are_told_apart_and_take_no_other_trainers_colour():
+    shown = [curve(), curve("no-ilsd"), *(curve(role=role) for role in VARIANTS)]
+    lines = {line.get_label(): line for line in drawn(pd.concat(shown)).lines if line.get_label()[0] != "_"}
+    assert list(lines) == ["elt 2N×4L", *(f"elt 2N×4L ({role})" for role in VARIANTS), "no-ilsd 2N×4L"]
+    assert (
+        len({line.get_color() for line in lines.values()}) == len({line.get_marker() for line in lines.values()}) == 6
+    )
+    assert {label for label, line in lines.items() if line.get_linestyle() == "-"} == {"elt 2N×4L", "no-ilsd 2N×4L"}
+
+
+def test_a_panel_that_shows_a_part_of_the_variants_keeps_their_looks():
+    whole = pd.concat([curve(), *(curve(role=role) for role in VARIANTS)])
+    part = whole[whole["role"].isin(["main", "sandwich-norm"])]
+    looks = {model.label: model for model, _ in figures.models(whole)}
+    assert [model for model, _ in figures.models(part, beside=whole)] == [
+        looks["elt 2N×4L"],
+        looks["elt 2N×4L (sandwich-norm)"],
+    ]
+
+
+def test_built_in_trainers_have_looks_of_their_own():
+    names = trainers.names()
+    looks = [model for model, _ in figures.models(pd.concat([curve(name) for name in names]))]
+    assert [look.trainer for look in looks] == names
+    assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == len(names)
+
+
+def test_more_variants_than_colours_are_still_drawn(tmp_path):
+    axis = drawn(pd.concat([curve(role=f"variant {number}") for number in range(30)]))
+    figures.save(axis.figure, tmp_path / "figure")  # warnings are errors here
+    assert len([line for line in axis.lines if line.get_label()[0] != "_"]) == 30
+
+
+def test_a_long_legend_stands_below_its_panel(tmp_path):
+    def place(count):
+        axis = drawn(pd.concat([curve(role=f"variant {number}") for number in range(count)]))
+        figures.save(axis.figure, tmp_path / "figure")  # which lays it out
+        return axis.get_legend().get_window_extent(), axis.get_window_extent()
+
+    inside, panel = place(figures.INSIDE)
+    assert panel.y0 < inside.y0 < inside.y1 < panel.y1
+    below, panel = place(figures.INSIDE + 1)
+    assert 0 < below.y0 < below.y1 < panel.y0
+    assert panel.height > 150  # of the figure's 380 pixels
 
 
 def test_bands_are_the_intervals_and_the_trained_depth_is_marked():

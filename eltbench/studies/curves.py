@@ -22,19 +22,19 @@ ALONG = ["params", "macs", "higher_is_better", "n_samples", "feature_extractor"]
 WHOLE = ["unique_layers", "max_loops", "loops", "effective_depth", "seeds", "params", "macs", "n_samples"]
 
 
-def summary(rows: pd.DataFrame, cell: Sequence[str] = CELL) -> pd.DataFrame:
+def summary(rows: pd.DataFrame, cell: Sequence[str] = CELL, further: Sequence[dict[str, Any]] = ()) -> pd.DataFrame:
     """Mean and 95 % interval over seeds of every point, then the paired gaps of elt to its controls.
 
     Columns: `cell`, MODEL, POINT, mean, low, high, seeds, and what stands along (params, macs, …). Gaps are in percent
     of the control's held-out loss: `gap_to_dedicated_percent` (the elastic gap) and `gap_to_unique_depth_percent`. Mean
-    and bounds are empty where a seed's value is not a finite number.
+    and bounds are empty where a seed's value is not a finite number. further: lines of a study's own comparisons.
     """
     keys = [*cell, *MODEL, *POINT]
     points = []
     for _, group in rows.groupby(keys, dropna=False, sort=True):
         known = _first(group, keys + ALONG)
         points.append({**known, **spread(group["value"]), "seeds": group["seed"].nunique()})
-    table = pd.DataFrame([*points, *_gaps(rows, cell)]).astype(dict.fromkeys(WHOLE, "Int64"))
+    table = pd.DataFrame([*points, *_gaps(rows, cell), *further]).astype(dict.fromkeys(WHOLE, "Int64"))
     columns = [*keys, "mean", "low", "high", "seeds", *ALONG]
     return table[columns].sort_values(keys, na_position="first", ignore_index=True)
 

@@ -22,7 +22,7 @@ from eltbench.evaluation.samples import sample_scores
 from eltbench.fields import build
 from eltbench.model import Model
 from eltbench.streams import stream
-from eltbench.studies import curves, register
+from eltbench.studies import arms, curves, register
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.comparisons import Sides, log_ratios, ratio_evidence
 from eltbench.studies.observed import Observation, heldout_rows, item_table
@@ -134,7 +134,7 @@ class Extrapolation(Study):
         return found
 
     def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
-        return curves.summary(rows)
+        return curves.summary(rows, further=arms.compared(rows))
 
     def figure(self, rows: pd.DataFrame):
         return curves.figure(rows)
