@@ -106,6 +106,9 @@ def training_curves(axis: Axes, table: pd.DataFrame, marks: pd.DataFrame, title:
     the targets: what the unique-depth models end with.
     """
     axis.set(xscale="log", yscale="log", xlabel=xlabel, title=title)
+    if table.empty:
+        axis.text(0.5, 0.5, "no run left a curve", ha="center", transform=axis.transAxes)
+        return
     for model, curve in models(table):
         curve = curve.sort_values("at")
         at, mean, low, high = (curve[name].to_numpy(float) for name in ("at", "mean", "low", "high"))

@@ -51,7 +51,7 @@ def steps_to_target(steps: ArrayLike, losses: ArrayLike, target: float) -> Arriv
     last = int(above[-1])
     if last == len(at) - 1:
         how = "reached but lost again" if values.min() <= target else "never reached"
-        reason = f"{how}, counts as {at[-1]:g} steps (ends at {nearest:.5g}, the target is {target:.5g})"
+        reason = f"{how}, counts as {at[-1]:g} steps (ends at {nearest:.6g}, the target is {target:.6g})"
         return Arrival(float(at[-1]), False, nearest, reason)
     before, after = np.log(values[last : last + 2])
     way = (before - np.log(target)) / (before - after)  # of the way from one checkpoint to the next, in (0, 1]

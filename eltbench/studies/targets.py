@@ -86,7 +86,7 @@ def elt_over_unique(rows: pd.DataFrame) -> Evidence | None:
 def unreached(rows: pd.DataFrame) -> list[str]:
     """One line for every cell in which no model reached its target, with the nearest target that was reached."""
     lines = []
-    for _, here in arrivals(rows).groupby(CELL):
+    for _, here in arrivals(rows).dropna(subset="steps").groupby(CELL):  # a loss that is no number is no near miss
         if here["reached"].any():
             continue
         best = here.iloc[int((here["nearest"] / here["target"]).argmin())]
@@ -95,6 +95,6 @@ def unreached(rows: pd.DataFrame) -> list[str]:
         lines.append(
             f"{' '.join(best[CELL])}: no model reached the final loss of its unique-depth model within "
             f"{here['horizon'].max()} steps, and every one counts as that; nearest came {name} of seed {best['seed']}: "
-            f"a target of {best['nearest']:.5g} instead of {best['target']:.5g} it would have reached"
+            f"a target of {best['nearest']:.6g} instead of {best['target']:.6g} it would have reached"
         )
     return lines

@@ -185,6 +185,10 @@ def test_a_loss_that_is_no_number_gives_no_verdict_but_a_reason_and_stops_nothin
     assert decisions["lambda-insensitive"].verdict == "supported"  # the broken value is not the last
     assert "seed 1: the loss at step 75 is" in line(rows, "steps_to_target", role="main").reason
     assert STUDY.figure(table(rows)).axes
+    lost = table([{**row, "value": broken} for row in rows])
+    assert STUDY.figure(lost).axes
+    assert STUDY.remarks(lost) == []
+    assert STUDY.summarise(lost)["mean"].isna().all()
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 20])
@@ -238,7 +242,7 @@ def test_a_cell_in_which_no_target_was_reached_says_so_with_the_nearest_that_was
     (remark,) = STUDY.remarks(table(race(slower)))
     asked = power_law(1, 3)[-1]
     assert remark.startswith("diffusion digits torch: no model reached the final loss of its unique-depth model within")
-    assert f"nearest came elt 2N×4L of seed 2: a target of {asked * 1.4**FALLS:.5g} instead of {asked:.5g}" in remark
+    assert f"nearest came elt 2N×4L of seed 2: a target of {asked * 1.4**FALLS:.6g} instead of {asked:.6g}" in remark
     assert "1500 steps" in remark
     found = line(race(slower), "steps_to_target")
     assert found.reason.count("never reached, counts as 1500 steps") == 5
@@ -278,6 +282,12 @@ def test_the_figure_draws_every_model_once_and_its_variants_below(tmp_path):
 
 def test_one_seed_draws_its_figure_without_intervals_or_warnings(tmp_path):
     canvas = STUDY.figure(table(race(seeds=[0]) + halves(seeds=[0]) + variant("cosine", [0.1], seeds=[0])))
+    canvas.savefig(tmp_path / "figure.png")
+
+
+def test_a_world_whose_main_models_failed_is_drawn_as_such(tmp_path):
+    canvas = STUDY.figure(table(variant("cosine", SAME)))
+    assert [text.get_text() for text in canvas.axes[0].texts] == ["no run left a curve"]
     canvas.savefig(tmp_path / "figure.png")
 
 
