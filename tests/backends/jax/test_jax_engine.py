@@ -67,7 +67,14 @@ def macs(jaxpr, trips: int) -> int:
 @pytest.mark.parametrize(("trainer", "task", "block"), [case.values for case in CASES])
 def test_the_closed_form_counts_what_the_program_computes(trainer, task, block):
     injected, conditioned = block == "dit" or trainer == "deq", task == "diffusion" and trainer != "deq"
-    run = small_run(trainer, task, block=block, loop_conditioning=conditioned, input_injection=injected)
+    run = small_run(
+        trainer,
+        task,
+        block=block,
+        loop_conditioning=conditioned,
+        input_injection=injected,
+        loop_adapter_rank=2 if trainer in ("elt", "universal-transformer") else 0,
+    )
     made, loops = parts(run), run.architecture.max_loops
     network, batch = engine_of(run).state.network, batch_of(run)
     exits = np.arange(max(1, loops - 1), loops + 1, dtype=np.int32)
@@ -107,7 +114,7 @@ def test_the_closed_form_counts_a_training_step(trainer, task, block):
 @pytest.mark.parametrize("trainer", ["elt", "universal-transformer"])
 @pytest.mark.parametrize(("task", "block"), [("diffusion", "dit"), ("masked", "bert")])
 def test_every_weight_starts_from_the_distribution_of_torchs(trainer, task, block):
-    run = small_run(trainer, task, block=block, width=64, heads=4, input_injection=True)
+    run = small_run(trainer, task, block=block, width=64, heads=4, input_injection=True, loop_adapter_rank=8)
     ours = dict(build_engine(run).network.named_parameters())
     theirs = named(engine_of(run).state.network)
     assert ours.keys() == theirs.keys()

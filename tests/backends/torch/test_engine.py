@@ -56,9 +56,14 @@ def fit_until(run: Run, directory, step: int) -> None:
 # Checkpoints
 
 
-@pytest.mark.parametrize(("task", "dataset"), [("diffusion", "digits"), ("masked", "digits-codes")])
-def test_a_run_resumed_in_its_middle_ends_bit_identical_to_an_uninterrupted_one(task, dataset, tmp_path):
-    run = replace(small_run(steps=14), task=task, dataset=dataset)
+@pytest.mark.parametrize(
+    ("trainer", "task", "dataset"),
+    [("elt", "diffusion", "digits"), ("elt", "masked", "digits-codes"), ("random-loops", "diffusion", "digits")],
+)
+def test_a_run_resumed_in_its_middle_ends_bit_identical_to_an_uninterrupted_one(trainer, task, dataset, tmp_path):
+    run = replace(small_run(steps=14), trainer=trainer, task=task, dataset=dataset)
+    if trainer == "random-loops":  # some steps leave parts unused
+        run = replace(run, architecture=replace(SMALL, input_injection=True, loop_adapter_rank=2))
     fit(run, tmp_path / "whole")
     fit_until(run, tmp_path / "resumed", 8)  # the checkpoint of step 5 is there, steps 6 to 8 are lost
     kept = load_file(tmp_path / "resumed" / CHECKPOINT)
@@ -201,6 +206,24 @@ def test_a_gradient_below_the_limit_is_left_alone():
     )
     for ours, theirs in zip(loose.network.parameters(), looser.network.parameters(), strict=True):
         assert torch.equal(loose.optimiser.state[ours]["exp_avg"], looser.optimiser.state[theirs]["exp_avg"])
+
+
+def test_a_part_that_a_step_does_not_use_takes_its_step_without_a_gradient():
+    """AdamW's second step by hand, β = (.9, .99): moments decay, and their bias is corrected for two steps."""
+    run = replace(small_run(), trainer="random-loops", architecture=replace(SMALL, input_injection=True))
+    run = replace(run, optimisation=replace(run.optimisation, weight_decay=0.1))
+    engine = build_engine(run)
+    with torch.no_grad():
+        for parameter in engine.network.parameters():
+            parameter.add_(0.1)
+    engine.step(batch_for(run), (3,), 0.5, 1e-3)
+    injection = engine.network.injection.weight
+    before, mean = injection.detach().clone(), engine.optimiser.state[injection]["exp_avg"].clone()
+    square = engine.optimiser.state[injection]["exp_avg_sq"].clone()
+    engine.step(batch_for(run, 1), (1,), 0.5, 1e-3)  # the input is injected from the second loop on
+    move = (0.9 * mean / (1 - 0.9**2)) / ((0.99 * square / (1 - 0.99**2)).sqrt() + 1e-8)
+    assert torch.allclose(injection, before * (1 - 1e-3 * 0.1) - 1e-3 * move, rtol=0, atol=1e-7)
+    assert move.abs().max() > 0.1
 
 
 def test_a_learning_rate_of_zero_leaves_the_weights_alone():
