@@ -12,7 +12,7 @@ from eltbench.studies import verdicts
 from eltbench.studies.presets import load_preset
 
 RESULTS = Path(__file__).parents[1] / "results"
-FOLDERS = [RESULTS / "extrapolation" / "digits", RESULTS / "extrapolation" / "relay"]
+FOLDERS = [RESULTS / "extrapolation" / name for name in ("digits", "digits-jax", "relay")]
 RELAY_HELDOUT, COLOURS = 512, 4
 
 
