@@ -97,14 +97,10 @@ def test_the_command_writes_what_every_study_writes(published, summary):
     assert entry["runs"] == {"done": [], "cached": [], "failed": {}}
 
 
-def test_the_same_tables_give_the_same_summary_and_figure(published, tmp_path):
+def test_the_other_command_gives_the_same_files_and_prints_every_verdict(published, tmp_path, capsys):
     assert cli.main(["study", "audit", "--results", str(tmp_path)]) == 0
     for name in ("summary.csv", "claims.json", "figure.png", "figure.pdf"):
         assert (tmp_path / "audit" / name).read_bytes() == (published / name).read_bytes()
-
-
-def test_the_command_prints_every_verdict_and_one_line_for_programs(tmp_path, capsys):
-    assert command.main("audit", ["--results", str(tmp_path)]) == 0
     *shown, last = capsys.readouterr().out.splitlines()
     assert "17 steps" in " ".join(" ".join(shown).split())
     assert all(any(verdict in line for line in shown) for verdict in (FITS, "does not hold", "holds"))
