@@ -37,8 +37,8 @@ class Solver:
     """Anderson acceleration of z ← f(z) (DEQ, arXiv 1909.01377; type II in Walker and Ni, SIAM J. Numer. Anal. 2011).
 
     With g = f(z) - z and the latest m differences ΔZ of states and ΔG of residuals, a loop takes z to
-    z + β g - (ΔZ + β ΔG) γ, where γ minimises |g - ΔG γ|² + ridge·|ΔG|²·|γ|² for each item by itself. That is one call
-    of f a loop, and no loop depends on later ones. Raises ValueError for settings out of range.
+    z + β g - (ΔZ + β ΔG) γ, where γ minimises |g - ΔG γ|² + ridge·Σ_i |ΔG_i|² γ_i² for each item by itself. That is one
+    call of f a loop, and no loop depends on later ones. Raises ValueError for settings out of range.
     """
 
     memory: int = 0  # m; 0 iterates plainly: z + β g
@@ -85,11 +85,12 @@ class Solver:
         """γ (m, B, 1, 1); where nothing is remembered yet the ridge makes it zero."""
         xp = namespace(products)
         matrix = xp.permute_dims(products, (2, 3, 4, 0, 1))  # (B, 1, 1, m, m)
-        aim = xp.permute_dims(aims, (1, 2, 3, 0))[..., None]
-        size = xp.linalg.trace(matrix)[..., None, None]
-        size = xp.where(size > 0, size, xp.ones_like(size))
+        aim = xp.permute_dims(aims, (1, 2, 3, 0))  # (B, 1, 1, m)
         identity = xp.tril(xp.triu(xp.ones_like(matrix)))
-        weights = xp.linalg.solve(matrix / size + self.ridge * identity, aim / size)[..., 0]
+        length = xp.sqrt(xp.sum(matrix * identity, axis=-1))  # of every difference; early ones are the longest by far
+        length = xp.where(length > 0, length, xp.ones_like(length))
+        matrix = matrix / (length[..., None, :] * length[..., :, None]) + self.ridge * identity
+        weights = xp.linalg.solve(matrix, (aim / length)[..., None])[..., 0] / length
         return xp.permute_dims(weights, (3, 0, 1, 2))
 
 

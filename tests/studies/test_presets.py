@@ -193,6 +193,22 @@ def test_plus_adds_a_trainer_to_the_presets_own():
     assert [arm.trainer for arm in alone.arms] == ["elt", "universal-transformer"]
 
 
+def test_an_added_trainer_brings_what_its_network_needs_unless_the_preset_says_otherwise():
+    preset = load_preset("extrapolation", "smoke")
+    (world, *_), injected = preset.worlds, {"input_injection": True}
+    (added,) = preset.narrowed(trainers=("+deq",)).arms[len(preset.arms) :]
+    assert preset.run(world, added, 0).architecture.input_injection
+    for arm in preset.arms:
+        assert not preset.run(world, arm, 0).architecture.input_injection
+    refused = {"input_injection": False}
+    assert not replace(preset, architecture=refused).run(world, added, 0).architecture.input_injection
+    assert not preset.run(replace(world, architecture=refused), added, 0).architecture.input_injection
+    assert preset.run(replace(world, architecture=refused), Arm("deq", architecture=injected), 0).architecture == (
+        preset.run(world, added, 0).architecture
+    )
+    STUDY.plan(preset.narrowed(trainers=("+deq",)))  # in every world, near-sighted ones too
+
+
 # Refusals
 
 

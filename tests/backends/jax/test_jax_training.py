@@ -22,6 +22,7 @@ RUNS = {
     "unique-depth": small_run("unique-depth", "masked", block="bert", unique_layers=2),
     "universal-transformer": small_run("universal-transformer", "masked", block="bert"),
     "random-loops": small_run("random-loops", "diffusion", input_injection=True, loop_adapter_rank=2),
+    "deq": small_run("deq", "masked", block="bert"),
     "elt": small_run("elt", "diffusion"),  # last, for later tests to find it compiled
 }
 

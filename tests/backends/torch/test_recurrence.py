@@ -26,6 +26,13 @@ CASES = {
         "trainer": "universal-transformer",
         "block": "bert",
     },
+    "equilibrium": {
+        "task": "masked",
+        "dataset": "digits-codes",
+        "trainer": "deq",
+        "block": "bert",
+        "input_injection": True,
+    },
 }
 
 
