@@ -66,5 +66,17 @@ def test_training_costs_a_forward_pass_at_the_deepest_loop_and_twice_that_backwa
     assert training_flops(RUN) == 3 * forward * 8 * 100
 
 
+def test_training_a_fixed_point_runs_its_loops_forward_and_its_phantom_steps_both_ways():
+    injected = replace(RUN.architecture, input_injection=True)
+    costs = [
+        training_flops(replace(RUN, trainer="deq", architecture=replace(injected, max_loops=loops), trainer_options=of))
+        for loops, of in ((4, ()), (5, ()), (4, (("phantom_steps", 6),)))
+    ]
+    loop = costs[1] - costs[0]  # forward alone
+    assert costs[2] - costs[0] == 3 * loop
+    shape = (injected, "equilibrium", data.create("digits").spec, True)
+    assert loop == 800 * (accounting.flops(*shape, loops=5) - accounting.flops(*shape, loops=4))
+
+
 def test_the_speed_of_this_machine_is_a_plausible_number():
     assert 1e8 < estimate.matrix_rate(128) < 1e14

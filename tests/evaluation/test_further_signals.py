@@ -19,6 +19,8 @@ RNG = np.random.default_rng(5)
 class Injected:
     """h ↦ c·h + x, x the input of each item; with |c| < 1 it forgets where it began."""
 
+    solver = None
+
     def __init__(self, keep, inputs):
         self.keep, self.initial, self.asked = keep, inputs, []
 

@@ -27,6 +27,7 @@ PAIRS = [
     pytest.param(small_run("universal-transformer", "masked", block="bert"), id="universal masked", marks=SLOW),
     pytest.param(small_run("unique-depth", "masked", block="bert", unique_layers=2), id="unique masked", marks=SLOW),
     pytest.param(small_run("random-loops", "masked", "digits-codes"), id="random loops masked", marks=SLOW),
+    pytest.param(small_run("deq", "masked", block="bert"), id="deq masked", marks=SLOW),
 ]
 
 

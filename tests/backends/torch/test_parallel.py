@@ -35,6 +35,7 @@ def small_run(trainer: str, task: str, **architecture) -> Run:
 
 CASES = {f"{trainer} {task}": small_run(trainer, task) for trainer in TRAINERS for task in DATASETS}
 CASES |= {  # with parameters that go unused, always or at times
+    "fixed point": small_run("deq", "masked", input_injection=True),
     "halting unused": small_run("universal-transformer", "masked", max_loops=1),
     "injection at times unused": small_run("random-loops", "masked", input_injection=True, max_loops=2),
     "adapters at times unused": small_run("random-loops", "masked", loop_adapter_rank=2),
