@@ -55,7 +55,7 @@ class Side:
         """Floating-point operations of a step's program on one device, a loop's body counted once."""
         engine, (batch, exits, *numbers) = self.engine, self.arguments(0)
         placed = room._placed(batch, engine.placement.batch)
-        lowered = room._step.lower(
+        lowered = room.train_step.lower(
             engine.recipe, engine.state, placed, np.asarray(exits, np.int32), *map(np.float32, numbers)
         )
         return lowered.compile().cost_analysis()["flops"]
