@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -31,6 +31,9 @@ from eltbench.studies.observed import Observation, heldout_rows, item_table
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training import parts
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 class Trained(NamedTuple):
     """A model at the loop count that it was trained for."""
@@ -42,6 +45,7 @@ class Trained(NamedTuple):
 
 
 def elt(unique_layers: int, max_loops: int) -> Trained:
+    """ELT of one size, as the grid trains it."""
     return Trained("elt", "main", unique_layers, max_loops)
 
 
@@ -139,7 +143,7 @@ class DepthGrid(Study):
     def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
         return frontier.summary(rows)
 
-    def figure(self, rows: pd.DataFrame):
+    def figure(self, rows: pd.DataFrame) -> Figure:
         return frontier_figure.figure(frontier.summary(rows))
 
 

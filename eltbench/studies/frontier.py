@@ -92,8 +92,10 @@ def _lines(
     *,
     higher_is_better: bool = False,
 ) -> Iterator[dict[str, Any]]:
+    """What `measure` says of every trainer, over the seeds that hold all of its points: a lost run tells nothing."""
     for trainer, its in points.groupby("trainer"):
-        values = [measure(of_seed) for _, of_seed in its.groupby("seed")]
+        seeds = [of_seed for _, of_seed in its.groupby("seed")]
+        values = [measure(of_seed) for of_seed in seeds if len(of_seed) == max(map(len, seeds))]
         line = {**known, "trainer": trainer, "metric": metric, "higher_is_better": higher_is_better}
         yield {**line, **curves.spread(values), "seeds": len(values)}
 

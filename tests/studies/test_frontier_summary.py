@@ -126,6 +126,14 @@ def test_what_is_said_of_trainers_has_intervals_over_seeds():
     assert (line.mean, line.low, line.high) == pytest.approx((0.1, low, high))
 
 
+def test_a_seed_that_lost_a_run_does_not_speak_for_its_trainer():
+    rows = [row for row in grid(seeds=(0, 1, 2)) if (row["seed"], row["unique_layers"]) != (1, 2)]
+    for metric in ("hypervolume", "area_under_curve", "monotonicity_violations"):
+        (found,) = lines(rows, metric, trainer="elt").itertuples()
+        (whole,) = lines(grid(seeds=(0, 2)), metric, trainer="elt").itertuples()
+        assert (found.mean, found.seeds) == (whole.mean, 2)
+
+
 def test_worlds_have_fronts_of_their_own():
     other = [{**row, "world": "relay colours=24", "value": row["value"] / 9} for row in grid()]
     alone, both = lines(grid()), lines(grid() + other, world="digits")
