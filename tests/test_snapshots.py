@@ -151,9 +151,14 @@ def test_a_snapshot_that_is_gone_is_made_by_training_again(lost, whole, tmp_path
 
 @pytest.mark.parametrize("damage", ["gone", "truncated", "flipped", "of another step"])
 def test_a_damaged_snapshot_of_a_finished_run_is_set_aside_and_made_again(damage, tmp_path):
+    def work() -> list[dict]:
+        events: list[dict] = []
+        worker.work([[job]], store, events.append)
+        return events
+
     store, job = RunStore(tmp_path / "runs"), Job(RUN)
-    assert worker.work([job], store, print)["trained"]
-    directory, warnings = store.directory(job.run_id), []
+    assert work()[-1]["trained"]
+    directory = store.directory(job.run_id)
     before, path = kept(directory), directory / "snapshot-6.safetensors"
     data = path.read_bytes()
     if damage == "gone":
@@ -162,13 +167,12 @@ def test_a_damaged_snapshot_of_a_finished_run_is_set_aside_and_made_again(damage
         path.write_bytes((directory / "snapshot-3.safetensors").read_bytes())
     else:
         path.write_bytes(data[:-7] if damage == "truncated" else data[:-1] + bytes([data[-1] ^ 1]))
-    assert worker.work([job], store, lambda event: warnings.append(event.get("warning")))["trained"]
-    assert any(
-        f"snapshot-6.safetensors is {'gone' if damage == 'gone' else 'not the file'}" in str(w) for w in warnings
-    )
+    warning, *_, last = work()
+    assert f"snapshot-6.safetensors is {'gone' if damage == 'gone' else 'not the file'}" in warning["warning"]
+    assert last["trained"]
     assert_same(before, kept(directory))
     assert store.state(job.run_id) == "done"
-    assert not worker.work([job], store, print)["trained"]
+    assert not work()[-1]["trained"]
 
 
 def test_a_damaged_snapshot_of_an_unfinished_run_is_set_aside_and_made_again(whole, tmp_path):

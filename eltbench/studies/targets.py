@@ -56,7 +56,7 @@ def arrivals(rows: pd.DataFrame) -> pd.DataFrame:
                 **ours._asdict(),
                 "reason": "; ".join(filter(None, (ours.reason, theirs.reason and f"unique-depth {theirs.reason}"))),
             }
-            for name, column in COSTS.items():  # every step costs the same
+            for name, column in COSTS.items():  # a step costs what it does on average
                 for prefix, curve, steps in (("", model, ours.steps), ("own_", twin, theirs.steps)):
                     line[prefix + name] = steps * curve[column].iloc[-1] / curve["training_step"].iloc[-1]
             common = float(np.maximum(ours.nearest, theirs.nearest))

@@ -99,10 +99,10 @@ def figure(rows: pd.DataFrame) -> Figure:
                 marks = raced.assign(at=raced[cost]).groupby(MODEL)[["at", "target", "reached"]].mean().reset_index()
                 figures.training_curves(axis, losses, marks, f"{title}: held-out loss at L_max", label)
         else:
-            changes = here[here["metric"] == FROM_LINEAR].sort_values("role", key=lambda roles: roles.map(ORDER))
-            deepest = changes["max_loops"].max()
+            effects = here[here["metric"] == FROM_LINEAR].sort_values("role", key=lambda roles: roles.map(ORDER))
+            deepest = effects["max_loops"].max()
             for axis, loops in zip(row, (deepest // 2, deepest), strict=True):
-                figures.forest(axis, changes[changes["loops"] == loops], 2.0, f"{title}: elt at L = {loops}")
+                figures.forest(axis, effects[effects["loops"] == loops], 2.0, f"{title}: elt at L = {loops}")
     return canvas
 
 
