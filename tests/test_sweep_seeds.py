@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from faulty_plugin import RUN, STEPS, Weighing, job, logged, plug_in
+from jax_processes import compile_quickly
 
 from eltbench import results
 from eltbench.progress import Lines
@@ -43,7 +44,7 @@ def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")
     with pytest.MonkeyPatch.context() as monkeypatch:
         plug_in(monkeypatch, folder / "plugin")
-        monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling dominates
+        compile_quickly(monkeypatch, folder / "programs")
         labels = {seed: first_labels(seed) for seed in range(3)}
         label = next(label for label in labels[0][1:] if all(label not in labels[seed] for seed in (1, 2)))
         store, log = RunStore(folder / "runs"), folder / "log"

@@ -29,7 +29,7 @@ from eltbench.schema import row_schema
 from eltbench.studies import reading, verdicts
 from eltbench.studies.base import Study
 from eltbench.studies.presets import Preset, load_preset
-from eltbench.sweep import Durations, Outcome, sweep
+from eltbench.sweep import Durations, Outcome, grouped, sweep
 from eltbench.sweep import plan as plan_sweep
 from eltbench.training import check_vectorised
 
@@ -106,7 +106,7 @@ def execute(study_name: str, command: StudyCommand) -> int:
         raise ValueError(f"workers: give 1 or more, or 0 for as many as fit, given {command.workers}")
     workers = command.workers or max(1, processors() // (presets[0].threads * presets[0].devices))
     if command.dry_run:
-        _list(jobs, store, workers)
+        _list(jobs, store, workers, command.vectorise_seeds)
         return 0
     outcome = sweep(jobs, store, workers, vectorise_seeds=command.vectorise_seeds)
     new = results.collect(jobs, store, study.name, presets[0].name, study.columns)
@@ -233,12 +233,13 @@ def _commands(path: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _list(jobs: Sequence[Job], store: RunStore, workers: int) -> None:
+def _list(jobs: Sequence[Job], store: RunStore, workers: int, vectorise_seeds: bool) -> None:
     planned = plan_sweep(jobs, store)
     for run_id, job in {job.run_id: job for job in jobs}.items():
         role = "" if job.keys["role"] == "main" else f" ({job.keys['role']})"
         print(f"{run_id}  {'cached ' if run_id in planned.cached else 'to make'}  {job.name}{role}")
     missing = [its[0].run for its in planned.missing.values()]
+    workers = min(workers, max(1, len(grouped(planned.missing, store, vectorise_seeds))))
     seconds = estimated_seconds(missing, workers, Durations(store, jobs)) if missing else 0.0
     print(f"{len(planned.cached)} cached, {len(missing)} to make, about {duration(seconds)} with {workers} workers")
 

@@ -50,7 +50,7 @@ def interleaved(first: Callable[[], object], second: Callable[[], object], round
     return np.array(ratios)
 
 
-def say(what: str, ratios: np.ndarray, target: float) -> None:
+def say(what: str, ratios: np.ndarray, target: float | str) -> None:
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
     print(f"\n{what}: {middle:.3f} (middle half {low:.3f} to {high:.3f}, {len(ratios)} rounds; target {target})")
 

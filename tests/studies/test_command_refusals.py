@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 
@@ -62,6 +63,12 @@ def refusal(capsys, tmp_path, monkeypatch):
 )
 def test_bad_input_is_refused_with_what_to_write_instead(refusal, arguments, message):
     assert message in refusal(*arguments)
+
+
+def test_a_backend_that_is_not_installed_names_the_extra_to_install(refusal, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optax", None)
+    for arguments in (("--backend", "jax"), ("--backend", "torch,jax"), ("--backend", "jax", "--vectorise-seeds")):
+        assert "backend 'jax' needs optax, not installed here: pip install 'eltbench[jax]'" in refusal(*arguments)
 
 
 def test_results_that_cannot_be_written_are_refused_before_training(refusal, tmp_path):
