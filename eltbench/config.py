@@ -19,7 +19,7 @@ def added(default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The network's shape; the depth scheme (looped, unique, universal) is the trainer's.
+    """The network's shape; the depth scheme (looped, unique, universal, equilibrium) is the trainer's.
 
     Where the paper (arXiv 2604.09168) is silent the default is its plainest reading: no input injection, no loop
     embedding, pre-norm, and a condition that enters every loop in the same way.

@@ -16,6 +16,8 @@ from eltbench.tasks.base import Array, namespace
 
 FIXED_POINT = {"input_injection": True, "loop_embedding": False, "loop_conditioning": False, "loop_adapter_rank": 0}
 """What it takes for every loop to be the same map of state and input."""
+LEAST_RIDGE = 1e-5
+"""Of a network, whose differences are known to single precision: less would make the least squares singular."""
 
 
 class History(NamedTuple):
@@ -100,13 +102,15 @@ def _inner(changes: Array, residual: Array) -> Array:
 
 
 def check_fixed_point(architecture: Architecture, solver: Solver) -> None:
-    """Raise ValueError for an architecture whose loops have no fixed point to seek, or not with this solver."""
+    """Raise ValueError for a network whose loops have no fixed point to seek, or not with this solver."""
     for name, needed in FIXED_POINT.items():
         if (given := getattr(architecture, name)) != needed:
             raise ValueError(
                 "architecture: a fixed point needs every loop to be the same map of state and input: expected "
                 f"{name} = {str(needed).lower()}, given {str(given).lower()}"
             )
+    if solver.memory and not solver.ridge >= LEAST_RIDGE:
+        raise ValueError(f"solver: ridge must be at least {LEAST_RIDGE} for a network, given {solver.ridge}")
     if solver.memory and architecture.attention_radius is not None:
         raise ValueError(
             "solver: Anderson acceleration weighs states by all of their tokens, which tells each of others beyond the "

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.optimize import anderson
 
-from eltbench.equilibrium import Solver
+from eltbench.equilibrium import LEAST_RIDGE, Solver
 
 ITEMS, TOKENS, WIDTH = 3, 2, 4
 DIMENSION = TOKENS * WIDTH
@@ -57,7 +57,7 @@ def test_a_linear_map_of_dimension_d_is_solved_in_d_plus_one_loops(radius):
 
 @pytest.mark.parametrize("loops", [1, 2, 5])
 def test_on_a_linear_map_a_loop_maps_the_iterate_of_gmres(loops):
-    """Walker and Ni 2011, theorem 2.2: z_{k+1} = f(x_k), where x_k has the least residual in z_0 + K_k."""
+    """Walker and Ni 2011: z_{k+1} = f(x_k), where x_k has the least residual in z_0 + K_k."""
     matrices, constants = linear_maps()
     begun = start()
     after = iterates(Solver(memory=DIMENSION, ridge=EXACT), applied(matrices, constants), begun, loops + 1)[-1]
@@ -141,6 +141,17 @@ def test_every_librarys_arrays_give_the_same_iterates(memory, library):
     )[-1]
     assert type(theirs) is type(library(start()))
     np.testing.assert_allclose(np.asarray(theirs), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("library", [torch.asarray, jnp.asarray], ids=["torch", "jax"])
+def test_steps_in_one_direction_for_ever_and_values_that_are_none_raise_nothing(library):
+    """All differences are parallel, as near a fixed point; and a diverged run is for its log to report."""
+    begun = start().astype(np.float32)
+    solver = Solver(memory=5, ridge=LEAST_RIDGE)
+    for state in iterates(solver, lambda state: 0.9 * state, library(begun), 12)[1:]:
+        assert np.isfinite(np.asarray(state)).all()
+    assert np.abs(np.asarray(state)).max() < 1e-5
+    assert np.isnan(np.asarray(iterates(solver, lambda state: state * np.nan, library(begun), 7)[-1])).all()
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,12 @@ def test_options_out_of_range_are_refused(options):
         trainers.create("deq", **options)
 
 
+def test_a_ridge_below_single_precision_is_refused():
+    trainers.create("deq", memory=0, ridge=1e-9).check(INJECTED)
+    with pytest.raises(ValueError, match="ridge must be at least 1e-05 for a network, given 1e-09"):
+        trainers.create("deq", ridge=1e-9).check(INJECTED)
+
+
 def test_with_an_attention_radius_it_iterates_plainly_and_refuses_to_accelerate():
     """Anderson acceleration would carry information across the light cone."""
     near = replace(INJECTED, attention_radius=1)
