@@ -8,7 +8,7 @@ from sklearn.metrics import brier_score_loss
 
 
 def expected_calibration_error(probability: np.ndarray, event: np.ndarray, bins: int = 15) -> float:
-    """Σ_b (n_b/n)·|mean event - mean probability| over bins of equal width (arXiv 1706.04599, eq. 5).
+    """Σ_b (n_b/n)·|mean event - mean probability| over bins of equal width (arXiv 1706.04599).
 
     probability (n,) of the event, event (n,) bool. Zero bins count nothing. Biased upwards where bins hold few items:
     even a perfect forecast has about Σ_b sqrt(n_b·p(1 - p)·2/π)/n. Raises ValueError for values outside [0, 1].

@@ -50,7 +50,7 @@ def kl_to_deepest(trace: Trace, exit: int) -> Array:
 
 
 def jensen_shannon_to_previous(trace: Trace, exit: int) -> Array:
-    """JS(p_{L-1}, p_L) = H(m) - (H(p_{L-1}) + H(p_L))/2 with m their mean; from 0 to ln 2 (Lin 1991, eq. 4.1)."""
+    """JS(p_{L-1}, p_L) = H(m) - (H(p_{L-1}) + H(p_L))/2 with m their mean; from 0 to ln 2 (Lin 1991)."""
     return _jensen_shannon(trace, exit - 1, exit)
 
 
@@ -76,15 +76,12 @@ def argmax_changed(trace: Trace, exit: int) -> Array:
 
 def argmax_flips(trace: Trace, exit: int) -> Array:
     """How often the most likely value has changed up to this exit."""
-    return sum((trace.changed(index) for index in range(2, exit + 1)), trace.changed(1))
+    return trace.flips(exit)
 
 
 def argmax_unsettled(trace: Trace, exit: int) -> Array:
     """Minus the number of exits since the most likely value changed (code of arXiv 2502.05171); the worst token's."""
-    settled = 1 - trace.changed(1)
-    for index in range(2, exit + 1):
-        settled = (settled + 1) * (1 - trace.changed(index))
-    return -settled
+    return -trace.settled(exit)
 
 
 def variance_over_exits(trace: Trace, exit: int) -> Array:
@@ -131,19 +128,23 @@ def relative_acceleration(trace: Trace, exit: int) -> Array:
     return trace.xp.linalg.vector_norm(bend, axis=-1) / trace.state_norm(exit)
 
 
+def _kl(trace: Trace, first: int, second: int) -> Array:
+    if first == second:
+        return trace.xp.zeros_like(trace.entropy(first))
+    return _divergence(trace, trace.distribution(first), trace.distribution(second))
+
+
 def _divergence(trace: Trace, first: Distribution, second: Distribution) -> Array:
     difference = first.log_p - second.log_p  # (M, V)
     difference *= first.p
     return trace.xp.sum(difference, axis=-1)
 
 
-def _kl(trace: Trace, first: int, second: int) -> Array:
-    return _divergence(trace, trace.distribution(first), trace.distribution(second))
-
-
 def _jensen_shannon(trace: Trace, first: int, second: int) -> Array:
+    if first == second:
+        return trace.xp.zeros_like(trace.entropy(first))
     doubled = trace.distribution(first).p + trace.distribution(second).p  # 2m, (M, V)
-    doubled *= trace.xp.log(doubled)  # in place here and below: fresh memory costs more than the product
+    doubled *= trace.xp.log(doubled)  # in place: fresh memory costs more than the product
     entropy_of_mean = math.log(2) - 0.5 * trace.xp.sum(doubled, axis=-1)
     return entropy_of_mean - 0.5 * (trace.entropy(first) + trace.entropy(second))
 

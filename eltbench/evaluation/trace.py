@@ -64,6 +64,8 @@ class Trace:
             empty = int(np.flatnonzero(~hidden.any(axis=1))[0])
             raise ValueError(f"trace: every item must mask a token, which is then predicted; item {empty} masks none")
         self.kind, self.hidden, self.level, self.numpy = kind, hidden, level, numpy
+        self.items = 0  # B, known at the first exit
+        self.xp: Any = None  # the Array API functions of the arrays' library, known likewise
         self.loops: list[int] = []
         self.outputs: list[ExitOutput] = []  # prediction (M, V) or (B·H·W·C, 1), state (M, D), ponder (M,)
         self.initial = None if initial is None else self._rows(initial)
@@ -150,7 +152,7 @@ class Trace:
         def make() -> Distribution:
             xp, (p, log_p) = self.xp, self.distribution(exit)
             share = 1 / p.shape[-1]
-            kept = xp.astype(p >= 0.1 * xp.max(p, axis=-1, keepdims=True), p.dtype)
+            kept = xp.ceil(p - 0.1 * xp.max(p, axis=-1, keepdims=True))  # 1 above, else 0: a fifth of comparing
             q = p - share
             q *= kept
             q += share  # p where kept, else 1/V
@@ -171,6 +173,18 @@ class Trace:
             return self.xp.astype(now != self._choice(exit - 1), self.outputs[exit].prediction.dtype)
 
         return self._once("changed", exit, make)
+
+    def flips(self, exit: int) -> Array:
+        """How often the most likely value has changed up to this exit (M,)."""
+        if exit == 1:
+            return self.changed(1)
+        return self._once("flips", exit, lambda: self.flips(exit - 1) + self.changed(exit))
+
+    def settled(self, exit: int) -> Array:
+        """The number of exits since the most likely value changed (M,), or since the first one."""
+        if exit == 0:
+            return self.xp.zeros_like(self.outputs[0].prediction[:, 0])
+        return self._once("settled", exit, lambda: (self.settled(exit - 1) + 1) * (1 - self.changed(exit)))
 
     def spread(self, exit: int) -> Spread:
         """How far the exits up to this one lie apart, by Welford's recursion: probabilities, or values of x_0."""

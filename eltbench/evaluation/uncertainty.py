@@ -91,7 +91,7 @@ SIGNALS: dict[str, Signal] = {
     "update_turn": Signal(_exit.update_turn, "state", looks_back=2),
     "relative_acceleration": Signal(_exit.relative_acceleration, "state", looks_back=2),
     "residual": Signal(_further.residual, "recurrence", may_stop=False, extra_loops=1),
-    "path_dependence": Signal(_further.path_dependence, "recurrence", may_stop=False, extra_passes=1),
+    "path_dependence": Signal(_further.path_dependence, "recurrence", looks_back=1, may_stop=False, extra_passes=1),
     "perturbation_growth": Signal(_further.perturbation_growth, "recurrence", may_stop=False, extra_loops=8),
     "dropout_entropy": Signal(
         _member.entropy_of_mean, "dropout", TOKENS, may_stop=False, extra_passes=1, baseline=True

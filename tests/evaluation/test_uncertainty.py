@@ -92,6 +92,13 @@ def test_a_state_that_stands_still_has_no_direction_of_update_and_is_reported():
     assert found[0].startswith("signal 'update_turn' is nan at item 0")
 
 
+def test_path_dependence_is_not_defined_at_the_first_exit_and_so_not_reported():
+    values = np.array([[np.nan, np.nan], [0.1, 0.2]])
+    assert nonfinite({"path_dependence": values}) == []
+    values[0, 0] = 0.1  # where it is defined for one item, it should be for the other
+    assert len(nonfinite({"path_dependence": values})) == 1
+
+
 def test_a_measured_signal_is_left_as_it_was_by_the_report():
     measured = measure(trace_of(RNG.standard_normal((3, 2, 3, 5))), ["kl_to_previous"])
     before = measured["kl_to_previous"].copy()
