@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +41,12 @@ def grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
     return canvas, axes
+
+
+def heading(cell: Iterable[object], table: pd.DataFrame) -> str:
+    """A row of panels by its task, world and backend, the latter where the whole table has several."""
+    task, world, backend = map(str, cell)
+    return " · ".join([task, world, backend] if table["backend"].nunique() > 1 else [task, world])
 
 
 def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = False, floor: float | None = None) -> None:

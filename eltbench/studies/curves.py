@@ -85,7 +85,7 @@ def figure(rows: pd.DataFrame) -> Figure:
     cells = [here for _, here in table.groupby(CELL)]
     canvas, axes = figures.grid(len(cells), 2)
     for row, here in zip(axes, cells, strict=True):
-        title = " · ".join(here[["task", "dataset"]].iloc[0])
+        title = figures.heading(here[CELL].iloc[0], table)
         figures.loop_curves(row[0], here[here["metric"] == "heldout_loss"], f"{title}: held-out loss", log=True)
         staircase = here[(here["metric"] == "token_accuracy") & here["stratum"].notna()]
         distances = here[here["metric"] == "kernel_distance"]

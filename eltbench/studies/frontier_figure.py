@@ -40,12 +40,12 @@ def figure(table: pd.DataFrame) -> Figure:
     points = table[table["metric"] == "heldout_loss"]
     worlds = [(name, here) for name, here in points.groupby(["task", "world", "backend"]) if here["mean"].notna().any()]
     canvas, axes = figures.grid(max(1, len(worlds)), 3)
-    for row, ((task, world, _), here) in zip(axes, worlds, strict=False):
+    for row, (names, here) in zip(axes, worlds, strict=False):
         panel(row[0], here[here["loops"] == here["max_loops"]], "params", "parameters")
         panel(row[1], here, "macs", "MACs per network call and item")
         panel(row[2], here, "loops", "loops at inference, L")
         row[0].set(ylabel="held-out loss")
-        row[1].set(title=f"{task} · {world}")
+        row[1].set(title=figures.heading(names, points))
     if worlds:
         canvas.legend(handles=list(_key(points)), loc="outside right upper", fontsize=8, frameon=False)
     return canvas

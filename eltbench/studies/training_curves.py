@@ -89,7 +89,7 @@ def figure(rows: pd.DataFrame) -> Figure:
     arrivals = targets.arrivals(rows)
     for row, (here, kind) in zip(axes, panels, strict=True):
         where = here[CELL].iloc[0]
-        title = " · ".join(where.iloc[:2])
+        title = figures.heading(where, table)
         if kind == "curves":
             shown = here[~here["role"].isin(VARIANTS) & (here["loops"] == here["max_loops"])]
             raced = arrivals[(arrivals[CELL] == list(where)).all(axis=1) & ~arrivals["role"].isin(VARIANTS)]

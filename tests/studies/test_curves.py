@@ -162,6 +162,12 @@ def lines(axis):
     return {line.get_label(): line.get_xydata().T for line in axis.lines if not line.get_label().startswith("_")}
 
 
+def test_rows_of_panels_name_their_backend_where_there_are_several():
+    both = [{**row, "backend": backend} for backend in ("torch", "jax") for row in elastic()]
+    titles = [axis.get_title() for axis in curves.figure(frame(both)).axes if axis.get_title()]
+    assert titles == ["diffusion · digits · jax: held-out loss", "diffusion · digits · torch: held-out loss"]
+
+
 def test_the_figure_has_a_row_of_panels_a_cell_and_names_every_model():
     figure = curves.figure(frame(images() + images(task="masked", dataset="digits-codes") + relay()))
     titles = [axis.get_title() for axis in figure.axes]
