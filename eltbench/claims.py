@@ -50,8 +50,7 @@ class Condition(NamedTuple):
 class Claim:
     """A statement of the paper with its conditions; `words` is the region as claims.csv puts it.
 
-    `conditions` is empty where the words are no interval of a per-seed effect: operating-point (a regret over tiers),
-    exit-convergence (several signals), calibrated-stopping (a guarantee).
+    `conditions` is empty where the words are no interval of a per-seed effect: operating-point (a regret over tiers).
     """
 
     id: str

@@ -48,6 +48,12 @@ class Model:
             raise ValueError("at_step: this model was not loaded from a run's folder")
         return load_model(self.directory, step=step, device=self.engine.run.device)
 
+    def companion(self, run_id: str) -> Model:
+        """The model of another run in the same folder of runs, on the same device; ValueError as `load_model`."""
+        if self.directory is None:
+            raise ValueError("companion: this model was not loaded from a run's folder")
+        return load_model(run_id, runs=self.directory.parent, device=self.engine.run.device)
+
     def predict(
         self,
         inputs: np.ndarray,

@@ -33,6 +33,7 @@ class Job:
 
     `settings` decide what is measured and are hashed with the study's `version`; `keys` are the values of the study's
     key columns that only the plan knows (the role of a control) and touch neither training nor measurement.
+    `companions` are other runs whose models the measurement asks: they are trained before anything is measured.
     """
 
     run: Run
@@ -40,6 +41,7 @@ class Job:
     settings: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[str, Any] = field(default_factory=dict)
     version: int = 1
+    companions: tuple[Run, ...] = ()
 
     @cached_property
     def run_id(self) -> str:

@@ -72,8 +72,13 @@ def sweep(
         for run in {replace(job.run, seed=0) for job in jobs}:
             check_vectorised(run)
     check_writable(store.root)
+    outcome = Outcome()
+    if asked := [run for job in jobs if not store.is_cached(job) for run in job.companions]:
+        trainings = [Job(run) for run in dict.fromkeys([*(job.run for job in jobs), *asked])]
+        outcome = sweep(trainings, store, workers, progress, vectorise_seeds=vectorise_seeds)
+        jobs = [job for job in jobs if job.run_id not in outcome.failed]
     planned = plan(jobs, store)
-    outcome = Outcome(cached=planned.cached)
+    outcome.cached = planned.cached
     if not planned.missing:
         return outcome
     progress = progress or reporter()
@@ -90,7 +95,7 @@ def sweep(
         if end.error is not None:
             outcome.failed[run_id] = end.error
         elif end.made:
-            outcome.done.append(run_id)
+            outcome.done += [run_id] if run_id not in outcome.done else []
             durations.add(end.job.run, end.seconds, trained=end.trained)
         else:
             outcome.cached.append(run_id)  # another sweep made it while this one waited

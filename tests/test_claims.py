@@ -20,7 +20,7 @@ EXTRAPOLATION = {
     "modest-extrapolation",
     "update-norms",
 }
-UNDECLARED = {"operating-point", "exit-convergence", "calibrated-stopping"}
+UNDECLARED = {"operating-point"}
 DIGITS, RELAY = Cell("diffusion", "digits", "torch"), Cell("masked", "relay", "torch")
 TIGHT = (-0.01, 0.0, 0.01)
 
@@ -78,6 +78,8 @@ def test_a_bound_in_percent_is_the_one_in_the_words_of_the_claim(name):
         ("low-data-video", "< 0 on", [(-math.inf, 0.0)]),
         ("lambda-insensitive", "< 2 % at L_max/2 and at L_max", [(math.log(0.98), math.log(1.02))] * 2),
         ("exit-disagreement", "> 0.02", [(0.02, math.inf)]),
+        ("exit-convergence", "the same", [(0.02, math.inf)]),
+        ("calibrated-stopping", "at least 20 %", [(-math.inf, 0.1), (0.2, math.inf)]),
     ],
 )
 def test_a_bound_in_other_words_is_the_one_in_the_words_of_the_claim(name, words, regions):
@@ -217,8 +219,8 @@ def test_conditions_that_are_not_the_claims_are_refused():
 
 
 def test_a_claim_without_an_interval_is_refused_with_its_words():
-    with pytest.raises(ValueError, match=r"calibrated-stopping.*learn-then-test"):
-        decide(claim("calibrated-stopping"), {}, comparisons=6)
+    with pytest.raises(ValueError, match=r"operating-point.*regret"):
+        decide(claim("operating-point"), {}, comparisons=6)
 
 
 def test_percentages_stand_beside_log_ratios_only():

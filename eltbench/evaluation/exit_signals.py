@@ -36,6 +36,12 @@ def ponder(trace: Trace, exit: int) -> Array:
     return trace.outputs[exit].ponder
 
 
+def variance_bound(trace: Trace, exit: int) -> Array:
+    """(1 - x̂)(1 + x̂), x̂ clipped to [-1, 1]: the largest variance in [-1, 1] at mean x̂ (Bhatia, Davis 2000)."""
+    bounded = trace.xp.clip(trace.outputs[exit].prediction, -1.0, 1.0)
+    return ((1 - bounded) * (1 + bounded))[:, 0]
+
+
 # Predictions of several exits
 
 

@@ -8,7 +8,7 @@ uncertainty; an item with a low value is answered first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -79,8 +79,14 @@ def excess_aurc(signal: np.ndarray, loss: np.ndarray) -> float:
     return aurc(signal, loss) - aurc(loss, loss)
 
 
-def scores(signal: np.ndarray, error: np.ndarray, event: np.ndarray, strata: np.ndarray) -> Rows:
-    """Every score of one signal, as rows {metric, value, higher_is_better, scope, stratum, n_samples, reason}.
+def scores(
+    signal: np.ndarray,
+    error: np.ndarray,
+    event: np.ndarray,
+    strata: np.ndarray,
+    metrics: Collection[str] = tuple(HIGHER_IS_BETTER),
+) -> Rows:
+    """The scores of one signal as rows {metric, value, higher_is_better, scope, stratum, n_samples, reason}.
 
     All are (n,). scope: "pooled" over all items; "stratum" for each stratum by itself; "within", the mean over the
     strata weighted by their items, in which the level of corruption cannot help. `reason` says why a value is NaN, or
@@ -89,7 +95,8 @@ def scores(signal: np.ndarray, error: np.ndarray, event: np.ndarray, strata: np.
     _check(signal=signal, error=error, event=event, strata=strata)
     names = np.unique(strata)
     rows = []
-    for metric, of in METRICS.items():
+    for metric in metrics:
+        of = METRICS[metric]
         parts = [(of(signal[here], error[here], event[here]), int(here.sum())) for here in (strata == s for s in names)]
         rows.append(_row(metric, of(signal, error, event), "pooled", None, len(signal)))
         rows += [_row(metric, value, "stratum", int(s), n) for s, (value, n) in zip(names, parts, strict=True)]

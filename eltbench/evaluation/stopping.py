@@ -52,6 +52,7 @@ RULES: dict[str, Rule] = {
     "entropy-difference": Rule("entropy_change", threshold=1e-3, source=HUGINN),
     "kl": Rule("kl_to_previous", threshold=1e-3, source=HUGINN),
     "min-p-kl": Rule("min_p_kl_to_previous", threshold=1e-5, source=HUGINN),
+    "prediction-change": Rule("squared_change_to_previous"),
     "latent-difference": Rule("relative_update_norm", threshold=0.03, source=HUGINN),
     "cosine": Rule("state_turn", threshold=1e-3, source=HUGINN),
     "acceleration": Rule("relative_acceleration", hits=2, source=BEND),

@@ -72,6 +72,7 @@ _exit, _further, _member = exit_signals, further_signals, member_signals
 SIGNALS: dict[str, Signal] = {
     "max_softmax": Signal(_exit.max_softmax, "prediction", TOKENS, baseline=True),
     "entropy": Signal(_exit.entropy, "prediction", TOKENS, baseline=True),
+    "variance_bound": Signal(_exit.variance_bound, "prediction", CONTINUOUS, baseline=True),
     "corruption_level": Signal(_exit.corruption_level, "level", baseline=True),
     "ponder": Signal(_exit.ponder, "ponder"),
     "kl_to_previous": Signal(_exit.kl_to_previous, "prediction", TOKENS, looks_back=1),

@@ -10,6 +10,7 @@ registry: Registry[Study] = Registry(
         "audit": "eltbench.studies.audit:Audit",
         "convergence": "eltbench.studies.convergence:Convergence",
         "depth_grid": "eltbench.studies.depth_grid:DepthGrid",
+        "disagreement": "eltbench.studies.disagreement:Disagreement",
         "extrapolation": "eltbench.studies.extrapolation:Extrapolation",
     },
 )

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
+from eltbench.identity import run_id
 from eltbench.results import CELL, describe
 from eltbench.runs import Job
 from eltbench.studies.presets import Arm, Preset, World
@@ -47,11 +48,16 @@ class Study(ABC):
         jobs = []
         for world in preset.worlds:
             for arm in preset.sized_arms():
-                settings = self.settings(preset, world, arm)
-                jobs += [
-                    Job(preset.run(world, arm, seed), self.name, settings, self.keys(preset, world, arm), self.version)
-                    for seed in preset.seeds
-                ]
+                settings, keys = self.settings(preset, world, arm), self.keys(preset, world, arm)
+                for seed in preset.seeds:
+                    others = self.companions(preset, world, arm, seed)
+                    asked = (
+                        {"companions": {of: list(map(run_id, runs)) for of, runs in others.items()}} if others else {}
+                    )
+                    runs = tuple(run for runs in others.values() for run in runs)
+                    jobs.append(
+                        Job(preset.run(world, arm, seed), self.name, {**settings, **asked}, keys, self.version, runs)
+                    )
         if not jobs:
             raise ValueError(f"preset {preset.name!r} plans no run: it needs worlds, arms and seeds")
         seen: set[tuple[Any, ...]] = set()
@@ -68,6 +74,13 @@ class Study(ABC):
     def keys(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
         """The values of the study's key columns that only the plan knows; they touch no training or measurement."""
         return {"role": arm.role}
+
+    def companions(self, preset: Preset, world: World, arm: Arm, seed: int) -> dict[str, tuple[Run, ...]]:
+        """Other runs whose models `measure` asks beside its own, by what they are for; by default none.
+
+        They are trained first, and settings["companions"] holds their ids under the same names (`Model.companion`).
+        """
+        return {}
 
     @abstractmethod
     def settings(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def test_the_corruption_level_is_the_same_at_every_exit():
 
 
 def test_every_signal_of_one_pass_is_tested_here():
-    continuous = {"squared_change_to_previous", "squared_change_to_deepest"}
+    continuous = {"variance_bound", "squared_change_to_previous", "squared_change_to_deepest"}
     tested = {*TOKEN_ORACLES, *continuous, "argmax_unsettled", "corruption_level"}
     assert tested == {name for name, signal in SIGNALS.items() if signal.one_pass}
     assert measure(trace_of()).keys() == tested - continuous

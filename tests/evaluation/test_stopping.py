@@ -72,6 +72,7 @@ def test_the_rules_of_the_sources_are_all_there():
         "entropy-difference",
         "kl",
         "min-p-kl",
+        "prediction-change",
         "latent-difference",
         "cosine",
         "acceleration",

@@ -1,0 +1,208 @@
+"""The per-sample table: at every exit the error of each held-out item under each corruption, and every signal of it.
+
+The unit is an item under one corruption. Where a world says itself which tokens are hidden, every item is corrupted
+alike, and what differs is how far a token lies from what is shown: there the unit may be the hidden token instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import log_softmax
+
+from eltbench.data.base import Clean
+from eltbench.evaluation.exact import exact_posterior, loss_apart
+from eltbench.evaluation.further_signals import measure_further
+from eltbench.evaluation.heldout import BATCH
+from eltbench.evaluation.trace import Trace, trace
+from eltbench.evaluation.uncertainty import measure, measure_members
+from eltbench.model import Model
+from eltbench.streams import stream
+from eltbench.tasks.base import Batch, ExitOutput
+
+Values = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class PerSample:
+    """What `observe` measured of n units at E exits.
+
+    loops: (E,). item, draw, token: (n,) which unit each is; token is -1 where the unit is the whole item. level: (n,)
+    how far it is corrupted, or its distance. errors: {name: (E, n)}, the first the one that signals are to foresee;
+    among them `model_error` and `irreducible` where the posterior is known. signals: {name: (E, n)}, NaN at exits
+    where a signal is not defined or not measured.
+    """
+
+    loops: tuple[int, ...]
+    item: np.ndarray
+    draw: np.ndarray
+    token: np.ndarray
+    level: np.ndarray
+    errors: Values
+    signals: Values
+
+    @property
+    def error(self) -> np.ndarray:
+        """The error to be foreseen (E, n): negative log-likelihood in nats, or the mean square error of x_0."""
+        return next(iter(self.errors.values()))
+
+    def at(self, loops: int) -> int:
+        """The position of the exit after so many loops."""
+        return self.loops.index(loops)
+
+    def select(self, rows: np.ndarray) -> PerSample:
+        """The units at these positions."""
+        errors, signals = ({name: of[:, rows] for name, of in kept.items()} for kept in (self.errors, self.signals))
+        item, draw, token, level = self.item[rows], self.draw[rows], self.token[rows], self.level[rows]
+        return PerSample(self.loops, item, draw, token, level, errors, signals)
+
+    def table(self) -> pd.DataFrame:
+        """One line a unit and exit: loops, item, draw, token, level, errors and signals (float32)."""
+        exits, units = len(self.loops), len(self.item)
+        known = {"item": self.item, "draw": self.draw, "token": self.token, "level": self.level.astype(np.float32)}
+        measured = {**self.errors, **{f"signal_{name}": of for name, of in self.signals.items()}}
+        return pd.DataFrame(
+            {
+                "loops": np.repeat(self.loops, units),
+                **{name: np.tile(of, exits) for name, of in known.items()},
+                **{name: of.astype(np.float32).ravel() for name, of in measured.items()},
+            }
+        )
+
+
+def observe(
+    model: Model,
+    exits: Sequence[int],
+    draws: int,
+    *,
+    members: Mapping[str, Sequence[Model]] | None = None,
+    further: Sequence[int] = (),
+    by_token: bool = False,
+) -> PerSample:
+    """The per-sample table of the held-out items, each under `draws` corruptions that are the same for every model.
+
+    members: other models by the source of signals that they are asked for: "ensemble" (the model itself is one of it)
+    or "unique-depth". further: the exits at which the signals are measured that take further loops. by_token: whether
+    a hidden token is a unit. Raises ValueError for impossible exits and for tokens of a world whose items do not say
+    what they hide.
+    """
+    exits = model.exits(exits)
+    clean = model.dataset.heldout()
+    if by_token and model.dataset.strata(clean) is None:
+        raise ValueError(f"per sample: the items of {model.run.dataset!r} do not say what they hide; take whole items")
+    batches = model.task.heldout(clean, model.spec, stream(model.run.dataset, 0, "heldout"), draws)
+    found = []
+    for draw, batch in enumerate(batches):
+        for start in range(0, len(batch.labels), BATCH):
+            piece = batch.select(slice(start, start + BATCH))
+            found.append(_observe(model, piece, exits, draw, start, members or {}, further, by_token))
+    return _joined(found)
+
+
+def _observe(
+    model: Model,
+    piece: Batch,
+    exits: tuple[int, ...],
+    draw: int,
+    start: int,
+    members: Mapping[str, Sequence[Model]],
+    further: Sequence[int],
+    by_token: bool,
+) -> PerSample:
+    whole = trace(model, piece, exits)
+    hidden = whole.hidden
+    found, item, token = whole, np.arange(len(piece.labels)), np.full(len(piece.labels), -1)
+    if by_token and hidden is not None:
+        item, token = np.nonzero(hidden)
+        distances = model.dataset.strata(Clean(piece.target, piece.labels, piece.context, hidden))
+        found = _each_token(whole, np.asarray(distances)[hidden])
+    errors = _errors(model, piece, whole)
+    errors = {name: found.over_items(rows) for name, rows in errors.items()} if hidden is not None else errors
+    signals = measure(found)
+    for source, models in members.items():
+        signals |= _of_members(source, models, piece, whole, found)
+    if further and not by_token:
+        signals |= _at_exits(measure_further(model, piece, further), further, exits)
+    level = np.asarray(found.level, np.float64)
+    return PerSample(exits, item + start, np.full(len(level), draw), token, level, errors, signals)
+
+
+def _each_token(whole: Trace, level: np.ndarray) -> Trace:
+    """The trace in which every hidden token is an item of its own."""
+    initial = None if whole.initial is None else whole.initial[:, None]
+    found = Trace("tokens", level=level, initial=initial, numpy=whole.numpy)
+    for loops, output in zip(whole.loops, whole.outputs, strict=True):
+        found.append(loops, ExitOutput(*(None if field is None else field[:, None] for field in output)))
+    return found
+
+
+def _errors(model: Model, piece: Batch, whole: Trace) -> Values:
+    """Errors of every hidden token {name: (E, M)}, or of every continuous item {name: (E, B)}."""
+    outputs = [np.asarray(whole.numpy(output.prediction), np.float64) for output in whole.outputs]
+    if whole.hidden is None:
+        target = np.asarray(piece.target, np.float64).reshape(-1, 1)
+        squares = [((values - target) ** 2).reshape(whole.items, -1).mean(axis=1) for values in outputs]
+        return {"x0_error": np.stack(squares)}
+    target = piece.target[whole.hidden]  # (M,)
+    rows = np.arange(len(target))
+    errors = {
+        "negative_log_likelihood": np.stack([-log_softmax(logits, axis=-1)[rows, target] for logits in outputs]),
+        "error_rate": np.stack([(logits.argmax(axis=-1) != target).astype(np.float64) for logits in outputs]),
+    }
+    apart = []
+    for loops, logits in zip(whole.loops, outputs, strict=True):
+        exact = exact_posterior(model, piece, loops)
+        if exact is not None:
+            apart.append(loss_apart(exact[whole.hidden], logits))
+    if apart:
+        errors["model_error"], errors["irreducible"] = (np.stack(part) for part in zip(*apart, strict=True))
+    return errors
+
+
+def _of_members(source: str, models: Sequence[Model], piece: Batch, whole: Trace, found: Trace) -> Values:
+    """Signals of several models {name: (E, n)}; a model of one exit answers for all of them."""
+    per_model = []
+    for model in models:
+        engine, exits = model.engine, [1] if model.trainer.depth == "unique" else whole.loops
+        outputs = engine.predict(engine.upload(piece), tuple(exits))
+        predictions = [engine.numpy(output.prediction) for output in outputs]
+        per_model.append(predictions * (len(whole) // len(predictions)))
+    measured: dict[str, list[np.ndarray]] = {}
+    for exit in range(len(whole)):
+        predictions = [of[exit] if whole.hidden is None else of[exit][whole.hidden] for of in per_model]
+        if source == "ensemble":
+            predictions.append(whole.numpy(whole.outputs[exit].prediction).reshape(predictions[0].shape))
+        stacked = np.stack(predictions)  # (S, B, …) or (S, M, V)
+        if whole.hidden is None:
+            of_exit = measure_members(source, stacked)
+        else:
+            of_exit = measure_members(source, stacked[:, :, None], np.ones((stacked.shape[1], 1), bool))
+        for name, values in of_exit.items():
+            measured.setdefault(name, []).append(values if whole.hidden is None else found.over_items(values))
+    return {name: np.stack(values) for name, values in measured.items()}
+
+
+def _at_exits(measured: Values, further: Sequence[int], exits: Sequence[int]) -> Values:
+    """Signals (len(further), B) at their places among all exits (E, B), NaN elsewhere."""
+    places = [list(exits).index(loops) for loops in further]
+    spread = {}
+    for name, values in measured.items():
+        spread[name] = np.full((len(exits), values.shape[1]), np.nan)
+        spread[name][places] = values
+    return spread
+
+
+def _joined(found: Sequence[PerSample]) -> PerSample:
+    """The units of all parts under one another."""
+    first = found[0]
+    errors, signals = (
+        {name: np.concatenate([getattr(part, kept)[name] for part in found], axis=1) for name in getattr(first, kept)}
+        for kept in ("errors", "signals")
+    )
+    item, draw, token, level = (
+        np.concatenate([getattr(part, name) for part in found]) for name in ("item", "draw", "token", "level")
+    )
+    return PerSample(first.loops, item, draw, token, level, errors, signals)

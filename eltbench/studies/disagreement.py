@@ -1,0 +1,168 @@
+"""Disagreement: do the exits of a looped model tell where it is wrong, and can it stop early with a guarantee?
+
+Every signal stands beside honest baselines: what one exit says of itself, the corruption level alone, an ensemble of
+the other seeds and the unique-depth model of equal compute. Corruption explains most of an error, so every score is
+given over all items and within strata of it. Models are those of the study extrapolation.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import pandas as pd
+import pyarrow as pa
+
+from eltbench.claims import Cell, Evidence
+from eltbench.config import Run
+from eltbench.evaluation import early_exits, signal_scores
+from eltbench.evaluation.per_sample import PerSample, observe
+from eltbench.fields import build
+from eltbench.model import Model
+from eltbench.streams import stream
+from eltbench.studies import disagreement_tables, register
+from eltbench.studies.base import Measured, Study
+from eltbench.studies.curves import CELL
+from eltbench.studies.presets import Arm, Preset, World
+from eltbench.training import parts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LEVELS, DELTA = (0.05, 0.1, 0.2), 0.1  # of the guarantees: risk α, and how often learn-then-test may miss it
+CLAIMED_LEVEL = 0.05
+CLAIMED_RULES = ("kl", "prediction-change")  # the disagreement of consecutive exits, of tokens and of values
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a preset's table `measurement` may say."""
+
+    heldout_draws: int = 8  # corruptions of every held-out item
+    strata: int = 8  # of the corruption level, of equal frequency
+    reach: int = 1  # exits are read up to this multiple of L_max; the last is where early exits are compared with
+    unit: Literal["item", "token"] = "item"  # what signals are scored on; tokens where a world corrupts all items alike
+    ensemble: int = 5  # the seeds 0, 1, … whose models are one ensemble; 0: none
+    splits: int = 200  # random calibration sets on which a guarantee is tried
+
+    def __post_init__(self) -> None:
+        for name, least in (("heldout_draws", 1), ("strata", 1), ("reach", 1), ("ensemble", 0), ("splits", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"measurement: {name} must be at least {least}, given {getattr(self, name)}")
+
+
+@register("disagreement", version=1)
+class Disagreement(Study):
+    """Signals against errors, stopping rules as quality against compute, and stopping with a guarantee."""
+
+    columns: ClassVar = {
+        "role": pa.string(),  # main, or which control
+        "signal": pa.string(),  # a signal, a probe, or the family of one that was chosen
+        "target": pa.string(),  # the error that is to be foreseen, or that stopping costs
+        "scope": pa.string(),  # pooled over all items, within strata of corruption, or one stratum
+        "stratum": pa.string(),  # level 0 is the cleanest
+        "rule": pa.string(),  # stopping rule
+        "setting": pa.int64(),  # of a rule's grid of thresholds; 0 never stops early
+        "threshold": pa.float64(),  # of that setting
+        "saved": pa.float64(),  # share of the loops that a rule is compared at
+        "loops_per_sample": pa.float64(),  # mean loops where stopped items leave the batch
+        "loops_per_batch": pa.float64(),  # mean loops where a batch of 64 runs on until its last item stops
+        "guarantee": pa.string(),  # conformal risk control, or learn then test
+        "alpha": pa.float64(),  # the risk that is guaranteed
+        "delta": pa.float64(),  # how often it may be missed
+        "reason": pa.string(),  # why a value is missing, or what was chosen
+    }
+    claims = ("exit-disagreement", "exit-convergence", "calibrated-stopping")
+
+    def settings(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
+        asked = self._asked(preset, world)
+        run = preset.run(world, arm, seed=0)
+        made = parts(run)
+        if asked.unit == "token" and made.dataset.heldout().hidden is None:
+            raise ValueError(
+                f"measurement: unit 'token' is for worlds that corrupt all items alike; {world.dataset!r} does not say "
+                "what its items hide: leave it out"
+            )
+        looped = made.trainer.depth != "unique"
+        deepest = run.architecture.max_loops if looped else 1
+        settings = {name: value for name, value in asdict(asked).items() if name not in ("reach", "ensemble")}
+        exits = list(range(1, asked.reach * deepest + 1)) if looped else [1]
+        return {**settings, "exits": exits, "deepest": deepest, "levels": list(LEVELS), "delta": DELTA}
+
+    def companions(self, preset: Preset, world: World, arm: Arm, seed: int) -> dict[str, tuple[Run, ...]]:
+        """The other seeds of the ensemble, and for tokens the unique-depth model as deep as this one at L_max."""
+        asked, run = self._asked(preset, world), preset.run(world, arm, seed)
+        others = tuple(preset.run(world, arm, other) for other in range(asked.ensemble) if other != seed)
+        found = {"ensemble": others} if others else {}
+        if parts(run).dataset.spec.kind == "tokens" and arm.trainer != "unique-depth":
+            unique = (preset.run(world, other, seed) for other in preset.arms if other.trainer == "unique-depth")
+            depth, width = run.architecture.effective_depth, run.architecture.width
+            same = [
+                each for each in unique if (each.architecture.unique_layers, each.architecture.width) == (depth, width)
+            ]
+            found |= {"unique-depth": tuple(same[:1])} if same else {}
+        return found
+
+    def measure(self, model: Model, run: Run, settings: Mapping[str, Any]) -> Measured:
+        named = settings.get("companions", {})
+        members = {source: [model.companion(each) for each in ids] for source, ids in named.items()}
+        exits, deepest, draws = settings["exits"], settings["deepest"], settings["heldout_draws"]
+        further = [deepest] if len(exits) > 1 else []
+        by_token = settings["unit"] == "token"
+        observed = observe(model, exits, draws, members=members, further=further, by_token=by_token)
+        rows = signal_scores.score(observed, self._parted(model, observed, settings), deepest)
+        tables = {"tokens" if by_token else "samples": observed.table()}
+        if len(exits) > 1:
+            items = observe(model, exits, draws) if by_token else observed
+            rows += self._stopping(model, items, settings)
+            tables["samples"] = items.table()
+        return Measured(rows, tables)
+
+    def _stopping(self, model: Model, items: PerSample, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+        parted = self._parted(model, items, settings)
+        rules = early_exits.signals_of_rules(items, parted)
+        rng = stream(model.run.dataset, 0, "calibration sets")
+        rows = early_exits.curves(items, parted, rules)
+        limits = settings["levels"], settings["delta"], rng, settings["splits"]
+        return rows + early_exits.guaranteed(items, parted, rules, *limits)
+
+    def _parted(self, model: Model, observed: PerSample, settings: Mapping[str, Any]) -> signal_scores.Parted:
+        return signal_scores.part(observed, settings["strata"], stream(model.run.dataset, 0, "three sets"))
+
+    def _asked(self, preset: Preset, world: World) -> Measurement:
+        return build(Measurement, {**preset.measurement, **world.measurement})
+
+    def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
+        found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
+        elt = rows[(rows["trainer"] == "elt") & (rows["role"] == "main")]
+        for _, here in elt.groupby(CELL):
+            where, seeds = Cell(*here[CELL].iloc[0]), set(here["seed"])
+            gains = here[here["metric"] == "auroc_gain"]
+            for claim, family in (("exit-disagreement", "disagreement"), ("exit-convergence", "convergence")):
+                found[claim][where] = _evidence({"auroc": gains[gains["signal"] == family]}, seeds)
+            held = here[(here["guarantee"] == "learn then test") & (here["alpha"] == CLAIMED_LEVEL)]
+            held = held[held["rule"].isin(CLAIMED_RULES)]
+            sides = {"valid": "violations", "saved": "loops_saved"}
+            measured = {name: held[held["metric"] == metric] for name, metric in sides.items()}
+            found["calibrated-stopping"][where] = _evidence(measured, seeds)
+        return found
+
+    def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
+        return disagreement_tables.summary(rows)
+
+    def figure(self, rows: pd.DataFrame) -> Figure:
+        return disagreement_tables.figure(rows)
+
+
+def _evidence(conditions: Mapping[str, pd.DataFrame], seeds: set[int]) -> Evidence:
+    effects = {name: rows.set_index("seed")["value"].sort_index() for name, rows in conditions.items()}
+    absent = {name: sorted(seeds - set(effect.index)) for name, effect in effects.items()}
+    return Evidence({name: effect.to_numpy(float) for name, effect in effects.items()}, absent=absent)
+
+
+if __name__ == "__main__":
+    from eltbench.studies.command import main
+
+    sys.exit(main("disagreement"))

@@ -1,0 +1,201 @@
+"""The study disagreement: whose models it asks, what it refuses, and what its rows decide."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from eltbench import results, studies
+from eltbench.claims import Cell
+from eltbench.model import Model
+from eltbench.schema import part_schema, row_schema
+from eltbench.studies import command, disagreement
+from eltbench.studies.presets import Arm, Preset, World, load_preset
+from eltbench.studies.verdicts import decide_all
+from eltbench.training import build_engine, parts
+
+STUDY = studies.create("disagreement")
+SHAPE = {"unique_layers": 1, "max_loops": 3, "width": 16, "heads": 2, "block": "bert"}
+LATIN = World("masked", "latin")
+UNIQUE = Arm("unique-depth", "equal-compute", {"unique_layers": 3, "max_loops": 1})
+
+
+def preset(*arms, **changes) -> Preset:
+    measurement = {"heldout_draws": 2, "strata": 2, "ensemble": 0, "splits": 3, **changes}
+    return Preset(
+        "made-up", worlds=(LATIN,), arms=arms or (Arm("elt"), UNIQUE), architecture=SHAPE, measurement=measurement
+    )
+
+
+# Whose models are asked
+
+
+@pytest.mark.parametrize(("name", "shared"), [("quick", 6), ("digits", 40), ("relay", 15)])
+def test_its_models_are_those_of_the_same_preset_of_extrapolation(name, shared):
+    theirs = {
+        (job.run_id, job.keys["role"])
+        for job in studies.create("extrapolation").plan(load_preset("extrapolation", name))
+    }
+    jobs = STUDY.plan(load_preset("disagreement", name))
+    assert {(job.run_id, job.keys["role"]) for job in jobs} <= theirs
+    assert len(jobs) == shared
+
+
+def test_the_ensemble_is_every_other_seed_that_the_preset_declares_however_it_is_narrowed():
+    whole = STUDY.plan(load_preset("disagreement", "digits"))
+    narrow = STUDY.plan(load_preset("disagreement", "digits").narrowed(seeds=(3,)))
+    for job in whole:
+        same = [other for other in whole if {**vars(other.run), "seed": 0} == {**vars(job.run), "seed": 0}]
+        assert set(job.settings["companions"]["ensemble"]) == {other.run_id for other in same} - {job.run_id}
+        assert {run.seed for run in job.companions} - {job.run.seed} == set(range(5)) - {job.run.seed}
+    assert {job.digest for job in narrow} == {job.digest for job in whole if job.run.seed == 3}
+
+
+def test_tokens_are_also_asked_of_the_unique_depth_model_of_equal_compute_and_seed():
+    for job in STUDY.plan(load_preset("disagreement", "digits")):
+        asked = [run for run in job.companions if run.trainer == "unique-depth" != job.run.trainer]
+        expected = [(8, job.run.seed)] if job.run.task == "masked" and job.run.trainer != "unique-depth" else []
+        assert [(run.architecture.unique_layers, run.seed) for run in asked] == expected
+
+
+def test_other_companions_are_another_measurement_and_none_leave_no_trace():
+    (alone, *_), (beside, *_) = STUDY.plan(preset()), STUDY.plan(preset(ensemble=2))
+    assert "ensemble" not in alone.settings["companions"]
+    assert alone.digest != beside.digest
+    (without, *_) = STUDY.plan(preset(Arm("elt")))
+    assert "companions" not in without.settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"unit": "token"}, "'latin' does not say what its items hide: leave it out"),
+        ({"heldout_draws": 0}, "heldout_draws must be at least 1, given 0"),
+        ({"ensemble": -1}, "ensemble must be at least 0, given -1"),
+        ({"strta": 3}, "did you mean 'strata'"),
+        ({"unit": "cell"}, "unit is given as 'cell'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_any_training(changes, message):
+    with pytest.raises(ValueError, match=message):
+        STUDY.plan(preset(**changes))
+
+
+# What is measured
+
+
+def measured(arm, world=LATIN, **changes):
+    made_up = preset(arm, **changes)
+    run, settings = made_up.run(world, arm, 0), STUDY.settings(made_up, world, arm)
+    made = parts(run)
+    found = STUDY.measure(Model(run, build_engine(run, made), made), run, settings)
+    return results.stamp(found.rows, run, "0" * 16, "0" * 12, STUDY.columns, lambda loops: {}), found.tables
+
+
+def test_a_looped_model_has_scores_rules_and_guarantees_and_a_table_a_unit():
+    rows, tables = measured(Arm("universal-transformer"))
+    assert list(rows.columns) == part_schema(STUDY.columns).names
+    assert {"entropy", "ponder", "residual", "probe_boosted"} <= set(rows["signal"])
+    assert {"negative_log_likelihood", "model_error", "irreducible"} <= set(rows["target"])
+    assert {"fixed", "kl", "learned-gate", "oracle"} <= set(rows["rule"])
+    assert set(rows["guarantee"].dropna()) == {"conformal risk control", "learn then test"}
+    assert set(rows["alpha"].dropna()) == set(disagreement.LEVELS)
+    assert set(rows["loops"]) == {1, 2, 3}
+    assert len(tables["samples"]) == 3 * 2 * 192
+
+
+def test_a_model_of_one_exit_has_the_scores_of_that_exit_and_nothing_to_stop():
+    rows, tables = measured(UNIQUE)
+    assert {"entropy", "max_softmax", "corruption_level"} <= set(rows["signal"])
+    assert rows["rule"].isna().all()
+    assert len(tables["samples"]) == 2 * 192
+
+
+# What the rows decide
+
+
+def decisive(gain=0.1, violations=0.0, saved=0.5, seeds=5):
+    """Rows of elt in one cell from which every claim can be read."""
+    rows = []
+    for seed in range(seeds):
+        jitter = 0.001 * seed
+        for family in ("disagreement", "convergence"):
+            rows.append(
+                {"metric": "auroc_gain", "signal": family, "value": gain + jitter, "seed": seed, "scope": "within"}
+            )
+        held = {"rule": "kl", "guarantee": "learn then test", "alpha": 0.05, "delta": 0.1, "seed": seed}
+        rows.append({**held, "metric": "violations", "value": violations + jitter})
+        rows.append({**held, "metric": "loops_saved", "value": saved + jitter})
+        rows.append({**held, "metric": "loops_saved", "value": 0.0, "rule": "fixed"})
+        rows.append({**held, "metric": "violations", "value": 1.0, "alpha": 0.2})
+    known = {"trainer": "elt", "role": "main", "task": "masked", "dataset": "latin", "backend": "torch"}
+    shape = {"unique_layers": 2, "max_loops": 4, "loops": 4, "target": "negative_log_likelihood"}
+    empty = dict.fromkeys(row_schema(STUDY.columns).names)
+    return pd.DataFrame([{**empty, **known, **shape, **row} for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdicts"),
+    [
+        ({}, ["supported"] * 3),
+        ({"gain": 0.0}, ["contradicted", "contradicted", "supported"]),
+        ({"violations": 0.3}, ["supported", "supported", "contradicted"]),
+        ({"saved": 0.1}, ["supported", "supported", "contradicted"]),
+        ({"seeds": 2}, ["inconclusive"] * 3),
+    ],
+)
+def test_each_claim_is_decided_by_its_own_rows_of_elt(changes, verdicts):
+    decisions = decide_all(STUDY, decisive(**changes), smoke=False)
+    assert [decision.verdict for decision in decisions] == verdicts
+    assert STUDY.claims == tuple(decision.claim.id for decision in decisions)
+
+
+def test_a_seed_that_lacks_a_result_is_named_and_leaves_no_verdict():
+    rows = decisive()
+    rows = rows[~((rows["signal"] == "convergence") & (rows["seed"] == 3))]
+    shown = STUDY.evidence(rows)["exit-convergence"][Cell("masked", "latin", "torch")]
+    assert shown.absent == {"auroc": [3]}
+    assert [decision.verdict for decision in decide_all(STUDY, rows, smoke=False)][1] == "inconclusive"
+
+
+def test_the_summary_has_one_line_a_score_over_all_seeds_and_the_figure_a_row_a_world():
+    first, _ = measured(Arm("elt"))
+    rows = pd.concat(
+        [first.assign(seed=seed, role="main", study="disagreement", preset="made-up") for seed in range(2)]
+    )
+    table = STUDY.summarise(rows)
+    assert set(table["seeds"]) == {2}
+    assert not table.duplicated(disagreement.disagreement_tables.COLUMNS[:16]).any()
+    at = (
+        (first["signal"] == "entropy")
+        & (first["metric"] == "auroc")
+        & (first["loops"] == 3)
+        & (first["scope"] == "within")
+    )
+    line = (table["signal"] == "entropy") & (table["metric"] == "auroc") & (table["scope"] == "within")
+    assert np.array_equal(table[line].sort_values("target")["mean"], first[at].sort_values("target")["value"])
+    assert len(STUDY.figure(rows).axes) == 2
+
+
+@pytest.mark.slow
+def test_the_command_trains_every_companion_before_it_measures(tmp_path, capsys):
+    (tmp_path / "mine.toml").write_text(
+        """
+        [mine]
+        seeds = [1]
+        architecture = { unique_layers = 1, max_loops = 2, width = 8, heads = 2, block = "bert" }
+        optimisation = { steps = 2, batch_size = 8, warmup_steps = 1 }
+        measurement = { heldout_draws = 1, strata = 2, ensemble = 2, splits = 2 }
+        worlds = [{ task = "masked", dataset = "latin" }]
+        arms = [{ trainer = "elt" }]
+        """
+    )
+    asked = ["--preset", str(tmp_path / "mine.toml"), "--runs", str(tmp_path / "runs"), "--workers", "1"]
+    assert command.main("disagreement", [*asked, "--results", str(tmp_path / "results")]) == 0
+    rows = results.load_rows(tmp_path / "results")
+    assert set(rows["seed"]) == {1}  # the companion is trained and not measured
+    assert len(list((tmp_path / "runs").glob("*/checkpoint.safetensors"))) == 2
+    assert "ensemble_entropy" in set(rows["signal"])
+    assert command.main("disagreement", [*asked, "--results", str(tmp_path / "results")]) == 0
+    assert "1 cached" in capsys.readouterr().out
