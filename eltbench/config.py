@@ -39,6 +39,7 @@ class Architecture:
     loop_conditioning: bool = False  # the loop index also enters the condition of the block
     attention_radius: int | None = None  # tokens farther apart on the grid (Chebyshev) do not see each other
     loop_adapter_rank: int = added(0)  # of each loop's own update of the block's linear maps; 0: none
+    dropout: float = added(0.0)  # share left out of what attention and MLP add, the same in every loop of a pass
 
     def __post_init__(self) -> None:
         for name in ("unique_layers", "max_loops", "min_loops", "width", "heads", "mlp_ratio", "patch"):
@@ -68,6 +69,9 @@ class Architecture:
                 f"architecture: loop_adapter_rank must be an integer from 0 to width, given {self.loop_adapter_rank!r} "
                 f"at width {self.width}"
             )
+        if isinstance(self.dropout, bool) or not 0 <= self.dropout < 1:
+            raise ValueError(f"architecture: dropout must be in [0, 1), given {self.dropout!r}")
+        object.__setattr__(self, "dropout", float(self.dropout))
 
     @property
     def effective_depth(self) -> int:

@@ -15,6 +15,7 @@ from eltbench.backends import check_exits
 from eltbench.backends.base import Engine
 from eltbench.config import Run, run_from_dict
 from eltbench.data.base import Clean, DataSpec
+from eltbench.dropout import draw_dropped
 from eltbench.identity import run_id
 from eltbench.streams import stream
 from eltbench.tasks.base import Array, Batch
@@ -62,13 +63,48 @@ class Model:
         context: np.ndarray | None = None,
         *,
         exits: Sequence[int],
+        dropout_passes: int = 0,
+        seed: int = 0,
     ) -> list[np.ndarray]:
         """One prediction per exit, from one pass: clean values (B, H, W, C), or logits (B, T, vocabulary).
 
         inputs: noisy values (B, H, W, C) or tokens (B, T) with `spec.vocabulary` where masked. labels: (B,), the null
-        label by default. log_snr: (B,) or one number; diffusion needs it. Raises ValueError for impossible exits.
+        label by default. log_snr: (B,) or one number; diffusion needs it. dropout_passes: if above 0, as many passes
+        with dropout left on, drawn from `seed` (Monte-Carlo dropout, arXiv 1506.02142); they are then the first axis of
+        each prediction, (S, B, …). Raises ValueError for impossible exits, and for passes of a network that was trained
+        without dropout.
         """
         exits = self.exits(exits)
+        if dropout_passes < 0:
+            raise ValueError(f"predict: dropout_passes must be 0 or more, given {dropout_passes}")
+        if dropout_passes and not self.run.architecture.dropout:
+            raise ValueError(
+                f"predict: this network was trained without dropout, so {dropout_passes} passes would be the same one; "
+                "train it with architecture.dropout above 0"
+            )
+        batch = self.engine.upload(self.batch(inputs, labels, log_snr, context))
+        if not dropout_passes:
+            return self._predictions(batch, exits)
+        network = self.run.architecture, self.trainer.depth, self.spec, self.task.timed
+        passes = []
+        for place in range(dropout_passes):
+            rng = stream(self.run.dataset, seed, "dropout passes", place)
+            dropped = draw_dropped(*network, len(inputs), rng)
+            assert dropped is not None
+            passes.append(self._predictions(batch._replace(dropped=self.engine.ops.asarray(dropped)), exits))
+        return [np.stack(members) for members in zip(*passes, strict=True)]
+
+    def _predictions(self, batch: Batch, exits: tuple[int, ...]) -> list[np.ndarray]:
+        return [self.engine.numpy(output.prediction) for output in self.engine.predict(batch, exits)]
+
+    def batch(
+        self,
+        inputs: np.ndarray,
+        labels: np.ndarray | None = None,
+        log_snr: np.ndarray | float | None = None,
+        context: np.ndarray | None = None,
+    ) -> Batch:
+        """What `predict` is given as a host batch, completed and checked (ValueError) but for a target and weights."""
         items = len(inputs)
         if self.task.timed and log_snr is None:
             raise ValueError(f"predict: task {self.run.task!r} needs log_snr, the noise level of the inputs")
@@ -79,8 +115,7 @@ class Model:
         inputs = np.asarray(inputs, np.float32 if self.spec.kind == "continuous" else np.int32)
         context = None if context is None else np.asarray(context, np.int32)
         level = None if log_snr is None else np.broadcast_to(np.asarray(log_snr, np.float32), (items,)).copy()
-        batch = self.engine.upload(Batch(inputs, np.asarray(labels, np.int32), context, level, None, None))
-        return [self.engine.numpy(output.prediction) for output in self.engine.predict(batch, exits)]
+        return Batch(inputs, np.asarray(labels, np.int32), context, level, None, None)
 
     def trajectory(
         self, labels: np.ndarray, loops: int, *, seed: int = 0, given: Clean | None = None, **settings: Any

@@ -13,6 +13,7 @@ from eltbench.backends.base import Engine, Report
 from eltbench.backends.checkpoint import snapshot_name
 from eltbench.config import Optimisation, Run
 from eltbench.data.base import Dataset
+from eltbench.dropout import draw_dropped
 from eltbench.log import DivergedError, Log
 from eltbench.streams import stream
 from eltbench.tasks.base import Array, Batch, Task
@@ -130,7 +131,10 @@ def draw(run: Run, made: Parts, step: int) -> tuple[Batch, tuple[int, ...]]:
     clean = made.dataset.batch(stream(run.dataset, run.seed, "batch", step), optimisation.batch_size)
     corruption = stream(run.dataset, run.seed, "corruption", step)
     batch = made.task.corrupt(clean, made.dataset.spec, corruption, optimisation.label_dropout)
-    return batch, made.trainer.exits(run.architecture, stream(run.dataset, run.seed, "exits", step))
+    network = run.architecture, made.trainer.depth, made.dataset.spec, made.task.timed
+    dropped = draw_dropped(*network, optimisation.batch_size, stream(run.dataset, run.seed, "dropout", step))
+    exits = made.trainer.exits(run.architecture, stream(run.dataset, run.seed, "exits", step))
+    return batch._replace(dropped=dropped), exits
 
 
 def _begin(run: Run, directory: Path, made: Parts) -> Trainee:

@@ -32,6 +32,10 @@ from eltbench.config import Architecture, Optimisation, Run, build, run_from_dic
         ({"loop_adapter_rank": -1}, "loop_adapter_rank must be an integer from 0 to width, given -1 at width 64"),
         ({"loop_adapter_rank": 65}, "loop_adapter_rank must be an integer from 0 to width, given 65 at width 64"),
         ({"loop_adapter_rank": 2.0}, "loop_adapter_rank must be an integer from 0 to width, given 2.0 at width 64"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), given 1.0"),
+        ({"dropout": -0.1}, r"dropout must be in \[0, 1\), given -0.1"),
+        ({"dropout": float("nan")}, r"dropout must be in \[0, 1\), given nan"),
+        ({"dropout": True}, r"dropout must be in \[0, 1\), given True"),
     ],
 )
 def test_an_impossible_architecture_is_refused(fields, message):

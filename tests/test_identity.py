@@ -30,6 +30,7 @@ OTHER = {
     "block": "bert",
     "norm": "sandwich",
     "attention_radius": 2,
+    "dropout": 0.1,
     "schedule": "cosine",
     "betas": (0.9, 0.95),
     "width": 128,

@@ -79,6 +79,8 @@ def activation_bytes(
         "head": head,
     }
     mask = 0 if architecture.attention_radius is None else FLOAT * passes * length**2
+    if architecture.dropout:  # its factors, the same in every loop
+        kept["dropout"] = 2 * architecture.unique_layers * state
     return {**{part: FLOAT * batch * n for part, n in kept.items()}, "halting": batch * halting, "mask": mask}
 
 

@@ -29,7 +29,8 @@ class Batch(NamedTuple):
 
     inputs: (B, H, W, C) noisy values or (B, T) tokens with masks. labels: (B,), the null label where dropped.
     context: (B, T) or None. log_snr: (B,) or None. target: clean values, shaped like `inputs`.
-    weight: (B,) loss weights (diffusion), or (B, T) with 1 at masked positions.
+    weight: (B,) loss weights (diffusion), or (B, T) with 1 at masked positions. dropped: what dropout leaves out
+    (`eltbench.dropout`), or None.
     """
 
     inputs: Array
@@ -38,6 +39,7 @@ class Batch(NamedTuple):
     log_snr: Array | None
     target: Array
     weight: Array
+    dropped: Array | None = None
 
     def select(self, index: Any) -> Batch:
         """The items at `index` (a slice or an array of positions), every field alike."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -85,4 +86,4 @@ def prepared(call: Call, batch: int) -> tuple[Callable[[], list[ExitOutput]], li
     log_snr = torch.zeros(batch) if call.timed else None
     given = [*network.parameters(), *network.buffers(), inputs, labels, context, log_snr]
     held = [tensor for tensor in given if tensor is not None]
-    return lambda: network(inputs, labels, context, log_snr, call.exits), held
+    return partial(network, inputs, labels, context, log_snr, call.exits), held

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def storage(tensor: torch.Tensor) -> tuple[int, int]:
     return tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
 
 
-def saved_by_autograd(call: Call, batch: int) -> int:
+def saved_by_autograd(call: Call, batch: int, dropped: torch.Tensor | None = None) -> int:
     """Bytes of the storages that the graph of the predictions holds, without weights, tables and the batch."""
     predict, held = prepared(call, batch)
     packed: list[weakref.ref[Kept]] = []
@@ -54,7 +55,7 @@ def saved_by_autograd(call: Call, batch: int) -> int:
         return kept
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
-        outputs = predict()
+        outputs = predict() if dropped is None else predict(dropped=dropped)
     kept = dict(storage(it.tensor) for reference in packed if (it := reference()) is not None)
     assert outputs
     return sum(kept[place] for place in kept.keys() - dict(map(storage, held)).keys())
@@ -86,6 +87,19 @@ def largest_alive(call: Call, batch: int) -> int:
 def test_activation_bytes_equal_what_autograd_saves(call, batch):
     parts = accounting.activation_bytes(*call.shape, call.exits[-1], len(call.exits), batch)
     assert sum(parts.values()) == saved_by_autograd(call, batch)
+
+
+@pytest.mark.parametrize("norm", ["pre", "sandwich"])
+@pytest.mark.parametrize(("depth", "block"), [("looped", "dit"), ("universal", "bert"), ("equilibrium", "dit")])
+def test_activation_bytes_with_dropout_are_its_factors_more_whatever_the_loops(depth, block, norm):
+    architecture = Architecture(unique_layers=3, width=8, heads=2, block=block, norm=norm, dropout=0.1)
+    architecture = replace(architecture, input_injection=depth == "equilibrium")
+    call, length = Call(architecture, depth, CONTINUOUS, True, (2, 3)), 8 + (block == "bert")
+    dropped = torch.zeros(5, 3, 2, length, 8, dtype=torch.bool)
+    parts = accounting.activation_bytes(*call.shape, 3, 2, batch=5)
+    assert sum(parts.values()) == saved_by_autograd(call, 5, dropped)
+    plain = call._replace(architecture=replace(architecture, dropout=0.0))
+    assert sum(parts.values()) == saved_by_autograd(plain, 5) + 4 * dropped.numel()
 
 
 @settings(max_examples=40, derandomize=True)

@@ -149,11 +149,19 @@ class DiTBlock(Block):
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(self.modulation(activated)[:, None], 6, axis=-1)
         return shift1, 1 + scale1, gate1, shift2, 1 + scale2, gate2
 
-    def __call__(self, x: Array, modulation: Modulation, mask: Array | None, updates: Updates = PLAIN) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        modulation: Modulation,
+        mask: Array | None,
+        updates: Updates = PLAIN,
+        kept: Array | None = None,
+    ) -> Array:
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
         attended = normalised(self.after1, self.attention(shift1 + self.norm1(x) * scale1, mask, updates))
-        x = x + gate1 * attended  # (B, T, D)
-        return x + gate2 * normalised(self.after2, self.mlp(shift2 + self.norm2(x) * scale2, updates))
+        x = x + gate1 * thinned(attended, kept, 0)  # (B, T, D)
+        expanded = normalised(self.after2, self.mlp(shift2 + self.norm2(x) * scale2, updates))
+        return x + gate2 * thinned(expanded, kept, 1)
 
 
 class BertBlock(Block):
@@ -166,9 +174,16 @@ class BertBlock(Block):
         """Nothing: this block takes its condition from the prefix token."""
         return ()
 
-    def __call__(self, x: Array, modulation: Modulation, mask: Array | None, updates: Updates = PLAIN) -> Array:
-        x = x + normalised(self.after1, self.attention(self.norm1(x), mask, updates))  # (B, T, D)
-        return x + normalised(self.after2, self.mlp(self.norm2(x), updates))
+    def __call__(
+        self,
+        x: Array,
+        modulation: Modulation,
+        mask: Array | None,
+        updates: Updates = PLAIN,
+        kept: Array | None = None,
+    ) -> Array:
+        x = x + thinned(normalised(self.after1, self.attention(self.norm1(x), mask, updates)), kept, 0)  # (B, T, D)
+        return x + thinned(normalised(self.after2, self.mlp(self.norm2(x), updates)), kept, 1)
 
 
 class Head(eqx.Module):
@@ -198,3 +213,8 @@ class Head(eqx.Module):
 def normalised(norm: LayerNorm | None, added: Array) -> Array:
     """What a sub-layer adds, in float32, normalised where the norm is a sandwich."""
     return added.astype(jnp.float32) if norm is None else norm(added)
+
+
+def thinned(added: Array, kept: Array | None, branch: int) -> Array:
+    """What a branch of a layer adds (B, T, D), without what dropout leaves out; kept: factors (B, 2, T, D)."""
+    return added if kept is None else added * kept[:, branch]

@@ -27,6 +27,7 @@ from eltbench.backends.jax.equilibrium import phantom_gradient
 from eltbench.backends.jax.halting import Halting
 from eltbench.config import Architecture
 from eltbench.data.base import DataSpec
+from eltbench.dropout import kept_scale
 from eltbench.equilibrium import History, Solver
 from eltbench.tasks.base import Batch, ExitOutput
 
@@ -38,13 +39,15 @@ class Conditioning(NamedTuple):
 
     vector: the condition (B, D). blocks: one modulation per layer, or None where it differs from loop to loop.
     head: the modulation of the head. injected: (B, P + T, D), added before every loop after the first, at equilibrium
-    depth before the first too, or None.
+    depth before the first too, or None. kept: (B, N, 2, P + T, D), 0 where dropout leaves out what a layer's attention
+    or MLP adds, else 1/(1 - dropout), or None.
     """
 
     vector: Array
     blocks: tuple[Modulation, ...] | None
     head: Modulation
     injected: Array | None
+    kept: Array | None
 
 
 class Carry(NamedTuple):
@@ -196,7 +199,7 @@ class Network(eqx.Module):
         return self._outputs(kept, conditioning, len(exits))
 
     def embed(
-        self, inputs: Array, labels: Array, context: Array | None, log_snr: Array | None
+        self, inputs: Array, labels: Array, context: Array | None, log_snr: Array | None, dropped: Array | None = None
     ) -> tuple[Array, Conditioning]:
         """The state before the first loop (B, P + T, D), and what all loops share."""
         vector = self.condition(labels, log_snr)  # (B, D)
@@ -206,7 +209,8 @@ class Network(eqx.Module):
         activated = jax.nn.silu(vector)
         blocks = None if self.architecture.loop_conditioning else self._modulations(activated)
         injected = None if self.injection is None else self.injection(state)
-        return state, Conditioning(vector, blocks, self.head.modulate(activated), injected)
+        kept = None if dropped is None else jnp.where(dropped, 0.0, kept_scale(self.architecture))
+        return state, Conditioning(vector, blocks, self.head.modulate(activated), injected, kept)
 
     def loop(self, state: Array, conditioning: Conditioning, index: Array) -> Array:
         """The state (B, P + T, D) after loop `index` (1 is the first), given the state before it.
@@ -227,8 +231,9 @@ class Network(eqx.Module):
         radius = architecture.attention_radius
         mask = None if radius is None else jnp.asarray(positions.visible(self.grid, radius, self.prefix))
         updates = [adapters.at(index) for adapters in self.adapters] or [PLAIN] * len(blocks)
-        for block, modulation, update in zip(self.blocks, blocks, updates, strict=True):
-            state = block(state, modulation, mask, update)
+        for layer, (block, modulation, update) in enumerate(zip(self.blocks, blocks, updates, strict=True)):
+            kept = None if conditioning.kept is None else conditioning.kept[:, layer]
+            state = block(state, modulation, mask, update, kept)
         return state if self.solver is None else LayerNorm(architecture.width, affine=False)(state)
 
     def read(self, state: Array, conditioning: Conditioning) -> Array:
@@ -244,7 +249,8 @@ class Network(eqx.Module):
         return x.reshape(*x.shape[:-5], rows * side, columns * side, -1)
 
     def _begin(self, batch: Batch) -> tuple[Carry, Conditioning]:
-        state, conditioning = self.embed(batch.inputs, batch.labels, batch.context, batch.log_snr)
+        given = batch.inputs, batch.labels, batch.context, batch.log_snr, batch.dropped
+        state, conditioning = self.embed(*given)
         tally = None if self.halting is None else self.halting.start(state)
         return Carry(state, tally, None if self.solver is None else self.solver.start(state)), conditioning
 

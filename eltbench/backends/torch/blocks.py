@@ -69,11 +69,19 @@ class DiTBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(activated).unsqueeze(1).chunk(6, dim=-1)
         return shift1, 1 + scale1, gate1, shift2, 1 + scale2, gate2
 
-    def forward(self, x: Tensor, modulation: Modulation, mask: Tensor | None, updates: Updates = PLAIN) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Modulation,
+        mask: Tensor | None,
+        updates: Updates = PLAIN,
+        kept: Tensor | None = None,
+    ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
         attended = self.attention(torch.addcmul(shift1, self.norm1(x), scale1), mask, updates)
-        x = torch.addcmul(x, gate1, self.after1(attended))  # (B, T, D)
-        return torch.addcmul(x, gate2, self.after2(self.mlp(torch.addcmul(shift2, self.norm2(x), scale2), updates)))
+        x = torch.addcmul(x, gate1, thinned(self.after1(attended), kept, 0))  # (B, T, D)
+        expanded = self.mlp(torch.addcmul(shift2, self.norm2(x), scale2), updates)
+        return torch.addcmul(x, gate2, thinned(self.after2(expanded), kept, 1))
 
 
 class BertBlock(nn.Module):
@@ -94,9 +102,16 @@ class BertBlock(nn.Module):
         """Nothing: this block takes its condition from the prefix token."""
         return ()
 
-    def forward(self, x: Tensor, modulation: Modulation, mask: Tensor | None, updates: Updates = PLAIN) -> Tensor:
-        x = x + self.after1(self.attention(self.norm1(x), mask, updates))  # (B, T, D)
-        return x + self.after2(self.mlp(self.norm2(x), updates))
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Modulation,
+        mask: Tensor | None,
+        updates: Updates = PLAIN,
+        kept: Tensor | None = None,
+    ) -> Tensor:
+        x = x + thinned(self.after1(self.attention(self.norm1(x), mask, updates)), kept, 0)  # (B, T, D)
+        return x + thinned(self.after2(self.mlp(self.norm2(x), updates)), kept, 1)
 
 
 class Head(nn.Module):
@@ -118,6 +133,11 @@ class Head(nn.Module):
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
         x = self.norm(x)  # (B, T, D)
         return self.linear(torch.addcmul(modulation[0], x, modulation[1]) if modulation else x)  # (B, T, outputs)
+
+
+def thinned(added: Tensor, kept: Tensor | None, branch: int) -> Tensor:
+    """What a branch of a layer adds (B, T, D), without what dropout leaves out; kept: factors (B, 2, T, D)."""
+    return added if kept is None else added * kept[:, branch]
 
 
 def updated(mapped: Tensor, x: Tensor, update: LowRank | None) -> Tensor:

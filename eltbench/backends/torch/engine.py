@@ -111,7 +111,8 @@ class TorchEngine(Engine):
 
     def _call(self, network: Any, batch: Batch, exits: tuple[int, ...], fields: tuple[str, ...]) -> list[ExitOutput]:
         with self.autocast():
-            outputs = network(batch.inputs, batch.labels, batch.context, batch.log_snr, exits, fields)
+            given = batch.inputs, batch.labels, batch.context, batch.log_snr
+            outputs = network(*given, exits, fields, batch.dropped)
         if self.run.precision == "fp32":
             return outputs
         return [ExitOutput(*(None if field is None else field.float() for field in output)) for output in outputs]

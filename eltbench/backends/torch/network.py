@@ -27,6 +27,7 @@ from eltbench.backends.torch.halting import Halting, Tally
 from eltbench.backends.torch.initialisation import initialise
 from eltbench.config import Architecture
 from eltbench.data.base import DataSpec
+from eltbench.dropout import kept_scale
 from eltbench.equilibrium import History, Solver
 from eltbench.tasks.base import ExitOutput
 
@@ -36,13 +37,15 @@ class Conditioning(NamedTuple):
 
     vector: the condition (B, D). blocks: one modulation per layer, or None where it differs from loop to loop.
     head: the modulation of the head. injected: (B, P + T, D), added before every loop after the first, at equilibrium
-    depth before the first too, or None.
+    depth before the first too, or None. kept: (B, N, 2, P + T, D), 0 where dropout leaves out what a layer's attention
+    or MLP adds, else 1/(1 - dropout), or None.
     """
 
     vector: Tensor
     blocks: tuple[Modulation, ...] | None
     head: Modulation
     injected: Tensor | None
+    kept: Tensor | None
 
 
 class Embedding(nn.Module):
@@ -155,17 +158,19 @@ class Network(nn.Module):
         log_snr: Tensor | None,
         exits: Sequence[int],
         fields: tuple[str, ...] = ("prediction",),
+        dropped: Tensor | None = None,
     ) -> list[ExitOutput]:
         """One output per exit, from one run of loops 1 … exits[-1]; the head is read at the exits only.
 
-        inputs (B, H, W, C) or (B, T), labels (B,), context (B, T), log_snr (B,). Of ExitOutput's fields only those
-        named are filled; `ponder` stays None unless the depth is universal. Raises ValueError for exits that are not
-        strictly increasing from 1 on, or lie beyond a unique-depth network, and for unknown fields.
+        inputs (B, H, W, C) or (B, T), labels (B,), context (B, T), log_snr (B,), dropped (B, N, 2, P + T, D). Of
+        ExitOutput's fields only those named are filled; `ponder` stays None unless the depth is universal. Raises
+        ValueError for exits that are not strictly increasing from 1 on, or lie beyond a unique-depth network, for
+        unknown fields, and for masks of dropout where the architecture has none.
         """
         exits = check_exits(exits, deepest=1 if self.depth == "unique" else None)
         if unknown := set(fields) - set(ExitOutput._fields):
             raise ValueError(f"network: fields must be among {ExitOutput._fields}, given {sorted(unknown)}")
-        state, conditioning = self.embed(inputs, labels, context, log_snr)
+        state, conditioning = self.embed(inputs, labels, context, log_snr, dropped)
         tally = None if self.halting is None else self.halting.start(state)
         history = None if self.solver is None else self.solver.start(state)
         outputs = []
@@ -178,7 +183,12 @@ class Network(nn.Module):
         return outputs
 
     def embed(
-        self, inputs: Tensor, labels: Tensor, context: Tensor | None, log_snr: Tensor | None
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        context: Tensor | None,
+        log_snr: Tensor | None,
+        dropped: Tensor | None = None,
     ) -> tuple[Tensor, Conditioning]:
         """The state before the first loop (B, P + T, D), and what all loops share."""
         vector = self.condition(labels, log_snr)  # (B, D)
@@ -188,7 +198,8 @@ class Network(nn.Module):
         activated = F.silu(vector)
         blocks = None if self.architecture.loop_conditioning else self._modulations(activated)
         injected = None if self.injection is None else self.injection(state)
-        return state, Conditioning(vector, blocks, self.head.modulate(activated), injected)
+        kept = None if dropped is None else (~dropped).float() * kept_scale(self.architecture)
+        return state, Conditioning(vector, blocks, self.head.modulate(activated), injected, kept)
 
     def loop(self, state: Tensor, conditioning: Conditioning, index: int) -> Tensor:
         """The state (B, P + T, D) after loop `index` (1 is the first), given the state before it.
@@ -206,8 +217,9 @@ class Network(nn.Module):
             if self.prefix:  # without modulation the loop index enters through the token that carries the condition
                 state = torch.cat([state[:, :1] + self.loop_vector(index), state[:, 1:]], dim=1)
         updates = [adapters.at(index) for adapters in self.adapters] or [PLAIN] * len(blocks)  # type: ignore[operator]
-        for block, modulation, update in zip(self.blocks, blocks, updates, strict=True):
-            state = block(state, modulation, self.mask, update)
+        kept = [None] * len(blocks) if conditioning.kept is None else conditioning.kept.unbind(1)
+        for block, modulation, update, layer in zip(self.blocks, blocks, updates, kept, strict=True):
+            state = block(state, modulation, self.mask, update, layer)
         return state if self.solver is None else F.layer_norm(state, state.shape[-1:], eps=1e-6)
 
     def read(self, state: Tensor, conditioning: Conditioning) -> Tensor:

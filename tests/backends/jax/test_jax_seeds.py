@@ -28,6 +28,7 @@ PAIRS = [
     pytest.param(small_run("universal-transformer", "masked", block="bert"), id="universal masked", marks=SLOW),
     pytest.param(small_run("random-loops", "masked", "digits-codes"), id="random loops masked", marks=SLOW),
     pytest.param(small_run("deq", "masked", block="bert"), id="deq masked", marks=SLOW),
+    pytest.param(small_run("elt", "masked", block="bert", dropout=0.2), id="elt masked with dropout", marks=SLOW),
 ]
 
 
