@@ -36,7 +36,9 @@ def signals_of_rules(observed: PerSample, parted: Parted) -> dict[str, np.ndarra
             found |= {} if gate is None else {name: gate}
         elif rule.signal in observed.signals and not nonfinite({rule.signal: observed.signals[rule.signal]}):
             found[name] = observed.signals[rule.signal]
-    return found
+    return {
+        name: values for name, values in found.items() if np.isfinite(values[:-1]).any()
+    }  # else it never stops early
 
 
 def curves(observed: PerSample, parted: Parted, rules: dict[str, np.ndarray], points: int = 10) -> Rows:

@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy.stats import rankdata, spearmanr
+from sklearn.metrics import average_precision_score
 
 from eltbench.statistics import NonFiniteError
 
@@ -44,8 +44,14 @@ def above(error: np.ndarray, strata: np.ndarray, thresholds: Mapping[int, float]
 
 
 def auroc(signal: np.ndarray, event: np.ndarray) -> float:
-    """P(signal of an event > signal of none), ties counting half; NaN unless both occur."""
-    return float(roc_auc_score(event, signal)) if 0 < event.sum() < len(event) else float("nan")
+    """P(signal of an event > signal of none), ties counting half; NaN unless both occur.
+
+    By ranks, as Mann and Whitney's U over its largest value: a thousand times a model, where checks would take longest.
+    """
+    events = int(event.sum())
+    if not 0 < events < len(event):
+        return float("nan")
+    return float((rankdata(signal)[event].sum() - events * (events + 1) / 2) / (events * (len(event) - events)))
 
 
 def auprc(signal: np.ndarray, event: np.ndarray) -> float:

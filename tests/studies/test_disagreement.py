@@ -198,4 +198,4 @@ def test_the_command_trains_every_companion_before_it_measures(tmp_path, capsys)
     assert len(list((tmp_path / "runs").glob("*/checkpoint.safetensors"))) == 2
     assert "ensemble_entropy" in set(rows["signal"])
     assert command.main("disagreement", [*asked, "--results", str(tmp_path / "results")]) == 0
-    assert "1 cached" in capsys.readouterr().out
+    assert '"runs_done": 0, "runs_cached": 1' in capsys.readouterr().out
