@@ -1,11 +1,12 @@
 # make setup   create .venv and install
 # make run     … and run the quick extrapolation study
 # make test    … and pass the tests
+# make report  … and write report.html from the committed results
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup run test lint benchmark clean
+.PHONY: setup run report test lint benchmark clean
 
 setup: $(STAMP)
 
@@ -16,6 +17,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 run: setup
 	$(BIN)/python -m eltbench.studies.extrapolation
+
+report: setup
+	$(BIN)/eltbench report
 
 lint: setup
 	$(BIN)/ruff check .

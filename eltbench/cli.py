@@ -1,4 +1,4 @@
-"""The command `eltbench`: list · train · sample · study · compare · doctor."""
+"""The command `eltbench`: list · train · sample · study · compare · report · doctor."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ USAGE = """usage: eltbench COMMAND …
   sample RUN            draw the picture of samples by loops of a trained model
   study NAME            ask a study's question; the same as python -m eltbench.studies.NAME
   compare A B           which verdicts and estimates moved between two folders of results
+  report                one page of everything in results/: claims, figures, where they come from
   doctor                versions, devices, weights, and what is missing
 
 eltbench COMMAND --help says more."""
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sample": commands.sample,
         "study": commands.study,
         "compare": commands.compare,
+        "report": commands.report,
         "doctor": commands.doctor,
     }
     if not given or given[0] in ("-h", "--help"):

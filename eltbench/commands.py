@@ -175,6 +175,27 @@ def compare(arguments: list[str]) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class ReportCommand:
+    """Write one self-contained HTML page, and a PDF of the figures, from everything in a results folder."""
+
+    results: Path = Path("results")
+    out: Path = Path("report.html")
+    """the page; the figures' PDF has the same name"""
+    narrow: bool = False
+    """also presets that only show the way: smoke and quick"""
+
+
+def report(arguments: list[str]) -> int:
+    """Write the page."""
+    from eltbench.report import write
+
+    asked = tyro.cli(ReportCommand, prog="eltbench report", args=arguments)
+    for path in write(asked.results, asked.out, narrow=asked.narrow):
+        print(path)
+    return 0
+
+
 def doctor(arguments: list[str]) -> int:
     """Print what is here and what is missing; exits 1 where a study could not run."""
     if arguments:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -112,9 +112,9 @@ def markdown(found: dict[str, Any]) -> str:
                     f"{cell['task']} {cell['dataset']} {cell['backend']}",
                     f"**{condition['verdict']}**",
                     condition["estimand"],
-                    _interval(first),
-                    Region(*_bounds(first["region"])).describe(first["scale"]),
-                    f"{second[0]['verdict']}: {_interval(second[0])}" if second else "–",
+                    interval_in_words(first),
+                    region_in_words(first),
+                    f"{second[0]['verdict']}: {interval_in_words(second[0])}" if second else "–",
                     str(first["n"]),
                 )
                 lines.append("| " + " | ".join(cells) + " |")
@@ -137,12 +137,18 @@ def overview(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _cell_in_short(cell: dict[str, Any]) -> str:
-    effects = ", ".join(_estimate(condition["witnesses"][0]) for condition in cell["conditions"])
+    effects = ", ".join(estimate_in_words(condition["witnesses"][0]) for condition in cell["conditions"])
     return f"{cell['task']} {cell['dataset']} {cell['backend']}: {cell['verdict']} ({effects})"
 
 
-def _estimate(witness: dict[str, Any]) -> str:
+def estimate_in_words(witness: Mapping[str, Any]) -> str:
+    """The effect alone."""
     return "not measured" if witness["estimate"] is None else quantity(witness["estimate"], witness["scale"])
+
+
+def region_in_words(witness: Mapping[str, Any]) -> str:
+    """The region in which a witness of claims.json supports its claim."""
+    return Region(*_bounds(witness["region"])).describe(witness["scale"])
 
 
 def _bounds(region: list[float | None]) -> tuple[float, float]:
@@ -150,7 +156,8 @@ def _bounds(region: list[float | None]) -> tuple[float, float]:
     return -math.inf if low is None else low, math.inf if high is None else high
 
 
-def _interval(witness: dict[str, Any]) -> str:
+def interval_in_words(witness: Mapping[str, Any]) -> str:
+    """The effect and its interval for people, from a witness of claims.json."""
     low, high = _bounds([witness["low"], witness["high"]])
     if witness["estimate"] is None:
         return "not measured"
