@@ -26,7 +26,7 @@ def provenance() -> dict[str, Any]:
         **_commit(),
         "libraries": {name: found for name in known if (found := _version(name))},
         "host": socket.gethostname(),
-        "cpu": _processor(),
+        "cpu": processor(),
         "cpu_count": os.cpu_count(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -75,7 +75,8 @@ def _git(directory: Path, *arguments: str) -> str | None:
 
 
 @functools.cache
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -15,7 +15,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -26,11 +25,11 @@ from filelock import Timeout
 
 from eltbench.config import Run, run_from_dict
 from eltbench.runs import WEIGHTS, Job, RunStore
+from eltbench.sender import ORPHANED, end_with_sender, told
 
 if TYPE_CHECKING:
     from eltbench.model import Model
 
-ORPHANED = 3  # exit code when the sender is gone
 REPORT_EVERY = 0.5  # seconds between two events of one phase
 Emit = Callable[[Mapping[str, Any]], None]
 
@@ -165,13 +164,6 @@ def _costs(model: Model) -> Callable[[int | None], dict[str, int]]:
     return lambda loops: fixed if loops is None else {**fixed, "macs": accounting.macs(*shape, loops)}
 
 
-def _end_with_sender() -> None:
-    """Leave at the end of stdin; runs in a thread, and skips every clean-up, which atomic files do not need."""
-    while os.read(0, 4096):
-        pass
-    os._exit(ORPHANED)
-
-
 def _jobs(asked: Mapping[str, Any]) -> list[Job]:
     run = run_from_dict(asked["run"])
     return [Job(run, each["study"], each["settings"], version=each["version"]) for each in asked["measurements"]] or [
@@ -191,13 +183,10 @@ def main() -> int:
         failed |= "error" in event
         events.write(json.dumps(event) + "\n")
 
-    line = b""
-    while not line.endswith(b"\n"):  # unbuffered, so that the watching thread sees all that follows
-        byte = os.read(0, 1)
-        if not byte:
-            return ORPHANED
-        line += byte
-    threading.Thread(target=_end_with_sender, daemon=True).start()
+    line = told()
+    if line is None:
+        return ORPHANED
+    end_with_sender()
     try:
         message = json.loads(line)
         work([_jobs(asked) for asked in message["make"]], RunStore(Path(message["store"])), emit)

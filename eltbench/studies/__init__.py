@@ -12,6 +12,7 @@ registry: Registry[Study] = Registry(
         "depth_grid": "eltbench.studies.depth_grid:DepthGrid",
         "disagreement": "eltbench.studies.disagreement:Disagreement",
         "extrapolation": "eltbench.studies.extrapolation:Extrapolation",
+        "throughput": "eltbench.studies.throughput:Throughput",
     },
 )
 register, get, create, names = registry.register, registry.get, registry.create, registry.names

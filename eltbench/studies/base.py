@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,6 +38,10 @@ class Study(ABC):
     version: ClassVar[int]
     columns: ClassVar[dict[str, pa.DataType]]  # key columns beyond the shared ones
     claims: ClassVar[tuple[str, ...]]  # the claims it decides; their number widens the intervals
+
+    def main(self, arguments: Sequence[str] | None) -> int | None:
+        """Run a command line of the study's own; None where it has the one that studies of trained runs share."""
+        return None
 
     def cell(self, model: Mapping[str, Any]) -> tuple[Any, ...]:
         """What names one model in this study's table; the values of `model` are those of a row's columns."""

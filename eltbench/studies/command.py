@@ -75,6 +75,8 @@ def main(study: str, arguments: Sequence[str] | None = None) -> int:
         found = studies.create(study)
         if isinstance(found, reading.Reading):
             return reading.main(found, arguments)
+        if (code := found.main(arguments)) is not None:
+            return code
         about = StudyCommand.__doc__
         return execute(study, tyro.cli(StudyCommand, prog=f"eltbench study {study}", description=about, args=arguments))
     except (ValueError, OSError) as error:

@@ -130,6 +130,11 @@ def load_preset(study: str, name_or_path: str) -> Preset:
     A preset that says `extends = "other"` starts from that one of the same file. Raises ValueError for an unknown
     name, a file that is no TOML, or an unknown field.
     """
+    return _preset(*load_table(study, name_or_path))
+
+
+def load_table(study: str, name_or_path: str) -> tuple[str, dict[str, Any]]:
+    """The name and the table of a preset as `load_preset` finds it, for a study whose presets say other things."""
     path, _, name = name_or_path.partition(":")
     if path.endswith(".toml"):
         try:
@@ -141,7 +146,7 @@ def load_preset(study: str, name_or_path: str) -> Preset:
         name = name or next(iter(tables))
     else:
         name, tables = name_or_path, tomllib.loads(_packaged(study))
-    return _preset(name, _extended(name, tables, study))
+    return name, _extended(name, tables, study)
 
 
 def _packaged(study: str) -> str:

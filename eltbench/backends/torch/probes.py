@@ -1,0 +1,62 @@
+"""What torch runs to find a machine's ceilings: single products, reads, copies and empty kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eltbench.backends.speed import Call
+from eltbench.backends.torch.parallel import available_device
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class TorchProbes:
+    """See `eltbench.evaluation.ceilings.Probes`."""
+
+    def __init__(self, device: str, threads: int) -> None:
+        self.device = available_device(device)
+        if self.device.type == "cpu":
+            torch.set_num_threads(threads)
+
+    def product(self, vectors: int, inputs: int, outputs: int, precision: str) -> Call:
+        """A linear map with its bias, on operands that stay where they are."""
+        x, weight, bias = (self._drawn(precision, *size) for size in ((vectors, inputs), (outputs, inputs), (outputs,)))
+        return torch.inference_mode()(lambda: F.linear(x, weight, bias))
+
+    def attention(self, items: int, tokens: int, width: int, heads: int, precision: str) -> Call:
+        """Fused attention among the tokens of each item."""
+        queries, keys, values = (self._drawn(precision, items, heads, tokens, width // heads) for _ in range(3))
+        return torch.inference_mode()(lambda: F.scaled_dot_product_attention(queries, keys, values))
+
+    def read(self, size: int) -> Call:
+        """Read so many bytes: a sum."""
+        values = torch.ones(max(1, size // 4), device=self.device)
+        return torch.inference_mode()(values.sum)
+
+    def copy(self, size: int) -> Call:
+        """Copy half of so many bytes onto the other half."""
+        values = torch.ones(2, max(1, size // 8), device=self.device)
+        return torch.inference_mode()(lambda: values[1].copy_(values[0]))
+
+    def launch(self) -> Call:
+        """A kernel that does next to nothing."""
+        value = torch.ones(1, device=self.device)
+        return torch.inference_mode()(lambda: value.add_(1.0))
+
+    def wait(self, last: Any) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def accelerator(self) -> dict[str, Any] | None:
+        """Name, memory and last level of cache of a CUDA device in bytes; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        known = torch.cuda.get_device_properties(self.device)
+        return {"name": known.name, "memory": known.total_memory, "caches": {"L2": known.L2_cache_size}}
+
+    def _drawn(self, precision: str, *size: int) -> Tensor:
+        return torch.randn(size, generator=torch.Generator().manual_seed(0)).to(self.device, DTYPES[precision])

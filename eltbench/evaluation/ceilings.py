@@ -1,0 +1,119 @@
+"""Measuring the ceilings of a roofline: rates, bandwidths and launches, and what the system says of itself."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from eltbench.evaluation.roofline import Ceilings, Shape
+from eltbench.evaluation.stopwatch import Call
+from eltbench.provenance import processor
+
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+SQUARE = {"cpu": 1024, "cuda": 8192}  # side of the product whose rate is the peak
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+LAUNCHES = 200
+
+
+class Probes(Protocol):
+    """What a backend runs to be measured; each gives a call that can be repeated (see backends.torch.probes)."""
+
+    def product(self, vectors: int, inputs: int, outputs: int, precision: str) -> Call: ...
+    def attention(self, items: int, tokens: int, width: int, heads: int, precision: str) -> Call: ...
+    def read(self, size: int) -> Call: ...
+    def copy(self, size: int) -> Call: ...
+    def launch(self) -> Call: ...
+    def wait(self, last: Any) -> None: ...
+    def accelerator(self) -> dict[str, Any] | None: ...
+
+
+def measure(
+    probes: Probes,
+    device: str,
+    threads: int,
+    shapes: Mapping[str, Iterable[Shape]],
+    seconds: float = 0.03,
+    largest: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Ceilings:
+    """The ceilings of this machine, with rates at these shapes by precision; about 3·`seconds` for each number.
+
+    largest: of the sets that are read and copied, in bytes; eight times the last level of cache by default. Each number
+    is the best of three, since nothing makes a machine faster than it is.
+    """
+
+    def best(call: Call, least: int = 1) -> float:
+        probes.wait(call())
+        started = clock()
+        probes.wait(call())
+        once = clock() - started
+        times = max(least, math.ceil(seconds / once)) if once > 0 else least
+        found = []
+        for _ in range(3):
+            started = clock()
+            for _ in range(times):
+                last = call()
+            probes.wait(last)
+            found.append((clock() - started) / times)
+        return min(found)
+
+    def rate(shape: Shape, precision: str) -> float:
+        if shape.heads:
+            call = probes.attention(shape.items, shape.vectors, shape.inputs, shape.heads, precision)
+        else:
+            call = probes.product(shape.vectors, shape.inputs, shape.outputs, precision)
+        return shape.flops / best(call)
+
+    accelerator = probes.accelerator()
+    system = accelerator or {"name": processor(), "memory": memory()["total"], "caches": caches()}
+    last_level = list(system["caches"].values())[-1] if system["caches"] else 2**25
+    sizes = ladder(largest or 8 * last_level)
+    side = SQUARE["cuda" if accelerator else "cpu"]
+    return Ceilings(
+        device=device,
+        name=system["name"],
+        threads=threads,
+        memory=system["memory"],
+        launch=best(probes.launch(), LAUNCHES),
+        peaks={precision: rate(Shape(side, side, side), precision) for precision in shapes},
+        rates={precision: {each: rate(each, precision) for each in set(its)} for precision, its in shapes.items()},
+        read=[(size, size / best(probes.read(size))) for size in sizes],
+        copy=[(size, size / best(probes.copy(size))) for size in sizes],
+        caches=system["caches"],
+    )
+
+
+def ladder(largest: int, smallest: int = 2**18) -> list[int]:
+    """Sizes in bytes from `smallest` to `largest`, two to each doubling."""
+    steps = max(1, round(2 * math.log2(largest / smallest)))
+    return [round(smallest * (largest / smallest) ** (step / steps) / 8) * 8 for step in range(steps + 1)]
+
+
+def caches(folder: Path = CACHES) -> dict[str, int]:
+    """Bytes of each level of data cache of a processor by name (L1, L2, …), as Linux says; empty where it does not."""
+    found = {}
+    for index in sorted(folder.glob("index*")):
+        try:
+            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+        except OSError:
+            continue
+        given = re.fullmatch(r"(\d+)([KMG]?)", size)
+        if kind != "Instruction" and given:
+            found[f"L{level}"] = int(given[1]) * UNITS.get(given[2], 1)
+    return dict(sorted(found.items()))
+
+
+def memory(path: Path = Path("/proc/meminfo")) -> dict[str, int]:
+    """Bytes of main memory, `total` and `available`; without Linux' account what there is counts as available."""
+    try:
+        lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        names = {"total": "MemTotal", "available": "MemAvailable"}
+        return {name: 1024 * int(lines[key].split()[0]) for name, key in names.items()}
+    except (OSError, KeyError, ValueError):
+        known = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return {"total": known, "available": known}

@@ -1,0 +1,210 @@
+"""The roofline: how fast a network call can be on a machine, from ceilings that were measured on it.
+
+A matrix product of m vectors with a weight of k × n does 2·m·k·n FLOPs and reads k·n weights. It can take no less time
+than its FLOPs need at the rate of the arithmetic units, and no less than its weights need to come from where they are:
+
+    seconds ≥ max(FLOPs / rate, weight bytes / bandwidth, launch)
+
+FLOPs over bytes is 2·m/4 in fp32: with few vectors (one image, few tokens) the second term decides, with many the
+first. Where the weights come from depends on what was read since their last use, the **working set**: a unique-depth
+network reads all its layers before it comes back to the first, a looped one only its N shared layers. A cache that
+holds the N layers but not all D serves the looped network at its own bandwidth while the other waits for memory. That,
+and nothing else, is what sharing weights buys in speed: same FLOPs, same reads, shorter way. Hence three regimes:
+
+    all D layers fit            both are served by the cache      ratio 1
+    N layers fit, D do not      only the looped one is            ratio up to the ratio of the bandwidths
+    N layers do not fit         neither is                        ratio 1
+
+and a ratio near 1 wherever FLOPs decide. All ceilings are measured in the same run: the rate at the very shape of each
+product (with its weight as near as it can be), the bandwidth of reading sets of growing size again and again, which
+shows each level of cache as a step, and the launch of an empty kernel. Norms, nonlinearities and sums are left out: the
+prediction is a floor of the time, and `achieved over ceiling` says how far above it the program stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from eltbench.accounting import BYTES, Depth, check_call, peak_bytes, state_length, token_grid
+from eltbench.config import Architecture
+from eltbench.data.base import DataSpec
+
+
+class Shape(NamedTuple):
+    """A matrix product (vectors × inputs) · (inputs × outputs), or with `heads` attention among `vectors` tokens.
+
+    Attention is of `items` sequences; its width is `inputs`, its `outputs` are as many.
+    """
+
+    vectors: int
+    inputs: int
+    outputs: int
+    heads: int = 0
+    items: int = 1
+
+    @property
+    def flops(self) -> int:
+        """2·MACs; attention has two products among all pairs of tokens."""
+        pairs = 4 * self.items * self.vectors**2 * self.inputs
+        return pairs if self.heads else 2 * self.vectors * self.inputs * self.outputs
+
+
+class Kernel(NamedTuple):
+    """One kind of product of a call: its shape, how often it runs, and whether every loop reads its weights anew."""
+
+    part: str
+    shape: Shape
+    times: int
+    looped: bool  # its weights belong to the block
+
+    @property
+    def weights(self) -> int:
+        """Values of the weight and its bias; attention has none."""
+        return 0 if self.shape.heads else (self.shape.inputs + 1) * self.shape.outputs
+
+
+def kernels(
+    architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, loops: int, batch: int = 1
+) -> list[Kernel]:
+    """The matrix products of one call on `batch` items that reads one exit; their FLOPs add up to `accounting.flops`.
+
+    Raises ValueError for an impossible call, and where there are products that are not timed here: input injection,
+    loop conditioning and loop adapters, universal and equilibrium depth.
+    """
+    check_call(depth, loops, batch=batch)
+    plain = architecture.loop_conditioning or architecture.loop_adapter_rank or architecture.input_injection
+    if depth not in ("looped", "unique") or plain:
+        raise ValueError(f"a roofline is drawn for plain looped and unique-depth networks, given {depth} with {plain}")
+    rows, columns = token_grid(architecture, depth, spec)
+    d, layers, tokens = architecture.width, architecture.unique_layers, rows * columns
+    length, hidden = state_length(architecture, depth, spec, timed), architecture.mlp_ratio * architecture.width
+    continuous, patch = spec.kind == "continuous", architecture.patch**2 * spec.channels
+    passes, vectors = loops * layers, batch * length
+    found = [
+        Kernel("queries, keys, values", Shape(vectors, d, 3 * d), passes, True),
+        Kernel("attention", Shape(length, d, d, architecture.heads, batch), passes, True),
+        Kernel("projection", Shape(vectors, d, d), passes, True),
+        Kernel("expansion", Shape(vectors, d, hidden), passes, True),
+        Kernel("contraction", Shape(vectors, hidden, d), passes, True),
+        Kernel("head", Shape(batch * tokens, d, patch if continuous else spec.vocabulary), 1, False),
+    ]
+    if continuous:
+        found.append(Kernel("embedding", Shape(batch * tokens, patch, d), 1, False))
+    if timed:
+        found.append(Kernel("noise level", Shape(batch, d, d), 2, False))
+    if architecture.block == "dit":
+        found.append(Kernel("modulation", Shape(batch, d, 6 * d), layers, False))
+        found.append(Kernel("modulation of the head", Shape(batch, d, 2 * d), 1, False))
+    return found
+
+
+def block_bytes(architecture: Architecture, precision: str = "fp32") -> int:
+    """Bytes of the weights that every loop reads: N layers without their modulation."""
+    d, hidden = architecture.width, architecture.mlp_ratio * architecture.width
+    layer = (d + 1) * 4 * d + (d + 1) * hidden + (hidden + 1) * d
+    return BYTES[precision] * architecture.unique_layers * layer
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What a machine can do at most, as measured on it; all sizes in bytes, all rates per second.
+
+    rates: FLOPs by precision and shape. peaks: FLOPs of a large square product by precision. read, copy: bandwidth of
+    reading a set of that size over and over, and of copying within it (read and written bytes counted), in ascending
+    order of size. caches: size by name, the last level last; empty where the system does not say.
+    """
+
+    device: str
+    name: str
+    threads: int
+    memory: int
+    launch: float
+    peaks: Mapping[str, float]
+    rates: Mapping[str, Mapping[Shape, float]]
+    read: Sequence[tuple[int, float]]
+    copy: Sequence[tuple[int, float]]
+    caches: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def cache(self) -> int | None:
+        """Bytes of the last level of cache, the one that decides whether weights have to come from memory."""
+        return list(self.caches.values())[-1] if self.caches else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `ceilings_from_dict` is the inverse."""
+        rates = {name: [[*shape, rate] for shape, rate in its.items()] for name, its in self.rates.items()}
+        return {**asdict(self), "rates": rates}
+
+
+def ceilings_from_dict(values: Mapping[str, Any]) -> Ceilings:
+    """The ceilings that `Ceilings.to_dict` wrote."""
+    rates = {name: {Shape(*row[:-1]): row[-1] for row in its} for name, its in values["rates"].items()}
+    ladders = {name: [(int(size), float(rate)) for size, rate in values[name]] for name in ("read", "copy")}
+    return Ceilings(**{**values, "rates": rates, **ladders})
+
+
+def bandwidth(ladder: Sequence[tuple[int, float]], working_set: float) -> float:
+    """Bytes per second at a working set, between the two nearest sizes on a logarithmic scale, level beyond the ends.
+
+    Raises ValueError for an empty ladder.
+    """
+    if not ladder:
+        raise ValueError("bandwidth: the ladder of measured sizes is empty")
+    below = [step for step in ladder if step[0] <= working_set] or [ladder[0]]
+    above = [step for step in ladder if step[0] >= working_set] or [ladder[-1]]
+    (low, slow), (high, fast) = below[-1], above[0]
+    if low >= high:
+        return slow
+    share = math.log(working_set / low) / math.log(high / low)
+    return math.exp((1 - share) * math.log(slow) + share * math.log(fast))
+
+
+class Predicted(NamedTuple):
+    """One kernel of a call as the roofline has it: seconds of all its runs, and which term decides."""
+
+    kernel: Kernel
+    seconds: float
+    bound: str  # compute, memory or launch
+
+
+def predict(
+    ceilings: Ceilings,
+    architecture: Architecture,
+    depth: Depth,
+    spec: DataSpec,
+    timed: bool,
+    loops: int,
+    batch: int = 1,
+    precision: str = "fp32",
+    *,
+    launch: bool = True,
+) -> list[Predicted]:
+    """The least time of every kernel of a call that is repeated over and over; their sum is the call's.
+
+    launch: whether each kernel is launched by itself, as it is outside a captured graph. Raises ValueError for a shape
+    whose rate was not measured, and as `kernels` does.
+    """
+    width = BYTES[precision]
+    found = kernels(architecture, depth, spec, timed, loops, batch)
+    alive = peak_bytes(architecture, depth, spec, timed, loops, batch)  # in fp32: no less than in any precision
+    block = block_bytes(architecture, precision)
+    once = sum(width * each.weights * each.times for each in found if not each.looped)
+    between_loops, between_calls = block + alive, block + once + alive
+
+    def bounds(kernel: Kernel) -> Iterator[tuple[float, str]]:
+        rates = ceilings.rates.get(precision, {})
+        if kernel.shape not in rates:
+            raise ValueError(f"no rate was measured for {kernel.shape} in {precision}")
+        yield kernel.shape.flops / rates[kernel.shape], "compute"
+        if kernel.weights:
+            again = kernel.looped and loops > 1
+            rate = bandwidth(ceilings.read, between_loops if again else between_calls)
+            yield width * kernel.weights / rate, "memory"
+        if launch:
+            yield ceilings.launch, "launch"
+
+    worst = [(kernel, *max(bounds(kernel))) for kernel in found]
+    return [Predicted(kernel, kernel.times * seconds, bound) for kernel, seconds, bound in worst]

@@ -1,0 +1,82 @@
+"""Throughput: what does sharing weights buy in speed and memory on this machine, and why?
+
+Nothing is trained to its end: networks with random weights are timed in fresh processes (eltbench.throughput), beside
+ceilings that are measured in the same run (eltbench.evaluation.roofline). Times hold for this machine as it was then.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+
+from eltbench import claims
+from eltbench.claims import Cell, Decision, Evidence
+from eltbench.config import Run
+from eltbench.model import Model
+from eltbench.runs import Job
+from eltbench.studies import register
+from eltbench.studies.base import Measured, Study
+from eltbench.studies.presets import Arm, Preset, World
+from eltbench.throughput import figure, summary
+from eltbench.throughput.rows import COLUMNS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TIERS = 3  # device tiers that operating-point asks for
+ONE_TIER = f"the claim compares at least {TIERS} tiers of devices, and one command measures one machine"
+
+
+@register("throughput", version=1)
+class Throughput(Study):
+    """Looped against unique-depth networks of equal depth, their training steps and memory, and blocks of others."""
+
+    columns: ClassVar = COLUMNS
+    claims = ("throughput", "step-cost", "train-memory", "operating-point")
+
+    def main(self, arguments: Sequence[str] | None) -> int:
+        from eltbench.throughput.command import main
+
+        return main(self, arguments)
+
+    def plan(self, preset: Preset) -> list[Job]:
+        return []
+
+    def settings(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
+        raise ValueError(f"study {self.name!r} trains no model; its presets declare cells")
+
+    def measure(self, model: Model, run: Run, settings: Mapping[str, Any]) -> Measured:
+        raise ValueError(f"study {self.name!r} measures no trained model")
+
+    def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
+        return summary.summary(rows)
+
+    def figure(self, rows: pd.DataFrame) -> Figure:
+        return figure.figure(rows)
+
+    def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
+        return {**summary.evidence(rows), "operating-point": {}}
+
+    def remarks(self, rows: pd.DataFrame) -> list[str]:
+        return summary.sentences(rows)
+
+    def decide(self, rows: pd.DataFrame, *, smoke: bool) -> list[Decision]:
+        """One decision a claim; operating-point is inconclusive by itself (`eltbench recommend` answers it locally)."""
+        shown, count = self.evidence(rows), len(self.claims)
+        found = []
+        for id in self.claims:
+            claim = claims.claim(id)
+            if claim.conditions:
+                found.append(claims.decide(claim, shown[id], comparisons=count, preset_is_smoke=smoke))
+            else:
+                found.append(Decision(claim, "inconclusive", ONE_TIER, 0.95, count, ()))
+        return found
+
+
+if __name__ == "__main__":
+    from eltbench.studies.command import main
+
+    sys.exit(main("throughput"))

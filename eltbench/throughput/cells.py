@@ -1,0 +1,297 @@
+"""The cells of the throughput study: what is timed against what, declared in a preset, and about how long it takes."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from eltbench.accounting import BYTES, activation_bytes, flops, parameters, peak_bytes, weight_bytes
+from eltbench.backends.speed import Body
+from eltbench.config import Architecture, Optimisation, Run
+from eltbench.data.base import DataSpec
+from eltbench.evaluation.roofline import Shape, block_bytes, kernels
+from eltbench.fields import build
+
+Measure = Literal["call", "self", "sampler", "hoisting", "step", "memory", "peers"]
+MODES = {"eager": "torch", "compiled": "torch", "cuda-graph": "torch", "scan": "jax", "unrolled": "jax"}
+CODES, CLASSES = 1024, 1000  # of the tokens that a masked network predicts: the paper's tokenizer, ImageNet's labels
+LATENT = 4  # channels of a diffusion network's input: the paper's latents
+TRAINING = ("elt", "no-ilsd", "unique-depth")
+ADAM = 5  # weights, their average, gradient and two moments, in float32 each
+
+
+class Nominal(NamedTuple):
+    """Figures of no machine in particular, by which `--dry-run` estimates; nothing measured rests on them."""
+
+    flops: float  # per second
+    bandwidth: float  # bytes per second
+    building: float  # bytes of weights per second
+    layer: float  # seconds of launches
+    start: float  # seconds of a process
+
+
+NOMINAL = {"cpu": Nominal(1e11, 2.5e10, 1.5e9, 5e-5, 0.8), "cuda": Nominal(1e14, 1e12, 1e10, 5e-5, 3.0)}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One comparison at one size: N unique layers in L loops against N·L unique layers (or as `measure` says)."""
+
+    measure: Measure
+    unique_layers: int
+    loops: int
+    width: int
+    heads: int
+    block: Literal["bert", "dit"] = "bert"
+    tokens: int = 16
+    batch: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    mode: str = "eager"
+    sampling_steps: int = 0
+    guidance_scale: float = 1.0
+    rounds: int = 4
+    scale: str = ""  # the paper's name of this size
+    assumed: str = ""  # what the paper does not say of it
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"cell: mode must be one of {', '.join(MODES)}, given {self.mode!r}")
+        side = round(self.tokens**0.5)
+        if side * side != self.tokens:
+            raise ValueError(f"cell: tokens must be a square number, given {self.tokens}")
+        if self.measure in ("peers", "hoisting", "step", "memory") and self.backend != "torch":
+            raise ValueError(f"cell: {self.measure} is measured in torch alone, given mode {self.mode!r}")
+        if self.measure == "hoisting" and self.block != "dit":
+            raise ValueError(f"cell: hoisting moves the modulation of a 'dit' block, given block {self.block!r}")
+        if self.rounds < 1 or self.batch < 1 or self.loops < 1:
+            raise ValueError(f"cell: rounds, batch and loops must be at least 1, given {self}")
+        if (self.measure == "sampler") != (self.sampling_steps > 0):
+            raise ValueError(f"cell: a sampler, and nothing else, has sampling_steps, given {self.sampling_steps}")
+        self.architecture("looped")  # refuses widths and heads that do not fit
+
+    @property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits that name the cell."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def backend(self) -> str:
+        return MODES[self.mode]
+
+    @property
+    def task(self) -> str:
+        """What the network would be trained on: tokens for a BERT-style block, latents for a DiT."""
+        return "masked" if self.block == "bert" else "diffusion"
+
+    @property
+    def depth(self) -> int:
+        """D = N·L, the layers of the unique-depth network."""
+        return self.unique_layers * self.loops
+
+    @property
+    def name(self) -> str:
+        """For people: `call 2N×6L against 12, width 384, batch 1, 16 tokens, fp32, eager`."""
+        scale = f"{self.scale}: " if self.scale else ""
+        shape = f"{self.unique_layers}N×{self.loops}L against {self.depth}, width {self.width}, batch {self.batch}"
+        return f"{scale}{self.measure} {shape}, {self.tokens} tokens, {self.block}, {self.precision}, {self.mode}"
+
+    @property
+    def spec(self) -> DataSpec:
+        """The form of the items: a square grid of codes, or of latents of which each is a token."""
+        side = round(self.tokens**0.5)
+        if self.block == "bert":
+            return DataSpec("tokens", (side, side), vocabulary=CODES, classes=CLASSES)
+        return DataSpec("continuous", (side, side), channels=LATENT, classes=CLASSES)
+
+    def architecture(self, contender: str) -> Architecture:
+        """The network's shape: `looped`, or D layers of their own."""
+        looped = contender == "looped"
+        return Architecture(
+            unique_layers=self.unique_layers if looped else self.depth,
+            max_loops=self.loops if looped else 1,
+            width=self.width,
+            heads=self.heads,
+            block=self.block,
+            patch=1,
+        )
+
+    def body(self, contender: str) -> Body:
+        """What is run for `looped` or `unique`."""
+        looped, timed = contender == "looped", self.task == "diffusion"
+        depth: Literal["looped", "unique"] = "looped" if looped else "unique"
+        loops = self.loops if looped else 1
+        return Body(self.architecture(contender), depth, self.spec, timed, loops, self.batch, self.precision, self.mode)
+
+    def run(self, trainer: str, device: str, threads: int) -> Run:
+        """The run whose training steps are timed: diffusion on digits, its 8×8 pixels as 16 or 64 tokens."""
+        if self.tokens not in (16, 64):
+            raise ValueError(f"cell: digits have 16 or 64 tokens, given {self.tokens}")
+        shape = self.architecture("unique" if trainer == "unique-depth" else "looped")
+        return Run(
+            trainer,
+            "diffusion",
+            "digits",
+            architecture=replace(shape, block="dit", patch=2 if self.tokens == 16 else 1),
+            optimisation=Optimisation(batch_size=self.batch),
+            device=device,
+            precision=self.precision,
+            compile=self.mode == "compiled",
+            threads=threads,
+        )
+
+    @property
+    def contenders(self) -> tuple[str, ...]:
+        """Whose calls are timed in turns; of peers it is known only where they are installed."""
+        return {
+            "call": ("looped", "unique"),
+            "self": ("unique", "unique-copy"),
+            "sampler": ("looped", "unique", "blocks"),
+            "hoisting": ("looped", "unhoisted"),
+            "step": TRAINING,
+            "memory": ("elt", "unique-depth"),
+            "peers": ("ours",),
+        }[self.measure]
+
+    @property
+    def shapes(self) -> set[Shape]:
+        """The products whose rates the roofline needs."""
+        if self.measure not in ("call", "self", "sampler", "hoisting"):
+            return set()
+        bodies = [self.body(name) for name in ("looped", "unique")]
+        items = self.batch * (1 if self.guidance_scale == 1 else 2)
+        return {each.shape for it in bodies for each in kernels(*it[:5], items)}
+
+    def weight_bytes(self, contender: str) -> int:
+        """All weights of a network, in the precision of its products."""
+        return weight_bytes(*self.body(contender)[:4], self.precision)
+
+    def looped_bytes(self, contender: str) -> int:
+        """The weights that every loop reads, or all layers read once: what a cache would have to hold."""
+        return block_bytes(self.architecture(contender), self.precision)
+
+    def needed_bytes(self) -> int:
+        """Memory that a process of this cell needs, roughly: weights (converted from float32) and activations."""
+        if self.measure in ("step", "memory"):
+            largest = 0
+            for trainer in self.contenders:
+                run, depth = self.run(trainer, "cpu", 1), "unique" if trainer == "unique-depth" else "looped"
+                digits = DataSpec("continuous", (8, 8), channels=1, classes=10)
+                shape = (run.architecture, depth, digits, True)
+                held = ADAM * BYTES["fp32"] * sum(parameters(*shape).values())  # type: ignore[arg-type]
+                loops = run.architecture.max_loops
+                kept = activation_bytes(*shape, loops, min(2, loops), self.batch)  # type: ignore[arg-type]
+                largest = max(largest, held + sum(kept.values()))
+            return largest * (len(self.contenders) if self.measure == "step" else 1)
+        bodies = [self.body(name) for name in ("looped", "unique")]
+        held = sum(weight_bytes(*body[:4]) for body in bodies)
+        return held + sum(peak_bytes(*body[:5], self.batch) for body in bodies)
+
+    def seconds(self, processes: int, device: str = "cpu") -> float:
+        """About how long all processes of the cell take, on nominal figures; for `--dry-run` alone."""
+        nominal = NOMINAL["cpu" if device == "cpu" else "cuda"]
+        if self.measure == "memory":
+            return processes * len(self.contenders) * (nominal.start + 1.5)
+        flop = self.batch * flops(*self.body("looped")[:5])
+        held = self.weight_bytes("unique")
+        call = max(flop / nominal.flops, held / nominal.bandwidth) + self.depth * nominal.layer
+        calls = 12 * self.rounds * {"step": 9, "sampler": 3 * self.sampling_steps, "peers": 3}.get(self.measure, 2)
+        loading = {"compiled": 5.0, "unrolled": 3.0, "scan": 2.0}.get(self.mode, 1.5 if self.measure == "step" else 0)
+        return processes * (nominal.start + loading + held / nominal.building + calls * call)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells of one kind: every pair N×L at every width, token count, batch, precision and mode named."""
+
+    measure: Measure
+    pairs: tuple[tuple[int, int], ...]
+    widths: tuple[int, ...]
+    tokens: tuple[int, ...] = (16,)
+    batches: tuple[int, ...] = (1,)
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32",)
+    modes: tuple[str, ...] = ("eager",)
+    block: Literal["bert", "dit"] = "bert"
+    heads: int = 0  # 0: one for every 64 channels
+    sampling_steps: int = 0
+    guidance_scale: float = 1.0
+    rounds: int = 4
+    scale: str = ""
+    assumed: str = ""
+
+    def cells(self) -> list[Cell]:
+        """Each cell once."""
+        alike = ("measure", "block", "sampling_steps", "guidance_scale", "rounds", "scale", "assumed")
+        return [
+            Cell(
+                unique_layers=layers,
+                loops=loops,
+                width=width,
+                heads=self.heads or max(1, width // 64),
+                tokens=tokens,
+                batch=batch,
+                precision=precision,
+                mode=mode,
+                **{name: getattr(self, name) for name in alike},
+            )
+            for width, (layers, loops), tokens, batch, precision, mode in itertools.product(
+                self.widths, self.pairs, self.tokens, self.batches, self.precisions, self.modes
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A device, how often everything is repeated, and the groups of cells."""
+
+    name: str
+    groups: tuple[Group, ...]
+    about: str = ""
+    smoke: bool = False  # its claims always read inconclusive
+    device: str = "cpu"
+    threads: int = 1
+    processes: int = 5  # fresh ones a cell: the replicates of every interval
+    calls: int = 10  # of a burst, at least
+    burst_seconds: float = 0.05
+    spread: float = 0.1  # quartile distance over median above which a process is noisy, and repeated
+    repeats: int = 1  # of a noisy process
+    ceiling_seconds: float = 0.02  # of each number of the roofline, three times
+    largest_set: int = 0  # bytes that are read at most for the roofline; 0: eight times the last cache
+
+    def __post_init__(self) -> None:
+        for name, least in (("threads", 1), ("processes", 1), ("calls", 10), ("repeats", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"preset {self.name!r}: {name} must be at least {least}, given {getattr(self, name)}")
+        if not self.spread > 0:
+            raise ValueError(f"preset {self.name!r}: spread must be above 0, given {self.spread}")
+        graphs = [cell.name for cell in self.cells if cell.mode == "cuda-graph"]
+        if graphs and not self.device.startswith("cuda"):
+            raise ValueError(f"preset {self.name!r}: mode 'cuda-graph' needs a CUDA device, given {self.device!r}")
+        if not self.cells:
+            raise ValueError(f"preset {self.name!r} has no cells: give it groups")
+        twice = len(self.cells) - len({cell.id for cell in self.cells})
+        if twice:
+            raise ValueError(f"preset {self.name!r} names {twice} cells twice; name each once")
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for group in self.groups for cell in group.cells()]
+
+    @property
+    def seconds(self) -> float:
+        """About how long the preset takes."""
+        shapes = {(cell.precision, shape) for cell in self.cells for shape in cell.shapes}
+        ceilings = 3 * (self.processes + 1) + 4 * self.ceiling_seconds * (len(shapes) + 50)
+        return ceilings + sum(cell.seconds(self.processes, self.device) for cell in self.cells)
+
+
+def preset_from_table(name: str, table: Mapping[str, Any]) -> Preset:
+    """A preset from its TOML table; raises ValueError for what it does not know."""
+    groups = table.get("groups", [])
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise ValueError(f"preset {name!r}: groups must be a list of tables, given {groups!r}")
+    return build(Preset, {"name": name, **table, "groups": tuple(build(Group, group) for group in groups)})

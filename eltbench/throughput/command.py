@@ -1,0 +1,215 @@
+"""The command line of the throughput study: measure, decide, write everything into one folder, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow as pa
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from eltbench import backends, results
+from eltbench.atomic import check_writable, replacing, write_text
+from eltbench.claims import Decision
+from eltbench.evaluation.roofline import Ceilings, bandwidth
+from eltbench.progress import duration
+from eltbench.provenance import provenance, row_provenance
+from eltbench.runs import measurement_hash
+from eltbench.schema import row_schema, validate
+from eltbench.studies import verdicts
+from eltbench.studies.presets import load_table
+from eltbench.throughput import measuring
+from eltbench.throughput.cells import Preset, preset_from_table
+from eltbench.throughput.measuring import Record
+from eltbench.throughput.rows import COLUMNS, all_rows, timings
+from eltbench.throughput.summary import UNIT
+
+if TYPE_CHECKING:
+    from eltbench.studies.throughput import Throughput
+
+COVERS = "fresh processes on this machine, one after the other, in one run"
+PIPED_WIDTH = 160  # columns of the tables where stdout is no terminal
+SHOWN = ("throughput_ratio", "self_ratio", "block_share", "hoisting_gain", "step_time_ratio", "speed_over_peer")
+SHOWN += ("step_time_ratio_to_unique", "peak_memory_ratio")
+
+
+@dataclass(frozen=True)
+class ThroughputCommand:
+    """Time looped against unique-depth networks on this machine, kept idle, beside its measured roofline."""
+
+    preset: str = "cpu"
+    """a packaged preset (smoke, cpu, gpu), or FILE.toml:NAME"""
+    device: str = ""
+    """the preset's, or another: cpu, cuda"""
+    results: Path = Path("results")
+    """where the study's folder is written"""
+    dry_run: bool = False
+    """list the cells and the estimated time; measure nothing"""
+    force: bool = False
+    """replace what an earlier command wrote there"""
+
+
+def main(study: Throughput, arguments: Sequence[str] | None = None) -> int:
+    """Run the study's command line; returns the exit code, 1 where a cell failed. Raises ValueError for bad input."""
+    about = ThroughputCommand.__doc__
+    command = tyro.cli(ThroughputCommand, prog=f"eltbench study {study.name}", description=about, args=arguments)
+    preset = preset_from_table(*load_table(study.name, command.preset))
+    preset = replace(preset, device=command.device or preset.device)
+    if command.dry_run:
+        for cell in preset.cells:
+            print(f"{cell.id}  about {duration(cell.seconds(preset.processes, preset.device))}  {cell.name}")
+        print(
+            f"{len(preset.cells)} cells in {preset.processes} processes each, about {duration(preset.seconds)} in all"
+        )
+        return 0
+    backends.get("torch").check_device(preset.device)
+    folder = command.results / study.name / preset.name
+    check_writable(folder)
+    if (folder / "rows.parquet").exists() and not command.force:
+        raise ValueError(
+            f"{folder} holds an earlier run; repeat with --force to replace it, or choose another --results"
+        )
+    started = time.monotonic()
+    ceilings, records = measuring.measure(preset, say)
+    rows = stamped(study, preset, all_rows(ceilings, records))
+    entry = {**provenance(), "wall_seconds": round(time.monotonic() - started, 1), "presets": [asdict(preset)]}
+    decisions = write(folder, study, preset, rows, records, entry)
+    show(study, preset, folder, ceilings, rows, decisions)
+    failed = [record for record in records if record.failed]
+    for record in failed:
+        print(f"failed: {record.cell.name}, process {record.process}: {record.failed}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def say(done: int, of: int, what: str) -> None:
+    """One line of progress on stderr."""
+    print(f"[{done}/{of}] {what}", file=sys.stderr, flush=True)
+
+
+def schema() -> pa.Schema:
+    """The shared columns and the study's own; most may be empty, since they describe a trained model."""
+    kept = row_schema(COLUMNS)
+    return pa.schema([field.with_nullable(True) for field in kept], metadata=kept.metadata)
+
+
+def stamped(study: Throughput, preset: Preset, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows completed with study, preset, versions and time, in the form of `schema`."""
+    form = schema()
+    known = {
+        **dict.fromkeys(form.names),
+        **row_provenance("torch"),
+        "study": study.name,
+        "preset": preset.name,
+        "measurement": measurement_hash(study.name, study.version, {}),
+    }
+    of_backend = {name: row_provenance(name) for name in backends.names()}
+    whole = [{**known, **of_backend.get(row.get("backend") or "torch", {}), **row} for row in rows]
+    return validate(pd.DataFrame(whole), form).to_pandas()
+
+
+def write(
+    folder: Path,
+    study: Throughput,
+    preset: Preset,
+    rows: pd.DataFrame,
+    records: Sequence[Record],
+    entry: dict[str, Any],
+) -> list[Decision]:
+    """All files of the study into its folder, each whole, the rows last; returns the verdicts."""
+    from eltbench import figures
+
+    decisions = study.decide(rows, smoke=preset.smoke)
+    with replacing(folder / "summary.csv") as temporary:
+        study.summarise(rows).to_csv(temporary, index=False, float_format="%.6g")
+    figures.save(study.figure(rows), folder / "figure")
+    found = {each.claim.id: {**each.to_dict(), "intervals_cover": COVERS} for each in decisions}
+    about = {"study": study.name, "preset": preset.name, "claims": found, "sentences": study.remarks(rows)}
+    write_text(folder / "claims.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
+    kinds = {kind: len({each.cell.id for each in records if getattr(each, kind)}) for kind in ("skipped", "failed")}
+    done = {each.cell.id for each in records} - {each.cell.id for each in records if each.skipped or each.failed}
+    entry = {**entry, "cells": {"done": len(done), **kinds}}
+    write_text(folder / "provenance.json", json.dumps({"commands": [entry]}, indent=1) + "\n")
+    raw = pa.Table.from_pandas(timings(records), preserve_index=False)
+    results.write_table(folder / "timings.parquet", raw)
+    results.write_rows(folder / "rows.parquet", rows, schema())
+    return decisions
+
+
+def show(
+    study: Throughput,
+    preset: Preset,
+    folder: Path,
+    ceilings: Ceilings,
+    rows: pd.DataFrame,
+    decisions: Sequence[Decision],
+) -> None:
+    """Ceilings, ratios beside what was predicted, verdicts, the plain sentences, and one JSON line."""
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    for line in machine(ceilings):
+        print(line)
+    console.print(table(study.summarise(rows)))
+    console.print(verdicts.table(decisions))
+    print(f"intervals cover {COVERS}")
+    for decision in decisions:
+        if not decision.cells:
+            print(f"{decision.claim.id}: {decision.reason}")
+    for sentence in study.remarks(rows):
+        print(sentence)
+    line = {"study": study.name, "preset": preset.name, "results": str(folder), "claims": verdicts.in_short(decisions)}
+    sys.stdout.flush()
+    print(json.dumps(line), flush=True)
+
+
+def machine(ceilings: Ceilings) -> list[str]:
+    """The ceilings in a few lines."""
+    levels = ", ".join(f"{name} {size / UNIT:.3g} MB" for name, size in ceilings.caches.items()) or "not told"
+    peaks = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in ceilings.peaks.items())
+    sizes = [*ceilings.caches.values(), ceilings.read[-1][0]]
+    reads = ", ".join(
+        f"{bandwidth(ceilings.read, size / 2) / 1e9:.0f} GB/s from {size / 2 / UNIT:.3g} MB" for size in sizes
+    )
+    return [
+        f"machine: {ceilings.name}, {ceilings.device}, {ceilings.threads} threads, {ceilings.memory / 2**30:.0f} GiB",
+        f"caches: {levels}; a launch takes {ceilings.launch * 1e6:.1f} µs",
+        f"products: {peaks}; reading: {reads}",
+    ]
+
+
+def table(summary: pd.DataFrame) -> Table:
+    """One line a ratio with its interval, what the roofline predicts, and what is missing or noisy."""
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    shown.add_column("cell", ratio=4)
+    shown.add_column("what", ratio=2)
+    for name in ("ratio, interval", "predicted", "regime", "block, MB", "layers, MB"):
+        shown.add_column(name, justify="right")
+    shown.add_column("remark", ratio=2)
+    here = summary[summary["metric"].isin(SHOWN) | summary["reason"].notna()] if len(summary) else summary
+    for _, line in here.iterrows():
+        missing = pd.isna(line["mean"])
+        interval = "–" if missing else f"{line['mean']:.3f}"
+        if not missing and line["high"] < 1e6:
+            interval += f" [{line['low']:.3f}, {line['high']:.3f}]"
+        noisy = f"noisy in {line['noisy']} of {line['processes']}" if line["noisy"] else ""
+        sizes = ("" if pd.isna(line[name]) else f"{line[name] / UNIT:.1f}" for name in ("block_bytes", "unique_bytes"))
+        predicted = "" if pd.isna(line["predicted"]) else f"{line['predicted']:.3f}"
+        what = f"{str(line['metric']).replace('_', ' ')}" + ("" if pd.isna(line["role"]) else f": {line['role']}")
+        regime = "" if pd.isna(line["regime"]) else str(line["regime"])
+        shown.add_row(
+            str(line["name"]),
+            what,
+            interval,
+            predicted,
+            regime,
+            *sizes,
+            noisy if pd.isna(line["reason"]) else line["reason"],
+        )
+    return shown

@@ -1,0 +1,101 @@
+"""The study's figure: where looping pays, measured against predicted, the share of the ceiling, and the bandwidths."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from eltbench.throughput.summary import UNIT, summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PLACE = ["batch_size", "tokens", "precision", "mode"]
+
+
+def figure(rows: pd.DataFrame) -> Figure:
+    """Four panels; a cell's colour and marker are those of its batch, tokens, precision and mode."""
+    from eltbench import figures
+
+    table = summary(rows)
+    canvas, axes = figures.grid(2, 2)
+    calls = table[(table["metric"] == "throughput_ratio") & table["mean"].notna()] if len(table) else table
+    times = table[table["metric"].isin(["call_seconds", "sample_seconds"])] if len(table) else table
+    _where_it_pays(axes[0, 0], calls)
+    _predicted(axes[0, 1], calls)
+    _achieved(axes[1, 0], times)
+    _ladder(axes[1, 1], rows[rows["measure"] == "ceiling"])
+    return canvas
+
+
+def _styles(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict]]:
+    from eltbench import figures
+
+    found = []
+    for number, (place, here) in enumerate(table.groupby(PLACE, sort=False)):
+        batch, tokens, precision, mode = place
+        colour, marker = figures.PALETTE[number % 10], figures.MARKERS[number % len(figures.MARKERS)]
+        style = {"color": colour, "marker": marker, "ls": "", "ms": 5}
+        found.append((f"batch {batch}, {tokens} tokens, {precision}, {mode}", here, style))
+    return found
+
+
+def _where_it_pays(axis: Axes, calls: pd.DataFrame) -> None:
+    """Measured ratio with its interval against block weights over cache; hollow where not all layers spill."""
+    axis.set(xlabel="weights of the shared block over the last cache", ylabel="throughput, looped over unique")
+    known = calls[calls["cache_bytes"].notna()] if len(calls) else calls
+    axis.set_title("where looping pays")
+    axis.axhline(1, color="0.4", lw=1)
+    if known.empty:
+        axis.text(0.5, 0.5, "no cell was timed", ha="center", transform=axis.transAxes)
+        return
+    axis.set_xscale("log")
+    axis.axvline(1, color="0.6", ls=":", lw=1)
+    for label, here, style in _styles(known):
+        here = here.assign(at=here["block_bytes"].astype(float) / here["cache_bytes"].astype(float))
+        for spilled, part in here.groupby(here["unique_bytes"] > here["cache_bytes"]):
+            low, high = (part[bound].where(part[bound].between(1e-6, 1e6), part["mean"]) for bound in ("low", "high"))
+            fill = {} if spilled else {"mfc": "white"}
+            errors = [part["mean"] - low, high - part["mean"]]
+            axis.errorbar(part["at"], part["mean"], errors, **style, **fill, label=label if spilled else None)
+    axis.legend(fontsize=6, frameon=False, title="hollow: all layers fit", title_fontsize=6)
+
+
+def _predicted(axis: Axes, calls: pd.DataFrame) -> None:
+    axis.set(xlabel="ratio predicted by the roofline", ylabel="ratio measured", title="measured against predicted")
+    known = calls[calls["predicted"].notna()] if len(calls) else calls
+    if known.empty:
+        return
+    ends = [min(known["mean"].min(), known["predicted"].min()), max(known["mean"].max(), known["predicted"].max())]
+    axis.plot(ends, ends, color="0.4", lw=1)
+    for _, here, style in _styles(known):
+        axis.plot(here["predicted"], here["mean"], **style)
+
+
+def _achieved(axis: Axes, times: pd.DataFrame) -> None:
+    axis.set(xlabel="weights of all layers, MB", ylabel="ceiling's time over measured", title="achieved over ceiling")
+    known = times[times["achieved"].notna()] if len(times) else times
+    if known.empty:
+        return
+    axis.set_xscale("log")
+    axis.axhline(1, color="0.4", lw=1)
+    for _, here, style in _styles(known):
+        for role, part in here.groupby("role"):
+            fill = {"mfc": "white"} if role == "unique" else {}
+            axis.plot(part["unique_bytes"].astype(float) / UNIT, part["achieved"], **style, **fill)
+    axis.annotate("filled: looped, hollow: unique", (0.02, 0.02), xycoords="axes fraction", fontsize=6)
+
+
+def _ladder(axis: Axes, machine: pd.DataFrame) -> None:
+    from eltbench import figures
+
+    for number, kind in enumerate(("read", "copy")):
+        steps = machine[machine["metric"] == f"{kind}_bytes_per_second"].sort_values("bytes")
+        axis.plot(steps["bytes"].astype(float) / UNIT, steps["value"] / 1e9, color=figures.PALETTE[number], label=kind)
+    for _, level in machine[machine["metric"] == "cache_bytes"].iterrows():
+        axis.axvline(level["value"] / UNIT, color="0.6", ls=":", lw=1)
+        axis.annotate(level["role"], (level["value"] / UNIT, 0.95), xycoords=("data", "axes fraction"), fontsize=7)
+    axis.set(xscale="log", xlabel="working set, MB", ylabel="GB/s", title="bandwidth by working set")
+    axis.legend(fontsize=7, frameon=False)

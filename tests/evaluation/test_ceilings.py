@@ -1,0 +1,108 @@
+"""Measuring ceilings: fake probes on a clock of their own, and what the system's files say."""
+
+from __future__ import annotations
+
+import pytest
+
+from eltbench.backends.torch.probes import TorchProbes
+from eltbench.evaluation import ceilings
+from eltbench.evaluation.roofline import Shape
+
+NEAR, FAR, CACHE = 100e9, 10e9, 2**20
+RATE = 1e12
+
+
+class Probes:
+    """An asynchronous machine with one cache, whose first call of anything takes ten times as long."""
+
+    def __init__(self, stutter=1.0):
+        self.now, self.queued, self.stutter = 0.0, 0.0, stutter
+
+    def _call(self, seconds):
+        calls = 0
+
+        def run():
+            nonlocal calls
+            calls += 1
+            self.queued += seconds * (10 if calls == 1 else 1) * (self.stutter if calls % 7 == 0 else 1)
+
+        return run
+
+    def product(self, vectors, inputs, outputs, precision):
+        return self._call(2 * vectors * inputs * outputs / (RATE * (2 if precision == "bf16" else 1)))
+
+    def attention(self, items, tokens, width, heads, precision):
+        return self._call(4 * items * tokens**2 * width / (RATE / 10))
+
+    def read(self, size):
+        return self._call(size / (NEAR if size <= CACHE else FAR))
+
+    def copy(self, size):
+        return self._call(2 * size / (NEAR if size <= CACHE else FAR))
+
+    def launch(self):
+        return self._call(5e-6)
+
+    def wait(self, last):
+        self.now, self.queued = self.now + self.queued, 0.0
+
+    def accelerator(self):
+        return {"name": "fake", "memory": 8 * CACHE, "caches": {"L2": CACHE}}
+
+
+def test_every_ceiling_is_that_of_the_machine():
+    probes = Probes()
+    shapes = {"fp32": [Shape(16, 32, 96), Shape(17, 32, 32, 4, 2)], "bf16": [Shape(16, 32, 96)]}
+    found = ceilings.measure(probes, "cuda", 1, shapes, clock=lambda: probes.now)
+    assert found.peaks == pytest.approx({"fp32": RATE, "bf16": 2 * RATE})
+    assert found.rates["fp32"] == pytest.approx({shapes["fp32"][0]: RATE, shapes["fp32"][1]: RATE / 10})
+    assert found.rates["bf16"] == pytest.approx({shapes["bf16"][0]: 2 * RATE})
+    assert found.launch == pytest.approx(5e-6)
+    assert dict(found.read) == pytest.approx({size: NEAR if size <= CACHE else FAR for size, _ in found.read})
+    assert dict(found.copy) == pytest.approx({size: rate / 2 for size, rate in found.read})
+    assert found.read[0][0] < CACHE < found.read[-1][0] == 8 * CACHE
+    assert (found.name, found.cache) == ("fake", CACHE)
+
+
+def test_the_ladder_has_two_steps_to_a_doubling():
+    assert ceilings.ladder(2**20, 2**18) == [
+        2**18,
+        pytest.approx(2**18.5, rel=1e-4),
+        2**19,
+        pytest.approx(2**19.5, rel=1e-4),
+        2**20,
+    ]
+
+
+def test_caches_are_read_from_the_system_and_instructions_left_out(tmp_path):
+    for index, level, kind, size in ((0, 1, "Data", "32K"), (1, 1, "Instruction", "64K"), (2, 2, "Unified", "1M")):
+        folder = tmp_path / f"index{index}"
+        folder.mkdir()
+        for name, text in (("level", level), ("type", kind), ("size", size)):
+            (folder / name).write_text(f"{text}\n")
+    (tmp_path / "index3").mkdir()  # one that says nothing
+    assert ceilings.caches(tmp_path) == {"L1": 32 * 1024, "L2": 2**20}
+    assert ceilings.caches(tmp_path / "nowhere") == {}
+
+
+def test_memory_is_the_systems_account(tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal:  1000 kB\nMemAvailable:  400 kB\nHugePages_Total: 0\n")
+    assert ceilings.memory(tmp_path / "meminfo") == {"total": 1024000, "available": 409600}
+    found = ceilings.memory(tmp_path / "nowhere")
+    assert 0 < found["available"] == found["total"]
+
+
+def test_torch_can_be_probed():
+    probes = TorchProbes("cpu", 1)
+    shapes = {"fp32": [Shape(4, 8, 8), Shape(4, 8, 8, 2, 1)], "bf16": []}
+    found = ceilings.measure(probes, "cpu", 1, shapes, seconds=1e-6, largest=2**19)
+    numbers = [
+        found.launch,
+        *found.peaks.values(),
+        *found.rates["fp32"].values(),
+        *dict(found.read + found.copy).values(),
+    ]
+    assert all(number > 0 for number in numbers)
+    assert found.memory > 2**20
+    with pytest.raises(ValueError, match="torch has no device 'tpu'"):
+        TorchProbes("tpu", 1)

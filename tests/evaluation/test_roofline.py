@@ -1,0 +1,141 @@
+"""The roofline: its FLOPs and bytes are those that torch counts, and its three regimes come out as by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from eltbench import accounting
+from eltbench.backends.torch.network import Network
+from eltbench.config import Architecture
+from eltbench.data.base import DataSpec
+from eltbench.evaluation.roofline import (
+    Ceilings,
+    Shape,
+    bandwidth,
+    block_bytes,
+    ceilings_from_dict,
+    kernels,
+    predict,
+)
+
+TOKENS = DataSpec("tokens", (4, 4), vocabulary=32, classes=5)
+LATENTS = DataSpec("continuous", (4, 4), channels=3, classes=5)
+LOOPED = Architecture(unique_layers=2, max_loops=3, width=32, heads=4, block="bert", patch=1)
+UNIQUE = Architecture(unique_layers=6, max_loops=1, width=32, heads=4, block="bert", patch=1)
+CASES = {
+    "looped bert": (LOOPED, "looped", TOKENS, False, 3),
+    "unique bert": (UNIQUE, "unique", TOKENS, False, 1),
+    "looped dit": (Architecture(3, 2, width=32, heads=2, block="dit", patch=1), "looped", LATENTS, True, 2),
+    "unique dit": (Architecture(5, 1, width=64, heads=2, block="dit", patch=2), "unique", LATENTS, True, 1),
+}
+
+
+class Weights(TorchDispatchMode):
+    """Values of weights and biases that linear maps read."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        if operation is torch.ops.aten.addmm.default:
+            bias, _, weight = arguments
+            self.read += bias.numel() + weight.numel()
+        return operation(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_flops_and_weights_of_the_kernels_are_those_that_torch_counts(case, batch):
+    architecture, depth, spec, timed, loops = CASES[case]
+    with torch.device("meta"):  # where fused attention is counted exactly
+        network = Network(architecture, depth, spec, timed=timed)
+        shape = (batch, *spec.grid, spec.channels) if spec.kind == "continuous" else (batch, spec.tokens)
+        inputs = torch.zeros(shape, dtype=torch.float32 if spec.kind == "continuous" else torch.int64)
+        labels, level = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch) if timed else None
+    counter, weights = FlopCounterMode(display=False), Weights()
+    with torch.no_grad(), weights, counter:
+        network(inputs, labels, None, level, (loops,))
+    found = kernels(architecture, depth, spec, timed, loops, batch)
+    assert sum(kernel.times * kernel.shape.flops for kernel in found) == counter.get_total_flops()
+    assert sum(kernel.times * kernel.weights for kernel in found) == weights.read
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_flops_and_bytes_agree_with_the_closed_forms(case):
+    call = CASES[case]
+    found = kernels(*call, 3)
+    assert sum(each.times * each.shape.flops for each in found) == 3 * accounting.flops(*call)
+    moved = accounting.moved_bytes(*call, batch=3)["weights"]
+    assert sum(4 * each.times * each.weights for each in found) == moved
+    looped = sum(4 * each.weights * call[0].unique_layers for each in found if each.looped)
+    assert looped == block_bytes(call[0])
+
+
+def machine(cache=10e6, near=100e9, far=10e9, rate=1e15, launch=0.0, cases=CASES.values()):
+    """Bandwidth `near` below the cache's size and `far` above it; the same rate of arithmetic for every shape."""
+    step = [(1000, near), (int(cache), near), (int(cache) + 1, far), (10**12, far)]
+    shapes = {kernel.shape for call in cases for batch in (1, 3) for kernel in kernels(*call, batch)}
+    rates = {"fp32": dict.fromkeys(shapes, rate)}
+    return Ceilings("cpu", "made up", 1, 10**9, launch, {"fp32": rate}, rates, step, step, {"L1": 10, "L2": int(cache)})
+
+
+def ratio(ceilings):
+    looped, unique = CASES["looped bert"], CASES["unique bert"]
+    times = [sum(each.seconds for each in predict(ceilings, *call)) for call in (looped, unique)]
+    return times[1] / times[0]
+
+
+def test_looping_gains_only_where_the_block_fits_and_the_layers_do_not():
+    block, layers = block_bytes(LOOPED), block_bytes(UNIQUE)
+    assert layers == 3 * block
+    assert ratio(machine(cache=100 * layers)) == pytest.approx(1.0)  # all fits
+    assert ratio(machine(cache=block / 2)) == pytest.approx(1.0)  # nothing does
+    between = ratio(machine(cache=1.6 * block))
+    assert 7 < between < 10  # bandwidths are ten to one; embedding and head come from memory in both
+    assert ratio(machine(cache=1.6 * block, rate=1e6)) == pytest.approx(1.0)  # compute decides
+    assert ratio(machine(cache=1.6 * block, launch=1.0)) == pytest.approx(1.0)  # launches do
+
+
+def test_a_kernel_takes_the_longest_of_its_three_terms():
+    found = predict(machine(cache=1e9, near=1e9, rate=1e9), *CASES["looped bert"])
+    by_part = {each.kernel.part: each for each in found}
+    map_ = by_part["queries, keys, values"]  # 17 vectors: 34 FLOPs a weight of four bytes
+    assert map_.bound == "compute"
+    assert map_.seconds == pytest.approx(6 * 2 * 17 * 32 * 96 / 1e9)
+    memory = predict(machine(cache=1e9, near=1e9, rate=1e12), *CASES["looped bert"])
+    assert memory[0].bound == "memory"
+    assert memory[0].seconds == pytest.approx(6 * 4 * 33 * 96 / 1e9)
+    launched = predict(machine(launch=1.0), *CASES["looped bert"])
+    assert sum(each.seconds for each in launched) == pytest.approx(6 * 5 + 1)
+    free = predict(machine(launch=1.0), *CASES["looped bert"], launch=False)
+    assert sum(each.seconds for each in free) < 1
+
+
+def test_bandwidth_lies_between_measured_sizes_and_level_beyond_them():
+    ladder = [(100, 8.0), (10_000, 2.0)]
+    assert bandwidth(ladder, 1000) == pytest.approx(4.0)
+    assert bandwidth(ladder, 1) == 8.0
+    assert bandwidth(ladder, 10**9) == 2.0
+    assert bandwidth(ladder, 100) == 8.0
+    with pytest.raises(ValueError, match="empty"):
+        bandwidth([], 1)
+
+
+def test_ceilings_survive_json():
+    made = machine()
+    assert ceilings_from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert made.cache == 10_000_000
+
+
+def test_a_shape_without_a_rate_and_a_network_that_is_not_timed_are_refused():
+    with pytest.raises(ValueError, match=r"no rate was measured for .* in bf16"):
+        predict(machine(), *CASES["looped bert"], precision="bf16")
+    with pytest.raises(ValueError, match="plain looped and unique-depth networks, given universal"):
+        kernels(LOOPED, "universal", TOKENS, False, 3)
+    assert Shape(2, 3, 5).flops == 60

@@ -1,0 +1,124 @@
+"""The command of the throughput study, on a machine that exists on paper: its files, its words, its refusals."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from matplotlib.image import imread
+
+import eltbench
+from eltbench import cli
+from eltbench.studies import command, comparison
+from eltbench.throughput import measuring
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "throughput"))
+from made_up import Paper
+
+FILES = ["claims.json", "figure.pdf", "figure.png", "provenance.json", "rows.parquet", "summary.csv", "timings.parquet"]
+PRESET = """
+[paper]
+groups = [
+    { measure = "call", pairs = [[1, 12]], widths = [16, 64], heads = 2 },
+    { measure = "sampler", pairs = [[1, 12]], widths = [64], heads = 2, sampling_steps = 2 },
+    { measure = "step", pairs = [[2, 4]], widths = [16], heads = 2, block = "dit" },
+    { measure = "memory", pairs = [[2, 4]], widths = [16], heads = 2, block = "dit" },
+    { measure = "peers", pairs = [[1, 1]], widths = [16], heads = 2 },
+]
+"""
+
+
+@pytest.fixture
+def paper(monkeypatch):
+    made = Paper(ratio=lambda cell, process: 1.5 + 0.001 * process)
+    monkeypatch.setattr(measuring, "measure", functools.partial(measuring.measure, nursery=made))
+    return made
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    (tmp_path / "my.toml").write_text(PRESET)
+    return ["--preset", f"{tmp_path / 'my.toml'}:paper", "--results", str(tmp_path / "results")]
+
+
+def test_one_command_measures_decides_and_writes_everything_into_one_folder(paper, arguments, tmp_path, capsys):
+    assert command.main("throughput", arguments) == 0
+    folder = tmp_path / "results" / "throughput" / "paper"
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    assert imread(folder / "figure.png").std() > 0
+    rows = eltbench.load_rows(folder)
+    assert set(rows["measure"]) == {"ceiling", "call", "sampler", "step", "memory", "peers"}
+    assert rows[rows["metric"] == "throughput_ratio"].groupby("run_id").size().tolist() == [5, 5, 5]
+    raw = pq.read_table(folder / "timings.parquet").to_pandas()
+    assert set(raw["run_id"]) == set(rows[rows["measure"].isin(["call", "sampler", "step", "peers"])]["run_id"])
+
+    said = capsys.readouterr().out
+    assert "machine: paper, cpu" in said
+    assert "looping pays at every block measured at batch 1 with 16 tokens" in said
+    assert "operating-point: the claim compares at least 3 tiers" in said
+    line = json.loads(said.strip().splitlines()[-1])
+    assert line["claims"]["train-memory"]["verdict"] == "contradicted"  # a ratio of 1.5
+    decided = json.loads((folder / "claims.json").read_text())
+    assert decided["claims"]["throughput"]["intervals_cover"].startswith("fresh processes")
+    assert decided["claims"]["throughput"]["cells"][0]["dataset"] == "16 tokens, batch 1, bert, fp32"
+    (entry,) = json.loads((folder / "provenance.json").read_text())["commands"]
+    assert entry["cells"] == {"done": 6, "skipped": 0, "failed": 0}
+    assert entry["presets"][0]["name"] == "paper"
+
+
+def test_a_second_command_replaces_nothing_unless_forced(paper, arguments, tmp_path, capsys):
+    assert command.main("throughput", arguments) == 0
+    asked = len(paper.asked)
+    assert command.main("throughput", arguments) == command.REFUSED
+    assert "holds an earlier run; repeat with --force" in capsys.readouterr().err
+    assert len(paper.asked) == asked  # it was refused before anything was measured
+    assert command.main("throughput", [*arguments, "--force"]) == 0
+    folder = tmp_path / "results" / "throughput" / "paper"
+    found = comparison.compare(folder, folder)
+    assert {each.claim for each in found} == {"throughput", "step-cost", "train-memory"}
+    assert not any(each.moved for each in found)
+
+
+def test_a_dry_run_lists_the_cells_and_measures_nothing(paper, arguments, tmp_path, capsys):
+    assert command.main("throughput", [*arguments, "--dry-run"]) == 0
+    assert not paper.asked
+    assert not (tmp_path / "results").exists()
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 7
+    assert said[0].endswith("call 1N×12L against 12, width 16, batch 1, 16 tokens, bert, fp32, eager")
+    assert said[-1].startswith("6 cells in 5 processes each, about ")
+
+
+def test_a_cell_that_fails_makes_the_command_say_so_and_the_others_stand(paper, arguments, capsys):
+    from eltbench.studies.presets import load_table
+    from eltbench.throughput.cells import preset_from_table
+
+    failing = preset_from_table(*load_table("throughput", arguments[1])).cells[0]
+    paper.broken = [failing.id]
+    assert command.main("throughput", arguments) == command.FAILED
+    said = capsys.readouterr()
+    assert said.err.count(f"failed: {failing.name}, process") == 5
+    assert "looping pays" in said.out
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--device", "tpu"], "torch has no device 'tpu'"),
+        (["--preset", "gpus"], "unknown preset of throughput 'gpus'; did you mean 'gpu'?"),
+        (["--preset", "no.toml:paper"], "preset file no.toml"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_measured(paper, arguments, capsys, changed, message):
+    assert command.main("throughput", [*arguments, *changed]) == command.REFUSED
+    assert message in capsys.readouterr().err
+    assert not paper.asked
+
+
+def test_the_study_is_listed_with_its_presets(capsys):
+    assert cli.main(["list"]) == 0
+    assert "study throughput, presets: smoke, cpu, gpu" in capsys.readouterr().out

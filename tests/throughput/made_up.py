@@ -1,0 +1,68 @@
+"""A machine that exists on paper only: ceilings, and a nursery whose processes answer by a formula."""
+
+from __future__ import annotations
+
+from eltbench.evaluation.roofline import Ceilings, Shape
+from eltbench.throughput.cells import Cell
+from eltbench.throughput.process import ProcessError
+from eltbench.throughput.rows import RATIOS
+
+CACHE = 2**20
+GROUP = {"measure": "call", "pairs": [[3, 4]], "widths": [32], "heads": 2}
+
+
+def ceilings_of(shapes, cache=CACHE) -> Ceilings:
+    ladder = [(1000, 1e11), (CACHE, 1e11), (CACHE + 1, 1e10), (10**12, 1e10)]
+    rates = {name: {Shape(*shape): 1e15 for shape in its} for name, its in shapes.items()}
+    peaks = dict.fromkeys(shapes, 1e15)
+    return Ceilings("cpu", "paper", 1, 2**30, 1e-9, peaks, rates, ladder, ladder, {"L2": cache} if cache else {})
+
+
+class Paper:
+    """A nursery. `ratio(cell, process)` is what every ratio of the cell comes to; `noisy` and `broken` name cells.
+
+    A cell of `noisy` is noisy in so many of its attempts; one of `skipped` says that it does not fit; one of `broken`
+    ends without an answer.
+    """
+
+    def __init__(self, ratio=lambda cell, process: 2.0, noisy=None, skipped=(), broken=(), cache=CACHE):
+        self.ratio, self.noisy, self.skipped, self.broken, self.cache = ratio, dict(noisy or {}), skipped, broken, cache
+        self.asked: list[dict] = []
+        self.nurseries = 0
+
+    def __call__(self, threads):
+        self.nurseries += 1
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def ask(self, message):
+        self.asked.append(message)
+        if message["what"] == "ceilings":
+            return {"ceilings": ceilings_of(message["shapes"], self.cache).to_dict()}
+        cell = Cell(**message["cell"])
+        process = self.nurseries - 2  # the first nursery is the machine's
+        if cell.id in self.broken:
+            raise ProcessError("process was killed by SIGKILL")
+        if cell.id in self.skipped:
+            return {"skipped": "needs about 9 GiB of memory, 1 GiB are free"}
+        times = dict.fromkeys(cell.contenders, 1.0)
+        if cell.measure == "peers":
+            times["torch.nn.TransformerEncoderLayer"] = self.ratio(cell, process)
+        for _, above, below in RATIOS.get(cell.measure, ()):
+            if above not in ("blocks", "unique-copy"):
+                times[above] = times[below] * self.ratio(cell, process)
+        if message["what"] == "memory":
+            return {"peak_bytes": round(1000 * times[message["contender"]])}
+        left = self.noisy.get(cell.id, 0)
+        self.noisy[cell.id] = left - 1
+        bursts = [
+            [name, number, place, 10, 10 * seconds * (1 + number if left > 0 else 1)]
+            for number in range(cell.rounds)
+            for place, (name, seconds) in enumerate(times.items())
+        ]
+        return {"bursts": bursts, "absent": []}

@@ -1,0 +1,70 @@
+"""Measuring a preset: fresh processes in turns, noise repeated and then marked, nothing silently dropped."""
+
+from __future__ import annotations
+
+import pytest
+from made_up import GROUP, Paper
+
+from eltbench.throughput import measuring
+from eltbench.throughput.cells import preset_from_table
+from eltbench.throughput.process import ProcessError
+
+TWO = preset_from_table("made-up", {"processes": 3, "groups": [{**GROUP, "widths": [32, 64]}]})
+FIRST, SECOND = TWO.cells
+
+
+def test_every_cell_has_a_process_of_every_nursery_and_cells_take_turns():
+    paper = Paper()
+    ceilings, records = measuring.measure(TWO, nursery=paper)
+    assert paper.nurseries == 1 + 3
+    assert [(each.cell, each.process) for each in records] == [(c, p) for p in range(3) for c in TWO.cells]
+    assert set(ceilings.rates["fp32"]) == FIRST.shapes | SECOND.shapes
+    assert all(each.last and not each.noisy for each in records)
+    assert len({message["seed"] for message in paper.asked[1:]}) == 6
+
+
+def test_a_noisy_process_is_repeated_and_the_quiet_repetition_counts():
+    _, records = measuring.measure(TWO, nursery=Paper(noisy={FIRST.id: 1}))
+    its = [each for each in records if each.cell == FIRST and each.process == 0]
+    assert [(each.attempt, each.noisy, each.last) for each in its] == [(0, True, False), (1, False, True)]
+    assert len(records) == 7
+
+
+def test_what_stays_noisy_is_marked_and_kept():
+    _, records = measuring.measure(TWO, nursery=Paper(noisy={SECOND.id: 99}))
+    its = [each for each in records if each.cell == SECOND]
+    assert [(each.process, each.attempt, each.last) for each in its] == [
+        (process, attempt, attempt == 1) for process in range(3) for attempt in range(2)
+    ]
+    assert all(each.noisy and each.bursts for each in its)
+
+
+def test_what_does_not_fit_is_skipped_once_with_its_reason():
+    paper = Paper(skipped=[FIRST.id])
+    _, records = measuring.measure(TWO, nursery=paper)
+    (skipped,) = (each for each in records if each.cell == FIRST)
+    assert "needs about 9 GiB" in skipped.skipped
+    assert len(records) == 1 + 3
+
+
+def test_a_process_that_dies_fails_alone_and_is_tried_again_next_time():
+    _, records = measuring.measure(TWO, nursery=Paper(broken=[FIRST.id]))
+    its = [each for each in records if each.cell == FIRST]
+    assert [each.failed for each in its] == ["process was killed by SIGKILL"] * 3
+    assert sum(bool(each.bursts) for each in records) == 3
+
+
+def test_without_ceilings_there_is_no_study():
+    class Dead(Paper):
+        def ask(self, message):
+            raise ProcessError("no device")
+
+    with pytest.raises(ProcessError, match="no device"):
+        measuring.measure(TWO, nursery=Dead())
+
+
+def test_progress_is_told_before_every_process():
+    told = []
+    measuring.measure(TWO, lambda *each: told.append(each), Paper())
+    assert [done for done, *_ in told] == list(range(8))
+    assert {of for _, of, _ in told} == {7}

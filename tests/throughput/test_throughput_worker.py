@@ -1,0 +1,162 @@
+"""The processes that measure: what they race, what they skip, and that they end with their sender."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from eltbench.evaluation.stopwatch import Burst
+from eltbench.sender import ORPHANED
+from eltbench.throughput import worker
+from eltbench.throughput.cells import Cell
+from eltbench.throughput.peak import NoAccountError, Peak
+from eltbench.throughput.process import Nursery, ProcessError
+
+SETTINGS = {"device": "cpu", "threads": 1, "seed": 0, "calls": 10, "burst_seconds": 0.0}
+CALL = Cell("call", 2, 2, 16, 2, rounds=1)
+
+
+def message(cell, what="race", **more):
+    return {**SETTINGS, "what": what, "cell": asdict(cell), **more}
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        CALL,
+        Cell("self", 2, 2, 16, 2, rounds=1, precision="bf16"),
+        Cell("sampler", 2, 2, 16, 2, rounds=1, sampling_steps=2, guidance_scale=2.0),
+        Cell("sampler", 2, 2, 16, 2, rounds=1, sampling_steps=2, block="dit"),
+        Cell("hoisting", 2, 2, 16, 2, rounds=1, block="dit"),
+        Cell("step", 1, 2, 16, 2, rounds=1, batch=2, block="dit"),
+        Cell("peers", 1, 1, 16, 2, rounds=1),
+    ],
+    ids=lambda cell: f"{cell.measure} {cell.block}",
+)
+def test_every_contender_of_a_cell_is_raced(cell):
+    found = worker.answer(message(cell))
+    bursts = [Burst(*each) for each in json.loads(json.dumps(found))["bursts"]]
+    names = {each.contender for each in bursts}
+    assert names == set(cell.contenders) or (cell.measure == "peers" and "torch.nn.TransformerEncoderLayer" in names)
+    assert all(each.calls >= 10 and each.seconds > 0 for each in bursts)
+
+
+def test_a_loop_s_blocks_are_run_as_often_as_the_sampler_runs_them(monkeypatch):
+    class Counting:
+        ops = None
+
+        def __init__(self):
+            self.bodies = []
+
+        def predict(self, body):
+            return lambda *_: None
+
+        def blocks(self, body):
+            return lambda: self.bodies.append(body)
+
+    made = Counting()
+    cell = Cell("sampler", 2, 2, 16, 2, sampling_steps=5, guidance_scale=2.0, batch=3)
+    worker._samplers(cell, made)["blocks"]()
+    assert len(made.bodies) == 5
+    assert {body.batch for body in made.bodies} == {6}  # with and without the label, in one call
+
+
+def test_a_cell_that_does_not_fit_is_skipped_with_bytes_needed_and_had(monkeypatch):
+    monkeypatch.setattr(worker, "available_bytes", lambda device: 2**20)
+    cell = Cell("call", 8, 4, 1280, 16)
+    (reason,) = worker.answer(message(cell)).values()
+    held = 4 * 12 * 1280**2 * (8 + 32) / 2**30  # weights of the layers alone
+    needed = float(reason.split("needs about ")[1].split(" GiB")[0])
+    assert held < needed < 1.2 * held
+    assert reason.endswith("of memory, 0.00 GiB are free")
+
+
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_memory_that_runs_out_skips_the_cell_and_any_other_error_does_not(monkeypatch, error, short):
+    def out(*_):
+        raise error
+
+    monkeypatch.setattr(worker, "_contenders", out)
+    if short:
+        assert worker.answer(message(CALL))["skipped"].startswith("out of memory: needs about 0.00 GiB")
+    else:
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            worker.answer(message(CALL))
+
+
+def test_a_backend_that_is_not_installed_skips_the_cell(monkeypatch):
+    monkeypatch.setattr("eltbench.backends.EXTRAS", {"jax": ("no_such_library",)})
+    found = worker.answer(message(Cell("call", 2, 2, 16, 2, mode="scan")))
+    assert "needs no_such_library, not installed here" in found["skipped"]
+
+
+def test_ceilings_are_measured_for_the_shapes_asked():
+    asked = {"fp32": sorted(CALL.shapes)}
+    found = worker.answer({**SETTINGS, "what": "ceilings", "shapes": asked, "seconds": 1e-6, "largest": 2**19})
+    measured = json.loads(json.dumps(found))["ceilings"]["rates"]["fp32"]
+    assert sorted(tuple(row[:-1]) for row in measured) == asked["fp32"]
+
+
+def test_the_peak_is_what_was_held_at_once(tmp_path):
+    status, reset = tmp_path / "status", tmp_path / "clear_refs"
+    status.write_text("Name: python\nVmHWM:\t 500 kB\nVmRSS:\t 300 kB\n")
+    peak = Peak("cpu", status, reset)
+    assert reset.read_text() == "5"
+    status.write_text("VmHWM:\t 900 kB\nVmRSS:\t 350 kB\n")
+    assert peak.bytes() == 600 * 1024
+    with pytest.raises(NoAccountError, match="cannot be reset here"):
+        Peak("cpu", status, tmp_path / "nowhere" / "clear_refs")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux keeps this account")
+def test_linux_counts_an_array_that_came_and_went():
+    peak = Peak("cpu")
+    np.ones(2**23)  # 64 MiB, mapped and given back
+    assert peak.bytes() > 60 * 2**20
+
+
+def test_training_memory_is_measured_of_one_model():
+    cell = Cell("memory", 1, 8, 128, 2, batch=2, block="dit")
+    held = 5 * 4 * 8 * 18 * 128**2  # five values a weight, 18 d² weights a layer
+    found = worker.answer(message(cell, "memory", contender="unique-depth"))["peak_bytes"]
+    assert 0.7 * held < found  # memory that was held before may be used again
+
+
+@pytest.mark.slow
+def test_a_nursery_answers_again_and_again_also_after_an_error():
+    with Nursery(1) as nursery:
+        assert len(nursery.ask(message(CALL))["bursts"]) == 2
+        with pytest.raises(ProcessError, match="KeyError: 'cell'"):
+            nursery.ask({**SETTINGS, "what": "race"})
+        assert len(nursery.ask(message(CALL))["bursts"]) == 2
+        process = nursery._child
+        assert process.poll() is None
+    assert process.poll() is not None
+
+
+@pytest.mark.slow
+def test_a_measurement_ends_when_its_sender_is_gone():
+    endless = message(Cell("call", 2, 2, 16, 2, rounds=10**9))
+    command = [sys.executable, "-m", "eltbench.throughput.worker"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdin.write(json.dumps(endless).encode() + b"\n")
+        process.stdin.close()
+        assert process.wait(timeout=120) == ORPHANED
+
+
+def test_a_process_that_cannot_start_says_why():
+    with Nursery(1, "eltbench.no_such_module") as nursery, pytest.raises(ProcessError, match="No module named"):
+        nursery.ask({"what": "race"})
