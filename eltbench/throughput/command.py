@@ -30,7 +30,7 @@ from eltbench.studies.presets import load_table
 from eltbench.throughput import measuring
 from eltbench.throughput.cells import Preset, preset_from_table
 from eltbench.throughput.measuring import Record
-from eltbench.throughput.rows import COLUMNS, all_rows, timings
+from eltbench.throughput.rows import COLUMNS, RATIOS, all_rows, timings
 from eltbench.throughput.summary import UNIT
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 
 COVERS = "fresh processes on this machine, one after the other, in one run"
 PIPED_WIDTH = 160  # columns of the tables where stdout is no terminal
-SHOWN = ("throughput_ratio", "self_ratio", "block_share", "hoisting_gain", "step_time_ratio", "speed_over_peer")
-SHOWN += ("step_time_ratio_to_unique", "peak_memory_ratio")
+SHOWN = (*(name for its in RATIOS.values() for name, *_ in its), "speed_over_peer")
 
 
 @dataclass(frozen=True)
@@ -154,8 +153,7 @@ def show(
 ) -> None:
     """Ceilings, ratios beside what was predicted, verdicts, the plain sentences, and one JSON line."""
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
-    for line in machine(ceilings):
-        print(line)
+    print("\n".join(machine(ceilings)))
     console.print(table(study.summarise(rows)))
     console.print(verdicts.table(decisions))
     print(f"intervals cover {COVERS}")
@@ -164,7 +162,12 @@ def show(
             print(f"{decision.claim.id}: {decision.reason}")
     for sentence in study.remarks(rows):
         print(sentence)
-    line = {"study": study.name, "preset": preset.name, "results": str(folder), "claims": verdicts.in_short(decisions)}
+    line: dict[str, Any] = {
+        "study": study.name,
+        "preset": preset.name,
+        "results": str(folder),
+        "claims": verdicts.in_short(decisions),
+    }
     sys.stdout.flush()
     print(json.dumps(line), flush=True)
 

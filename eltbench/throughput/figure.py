@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -30,7 +30,7 @@ def figure(rows: pd.DataFrame) -> Figure:
     return canvas
 
 
-def _styles(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict]]:
+def _styles(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:
     from eltbench import figures
 
     found = []
@@ -55,11 +55,12 @@ def _where_it_pays(axis: Axes, calls: pd.DataFrame) -> None:
     axis.axvline(1, color="0.6", ls=":", lw=1)
     for label, here, style in _styles(known):
         here = here.assign(at=here["block_bytes"].astype(float) / here["cache_bytes"].astype(float))
-        for spilled, part in here.groupby(here["unique_bytes"] > here["cache_bytes"]):
+        parts = list(here.groupby(here["unique_bytes"] > here["cache_bytes"]))
+        for number, (spilled, part) in enumerate(parts):
             low, high = (part[bound].where(part[bound].between(1e-6, 1e6), part["mean"]) for bound in ("low", "high"))
-            fill = {} if spilled else {"mfc": "white"}
+            fill: dict[str, Any] = {} if spilled else {"mfc": "white"}
             errors = [part["mean"] - low, high - part["mean"]]
-            axis.errorbar(part["at"], part["mean"], errors, **style, **fill, label=label if spilled else None)
+            axis.errorbar(part["at"], part["mean"], errors, **style, **fill, label=None if number else label)
     axis.legend(fontsize=6, frameon=False, title="hollow: all layers fit", title_fontsize=6)
 
 
@@ -83,7 +84,7 @@ def _achieved(axis: Axes, times: pd.DataFrame) -> None:
     axis.axhline(1, color="0.4", lw=1)
     for _, here, style in _styles(known):
         for role, part in here.groupby("role"):
-            fill = {"mfc": "white"} if role == "unique" else {}
+            fill: dict[str, Any] = {"mfc": "white"} if role == "unique" else {}
             axis.plot(part["unique_bytes"].astype(float) / UNIT, part["achieved"], **style, **fill)
     axis.annotate("filled: looped, hollow: unique", (0.02, 0.02), xycoords="axes fraction", fontsize=6)
 

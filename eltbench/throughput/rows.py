@@ -47,8 +47,7 @@ RATIOS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "step": (("step_time_ratio", "elt", "no-ilsd"), ("step_time_ratio_to_unique", "elt", "unique-depth")),
     "memory": (("peak_memory_ratio", "elt", "unique-depth"),),
 }
-LOWER_IS_BETTER = ("call_seconds", "sample_seconds", "step_seconds", "step_time_ratio", "step_time_ratio_to_unique")
-LOWER_IS_BETTER += ("peak_bytes", "peak_memory_ratio")
+LOWER_IS_BETTER = ("step_time_ratio", "step_time_ratio_to_unique", "peak_memory_ratio")
 TIMES = {"sampler": "sample_seconds", "step": "step_seconds"}
 PREDICTED = ("call", "self", "sampler")
 
@@ -161,7 +160,7 @@ def _role(metric: str, above: str, below: str) -> str:
     """What a ratio compares: a speed is of the second over the first, a time or a size of the first over the second."""
     if metric == "speed_over_peer":
         return above
-    slower = metric in ("step_time_ratio", "step_time_ratio_to_unique", "peak_memory_ratio", "block_share")
+    slower = metric in (*LOWER_IS_BETTER, "block_share")
     return f"{above} over {below}" if slower else f"{below} over {above}"
 
 

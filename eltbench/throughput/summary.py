@@ -18,8 +18,8 @@ PAYS = 1.10  # the ratio above which looping is said to pay: that of the claim
 PLACE = ["measure", "tokens", "batch_size", "block", "precision", "backend", "mode", "sampling_steps"]
 CONDITIONS = ("spills", "fits")
 UNIT = 2**20
-WHOLE = ("unique_layers", "max_loops", "width", "batch_size", "tokens", "sampling_steps", "seed")
-WHOLE += ("block_bytes", "unique_bytes", "cache_bytes", "threads")
+COUNTS = ("unique_layers", "max_loops", "width", "batch_size", "tokens", "sampling_steps", "seed", "threads")
+WHOLE = (*COUNTS, "block_bytes", "unique_bytes", "cache_bytes")
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

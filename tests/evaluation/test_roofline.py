@@ -77,10 +77,10 @@ def test_flops_and_bytes_agree_with_the_closed_forms(case):
     assert looped == block_bytes(call[0])
 
 
-def machine(cache=10e6, near=100e9, far=10e9, rate=1e15, launch=0.0, cases=CASES.values()):
+def machine(cache=10e6, near=100e9, far=10e9, rate=1e15, launch=0.0):
     """Bandwidth `near` below the cache's size and `far` above it; the same rate of arithmetic for every shape."""
     step = [(1000, near), (int(cache), near), (int(cache) + 1, far), (10**12, far)]
-    shapes = {kernel.shape for call in cases for batch in (1, 3) for kernel in kernels(*call, batch)}
+    shapes = {kernel.shape for call in CASES.values() for batch in (1, 3) for kernel in kernels(*call, batch)}
     rates = {"fp32": dict.fromkeys(shapes, rate)}
     return Ceilings("cpu", "made up", 1, 10**9, launch, {"fp32": rate}, rates, step, step, {"L1": 10, "L2": int(cache)})
 

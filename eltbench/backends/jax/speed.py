@@ -67,6 +67,7 @@ class JaxSpeed:
     def inputs(self, body: Body) -> Batch:
         """Random inputs, labels, noise levels."""
         spec, draw = body.spec, np.random.default_rng(0)
+        inputs: np.ndarray
         if spec.kind == "continuous":
             inputs = draw.standard_normal((body.batch, *spec.grid, spec.channels), np.float32)
         else:

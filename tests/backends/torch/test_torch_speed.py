@@ -102,6 +102,6 @@ def test_all_peers_take_and_give_the_same_state(block):
     architecture = Architecture(1, 1, width=16, heads=2, block=block)
     found = peers.contenders(architecture, tokens=9, batch=2, device="cpu", precision="fp32")
     timm = block == "bert" and importlib.util.find_spec("timm") is not None
-    assert list(found)[0] == "ours"
+    assert next(iter(found)) == "ours"
     assert len(found) == 2 + timm
     assert {tuple(call().shape) for call in found.values()} == {(2, 9, 16)}
