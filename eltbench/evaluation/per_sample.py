@@ -80,14 +80,15 @@ def observe(
     *,
     members: Mapping[str, Sequence[Model]] | None = None,
     further: Sequence[int] = (),
+    dropout_passes: int = 0,
     by_token: bool = False,
 ) -> PerSample:
     """The per-sample table of the held-out items, each under `draws` corruptions that are the same for every model.
 
     members: other models by the source of signals that they are asked for: "ensemble" (the model itself is one of it)
-    or "unique-depth". further: the exits at which the signals are measured that take further loops. by_token: whether
-    a hidden token is a unit. Raises ValueError for impossible exits and for tokens of a world whose items do not say
-    what they hide.
+    or "unique-depth". further: the exits at which the signals are measured that take further loops. dropout_passes: of
+    Monte-Carlo dropout, for a model that was trained with dropout. by_token: whether a hidden token is a unit. Raises
+    ValueError for impossible exits and for tokens of a world whose items do not say what they hide.
     """
     exits = model.exits(exits)
     clean = model.dataset.heldout()
@@ -98,7 +99,7 @@ def observe(
     for draw, batch in enumerate(batches):
         for start in range(0, len(batch.labels), BATCH):
             piece = batch.select(slice(start, start + BATCH))
-            found.append(_observe(model, piece, exits, draw, start, members or {}, further, by_token))
+            found.append(_observe(model, piece, exits, draw, start, members or {}, further, dropout_passes, by_token))
     return _joined(found)
 
 
@@ -110,6 +111,7 @@ def _observe(
     start: int,
     members: Mapping[str, Sequence[Model]],
     further: Sequence[int],
+    dropout_passes: int,
     by_token: bool,
 ) -> PerSample:
     whole = trace(model, piece, exits)
@@ -123,7 +125,10 @@ def _observe(
     errors = {name: found.over_items(rows) for name, rows in errors.items()} if hidden is not None else errors
     signals = measure(found)
     for source, models in members.items():
-        signals |= _of_members(source, models, piece, whole, found)
+        signals |= _of_members(source, _asked(models, piece, exits), whole, found)
+    if dropout_passes and model.run.architecture.dropout:
+        passes = model.predict(*piece[:2], piece.log_snr, piece.context, exits=exits, dropout_passes=dropout_passes)
+        signals |= _of_members("dropout", passes, whole, found)
     if further and not by_token:
         signals |= _at_exits(measure_further(model, piece, further), further, exits)
     level = np.asarray(found.level, np.float64)
@@ -162,26 +167,32 @@ def _errors(model: Model, piece: Batch, whole: Trace) -> Values:
     return errors
 
 
-def _of_members(source: str, models: Sequence[Model], piece: Batch, whole: Trace, found: Trace) -> Values:
-    """Signals of several models {name: (E, n)}; a model of one exit answers for all of them."""
+def _asked(models: Sequence[Model], piece: Batch, loops: Sequence[int]) -> list[np.ndarray]:
+    """The predictions of S models at each exit (S, B, …); one of a single exit gives that one at all of them."""
     per_model = []
     for model in models:
-        engine, exits = model.engine, [1] if model.trainer.depth == "unique" else whole.loops
-        outputs = engine.predict(engine.upload(piece), tuple(exits))
-        predictions = [engine.numpy(output.prediction) for output in outputs]
-        per_model.append(predictions * (len(whole) // len(predictions)))
+        exits = (1,) if model.trainer.depth == "unique" else tuple(loops)
+        outputs = model.engine.predict(model.engine.upload(piece), exits)
+        predictions = [model.engine.numpy(output.prediction) for output in outputs]
+        per_model.append(predictions * (len(loops) // len(predictions)))
+    return [np.stack(predictions) for predictions in zip(*per_model, strict=True)]
+
+
+def _of_members(source: str, predictions: Sequence[np.ndarray], whole: Trace, found: Trace) -> Values:
+    """Signals of several predictions of one input, (S, B, …) at each exit, as {name: (E, n)}."""
     measured: dict[str, list[np.ndarray]] = {}
-    for exit in range(len(whole)):
-        predictions = [of[exit] if whole.hidden is None else of[exit][whole.hidden] for of in per_model]
-        if source == "ensemble":
-            predictions.append(whole.numpy(whole.outputs[exit].prediction).reshape(predictions[0].shape))
-        stacked = np.stack(predictions)  # (S, B, …) or (S, M, V)
+    for exit, members in enumerate(predictions):
+        rows = members if whole.hidden is None else members[:, whole.hidden]  # (S, B, …) or (S, M, V)
+        if source == "ensemble":  # the model itself is one of it
+            own = whole.numpy(whole.outputs[exit].prediction).reshape(rows.shape[1:])
+            rows = np.concatenate([rows, own[None]])
         if whole.hidden is None:
-            of_exit = measure_members(source, stacked)
+            of_exit = measure_members(source, rows)
         else:
-            of_exit = measure_members(source, stacked[:, :, None], np.ones((stacked.shape[1], 1), bool))
+            each = measure_members(source, rows[:, :, None], np.ones((rows.shape[1], 1), bool))
+            of_exit = {name: found.over_items(values) for name, values in each.items()}
         for name, values in of_exit.items():
-            measured.setdefault(name, []).append(values if whole.hidden is None else found.over_items(values))
+            measured.setdefault(name, []).append(values)
     return {name: np.stack(values) for name, values in measured.items()}
 
 

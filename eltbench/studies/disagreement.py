@@ -45,10 +45,18 @@ class Measurement:
     reach: int = 1  # exits are read up to this multiple of L_max; the last is where early exits are compared with
     unit: Literal["item", "token"] = "item"  # what signals are scored on; tokens where a world corrupts all items alike
     ensemble: int = 5  # the seeds 0, 1, … whose models are one ensemble; 0: none
+    dropout_passes: int = 8  # with dropout left on, of a model that was trained with it
     splits: int = 200  # random calibration sets on which a guarantee is tried
 
     def __post_init__(self) -> None:
-        for name, least in (("heldout_draws", 1), ("strata", 1), ("reach", 1), ("ensemble", 0), ("splits", 1)):
+        for name, least in (
+            ("heldout_draws", 1),
+            ("strata", 1),
+            ("reach", 1),
+            ("ensemble", 0),
+            ("dropout_passes", 1),
+            ("splits", 1),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"measurement: {name} must be at least {least}, given {getattr(self, name)}")
 
@@ -88,6 +96,7 @@ class Disagreement(Study):
         looped = made.trainer.depth != "unique"
         deepest = run.architecture.max_loops if looped else 1
         settings = {name: value for name, value in asdict(asked).items() if name not in ("reach", "ensemble")}
+        settings["dropout_passes"] *= run.architecture.dropout > 0
         exits = list(range(1, asked.reach * deepest + 1)) if looped else [1]
         return {**settings, "exits": exits, "deepest": deepest, "levels": list(LEVELS), "delta": DELTA}
 
@@ -111,7 +120,10 @@ class Disagreement(Study):
         exits, deepest, draws = settings["exits"], settings["deepest"], settings["heldout_draws"]
         further = [deepest] if len(exits) > 1 else []
         by_token = settings["unit"] == "token"
-        observed = observe(model, exits, draws, members=members, further=further, by_token=by_token)
+        passes = settings["dropout_passes"]
+        observed = observe(
+            model, exits, draws, members=members, further=further, dropout_passes=passes, by_token=by_token
+        )
         rows = signal_scores.score(observed, self._parted(model, observed, settings), deepest)
         tables = {"tokens" if by_token else "samples": observed.table()}
         if len(exits) > 1:

@@ -131,6 +131,17 @@ def test_another_seed_disagrees_and_the_unique_depth_model_says_the_same_at_ever
     )
 
 
+@pytest.mark.parametrize("dataset", ["latin", "relay"])
+def test_passes_with_dropout_disagree_the_more_of_it_there_is(dataset):
+    variety = []
+    for dropout in (0.01, 0.3):
+        model = fresh("masked", dataset, dropout=dropout)
+        signals = observe(model, EXITS, 1, dropout_passes=3, by_token=dataset == "relay").signals
+        variety.append(signals["dropout_information"].mean(axis=1))
+    assert (variety[1] > 2 * variety[0]).all()
+    assert (variety[0] > 0).all()
+
+
 def test_signals_of_further_loops_are_measured_where_asked_and_nowhere_else():
     signals = observe(fresh(), EXITS, 1, further=[2]).signals
     for name in ("residual", "perturbation_growth"):
