@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pandas as pd
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
-from eltbench.evaluation import early_exits, signal_scores
+from eltbench.evaluation import early_exits, generation_scores, signal_scores
 from eltbench.evaluation.per_sample import PerSample, observe
 from eltbench.fields import build
 from eltbench.model import Model
@@ -47,6 +47,8 @@ class Measurement:
     ensemble: int = 5  # the seeds 0, 1, … whose models are one ensemble; 0: none
     dropout_passes: int = 8  # with dropout left on, of a model that was trained with it
     splits: int = 200  # random calibration sets on which a guarantee is tried
+    samples: int = 0  # how many are generated, at most as many as held-out items; 0: none
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # options of the task's sampler
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -56,6 +58,7 @@ class Measurement:
             ("ensemble", 0),
             ("dropout_passes", 1),
             ("splits", 1),
+            ("samples", 0),
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"measurement: {name} must be at least {least}, given {getattr(self, name)}")
@@ -69,7 +72,7 @@ class Disagreement(Study):
         "role": pa.string(),  # main, or which control
         "signal": pa.string(),  # a signal, a probe, or the family of one that was chosen
         "target": pa.string(),  # the error that is to be foreseen, or that stopping costs
-        "scope": pa.string(),  # pooled over all items, within strata of corruption, or one stratum
+        "scope": pa.string(),  # pooled over all items, within strata of corruption, one stratum, or sampling
         "stratum": pa.string(),  # level 0 is the cleanest
         "rule": pa.string(),  # stopping rule
         "setting": pa.int64(),  # of a rule's grid of thresholds; 0 never stops early
@@ -80,6 +83,9 @@ class Disagreement(Study):
         "guarantee": pa.string(),  # conformal risk control, or learn then test
         "alpha": pa.float64(),  # the risk that is guaranteed
         "delta": pa.float64(),  # how often it may be missed
+        "sampler": pa.string(),
+        "sampling_steps": pa.int64(),
+        "guidance_scale": pa.float64(),
         "reason": pa.string(),  # why a value is missing, or what was chosen
     }
     claims = ("exit-disagreement", "exit-convergence", "calibrated-stopping")
@@ -96,6 +102,7 @@ class Disagreement(Study):
         looped = made.trainer.depth != "unique"
         deepest = run.architecture.max_loops if looped else 1
         settings = {name: value for name, value in asdict(asked).items() if name not in ("reach", "ensemble")}
+        settings["sampling"] = asdict(made.task.sampling(**asked.sampling))  # refuses unknown options
         settings["dropout_passes"] *= run.architecture.dropout > 0
         exits = list(range(1, asked.reach * deepest + 1)) if looped else [1]
         return {**settings, "exits": exits, "deepest": deepest, "levels": list(LEVELS), "delta": DELTA}
@@ -130,6 +137,10 @@ class Disagreement(Study):
             items = observe(model, exits, draws) if by_token else observed
             rows += self._stopping(model, items, settings)
             tables["samples"] = items.table()
+        if settings["samples"]:
+            asked = {**settings, "exits": exits[: exits.index(deepest) + 1]}
+            rng = stream(model.run.dataset, 0, "calibration trajectories")
+            rows += generation_scores.score(model, asked, settings["splits"], rng)
         return Measured(rows, tables)
 
     def _stopping(self, model: Model, items: PerSample, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -155,7 +166,7 @@ class Disagreement(Study):
             for claim, family in (("exit-disagreement", "disagreement"), ("exit-convergence", "convergence")):
                 found[claim][where] = _evidence({"auroc": gains[gains["signal"] == family]}, seeds)
             held = here[(here["guarantee"] == "learn then test") & (here["alpha"] == CLAIMED_LEVEL)]
-            held = held[held["rule"].isin(CLAIMED_RULES)]
+            held = held[held["rule"].isin(CLAIMED_RULES) & (held["scope"] != "sampling")]
             sides = {"valid": "violations", "saved": "loops_saved"}
             measured = {name: held[held["metric"] == metric] for name, metric in sides.items()}
             found["calibrated-stopping"][where] = _evidence(measured, seeds)
