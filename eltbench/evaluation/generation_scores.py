@@ -59,7 +59,7 @@ def _labels(model: Model, count: int) -> np.ndarray:
 def _foretold(full: Generated, error: np.ndarray, labels: np.ndarray, target: str) -> Rows:
     """How well each signal, summed over the trajectory, tells the error of a sample."""
     bad = error > np.quantile(error, 0.75) if len(np.unique(error)) > 2 else error > error.min()
-    signals = full.summed()
+    signals = {name: total for name, total in full.summed().items() if np.ptp(total) > 0}  # else there is no choice
     rows: Rows = []
     for name, total in {**signals, "oracle": error}.items():
         gain = float(error.mean() - error[best_of(total, labels, KEPT)].mean())

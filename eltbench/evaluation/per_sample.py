@@ -24,6 +24,7 @@ from eltbench.streams import stream
 from eltbench.tasks.base import Batch, ExitOutput
 
 Values = dict[str, np.ndarray]
+ERRORS = ("negative_log_likelihood", "x0_error")  # that signals are to foresee: of tokens in nats, of values squared
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ same for every model of a world.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,8 @@ def score(observed: PerSample, parted: Parted, deepest: int) -> Rows:
 
     At the exit after `deepest` loops all scores, at the others the AUROC alone. metric: those of `selective.scores`;
     `ece_…` and `brier_…` before and after isotonic regression; `auroc_gain`, the AUROC within strata of the signal of a
-    family that is best on the calibration items, less that of the cheap baseline chosen likewise. Signals that are not
+    family that is best on the calibration items, less that of the cheap baseline chosen likewise: for the error itself
+    and, where it is known, for the model's own. Signals that are not
     defined at an exit are left out there; one that is not finite has a row that says so.
     """
     rows = [row for loops in observed.loops for row in _at_exit(observed, parted, loops, full=loops == deepest)]
@@ -76,7 +77,8 @@ def score(observed: PerSample, parted: Parted, deepest: int) -> Rows:
         for row in _scored(observed, parted, deepest, name, signals[name])
     ]
     rows += _calibrations(observed, parted, deepest, signals)
-    return rows + _gains(observed, parted, deepest, signals)
+    targets = [next(iter(observed.errors)), *({"model_error"} & set(observed.errors))]
+    return rows + [row for target in targets for row in _gains(observed, parted, deepest, signals, target)]
 
 
 def event(error: np.ndarray, parted: Parted) -> np.ndarray:
@@ -142,9 +144,9 @@ def _calibrations(observed: PerSample, parted: Parted, deepest: int, signals: di
     return rows
 
 
-def _gains(observed: PerSample, parted: Parted, deepest: int, signals: dict[str, np.ndarray]) -> Rows:
-    """What the best signal of each family, and each probe, adds to the best cheap baseline."""
-    happened = event(observed.error[observed.at(deepest)], parted)
+def _gains(observed: PerSample, parted: Parted, deepest: int, signals: dict[str, np.ndarray], target: str) -> Rows:
+    """What the best signal of each family, each probe and the ensemble add to the best cheap baseline."""
+    happened = event(observed.errors[target][observed.at(deepest)], parted)
 
     def within(name: str, units: np.ndarray) -> float:
         found = selective.scores(
@@ -152,22 +154,20 @@ def _gains(observed: PerSample, parted: Parted, deepest: int, signals: dict[str,
         )
         return next(row["value"] for row in found if row["scope"] == "within")
 
-    def best(names: Sequence[str]) -> str | None:
-        scored = {
-            name: within(name, parted.calibrate) for name in names if np.isfinite(signals.get(name, np.nan)).all()
-        }
-        return max(scored, key=lambda name: np.nan_to_num(scored[name])) if scored else None
+    def best(names: Iterable[str]) -> str | None:
+        known = [name for name in names if name in signals and np.isfinite(signals[name]).all()]
+        return max(known, key=lambda name: np.nan_to_num(within(name, parted.calibrate)), default=None)
 
     cheap = best(FAMILIES["cheap"])
     contenders = {family: best(FAMILIES[family]) for family in ("disagreement", "convergence")}
-    contenders |= {name: name for name in signals if name.startswith("probe_")}
-    contenders |= {name: name for name in ("ensemble_entropy", "ensemble_variance") if best([name])}
+    contenders |= {name: best([name]) for name in signals if name.startswith("probe_")}
+    contenders |= {of: best(name for name in signals if name.startswith(of)) for of in ("ensemble", "dropout")}
     rows = []
     for family, name in contenders.items():
         if name is not None and cheap is not None:
             gain = within(name, parted.test) - within(cheap, parted.test)
             row = {"metric": "auroc_gain", "value": gain, "higher_is_better": True, "n_samples": len(parted.test)}
-            about = {"scope": "within", "target": next(iter(observed.errors)), "reason": f"{name} over {cheap}"}
+            about = {"scope": "within", "target": target, "reason": f"{name} over {cheap}"}
             rows.append({**_key(deepest, family), **row, **about})
     return rows
 

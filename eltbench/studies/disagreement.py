@@ -18,7 +18,7 @@ import pyarrow as pa
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
 from eltbench.evaluation import early_exits, generation_scores, signal_scores
-from eltbench.evaluation.per_sample import PerSample, observe
+from eltbench.evaluation.per_sample import ERRORS, PerSample, observe
 from eltbench.fields import build
 from eltbench.model import Model
 from eltbench.streams import stream
@@ -162,7 +162,7 @@ class Disagreement(Study):
         elt = rows[(rows["trainer"] == "elt") & (rows["role"] == "main")]
         for _, here in elt.groupby(CELL):
             where, seeds = Cell(*here[CELL].iloc[0]), set(here["seed"])
-            gains = here[here["metric"] == "auroc_gain"]
+            gains = here[(here["metric"] == "auroc_gain") & here["target"].isin(ERRORS)]
             for claim, family in (("exit-disagreement", "disagreement"), ("exit-convergence", "convergence")):
                 found[claim][where] = _evidence({"auroc": gains[gains["signal"] == family]}, seeds)
             held = here[(here["guarantee"] == "learn then test") & (here["alpha"] == CLAIMED_LEVEL)]

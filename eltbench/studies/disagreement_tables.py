@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from eltbench.evaluation.per_sample import ERRORS
 from eltbench.evaluation.uncertainty import SIGNALS
 from eltbench.studies.curves import CELL, MODEL, spread
 
@@ -56,8 +57,7 @@ def _signals(axis: Axes, here: pd.DataFrame, title: str) -> None:
     """AUROC by signal, the best within strata on top: filled within strata, hollow over all items."""
     from eltbench import figures
 
-    primary = here[(here["metric"] == "auroc_gain")]["target"].dropna().unique()
-    scores = here[(here["metric"] == "auroc") & (here["loops"] == here["max_loops"]) & here["target"].isin(primary)]
+    scores = here[(here["metric"] == "auroc") & (here["loops"] == here["max_loops"]) & here["target"].isin(ERRORS)]
     by = {scope: scores[scores["scope"] == scope].groupby("signal")["value"] for scope in ("within", "pooled")}
     names = by["within"].mean().sort_values().index
     if not len(names):

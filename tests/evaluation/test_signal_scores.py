@@ -67,6 +67,20 @@ def test_a_signal_of_the_level_alone_orders_all_items_and_tells_nothing_within_s
     assert gains["probe_logistic"]["value"] > 0.25
 
 
+def test_what_finds_the_models_own_error_is_asked_apart_from_what_finds_the_loss():
+    """The loss is mostly luck that one signal knows; the model's error is what another knows."""
+    observed = made_up(entropy=lambda level, own, noise: own, kl_to_previous=lambda level, own, noise: noise)
+    noise = observed.signals["kl_to_previous"]
+    split = PerSample(**{**vars(observed), "errors": {**observed.errors, "model_error": noise}})
+    gains = {
+        row["target"]: row["value"]
+        for row in score(split, parted_of(split, 4), deepest=2)
+        if (row["metric"], row["signal"]) == ("auroc_gain", "disagreement")
+    }
+    assert gains["model_error"] == pytest.approx(0.5, abs=0.06)
+    assert gains["x0_error"] < 0
+
+
 def test_scores_beside_the_auroc_are_given_at_the_deepest_exit_alone():
     observed = made_up(entropy=lambda level, own, noise: own)
     rows = score(observed, parted_of(observed, 4), deepest=2)

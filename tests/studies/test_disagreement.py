@@ -124,6 +124,9 @@ def decisive(gain=0.1, violations=0.0, saved=0.5, seeds=5):
             rows.append(
                 {"metric": "auroc_gain", "signal": family, "value": gain + jitter, "seed": seed, "scope": "within"}
             )
+        rows.append(
+            {"metric": "auroc_gain", "signal": "disagreement", "value": -1.0, "seed": seed, "target": "model_error"}
+        )
         held = {"rule": "kl", "guarantee": "learn then test", "alpha": 0.05, "delta": 0.1, "seed": seed}
         rows.append({**held, "metric": "violations", "value": violations + jitter})
         rows.append({**held, "metric": "loops_saved", "value": saved + jitter})
