@@ -1,4 +1,4 @@
-"""The command `eltbench`: list · train · sample · study · compare · report · doctor."""
+"""The command `eltbench`: list · train · sample · study · compare · recommend · report · doctor."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ USAGE = """usage: eltbench COMMAND …
   sample RUN            draw the picture of samples by loops of a trained model
   study NAME            ask a study's question; the same as python -m eltbench.studies.NAME
   compare A B           which verdicts and estimates moved between two folders of results
+  recommend             the best (N, L) within a latency on this device, from the rows of a study
   report                one page of everything in results/: claims, figures, where they come from
   doctor                versions, devices, weights, and what is missing
 
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sample": commands.sample,
         "study": commands.study,
         "compare": commands.compare,
+        "recommend": commands.recommend,
         "report": commands.report,
         "doctor": commands.doctor,
     }

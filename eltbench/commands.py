@@ -8,7 +8,7 @@ import platform
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -194,6 +194,44 @@ def report(arguments: list[str]) -> int:
     for path in write(asked.results, asked.out, narrow=asked.narrow):
         print(path)
     return 0
+
+
+@dataclass(frozen=True)
+class RecommendCommand:
+    """Say which (N, L) to deploy here: the best held-out loss of a study's rows within a latency measured now."""
+
+    latency_ms: float
+    """what a sample may take on this device"""
+    rows: Path = Path("results/depth_grid/digits/rows.parquet")
+    """rows of depth_grid or extrapolation, with the provenance.json beside them"""
+    world: str = ""
+    """task and dataset, or a part of their names, where the rows hold several"""
+    calls: int = 1
+    """network calls of a sample: its sampling steps"""
+    batch: int = 1
+    backend: str = "torch"
+    device: str = "cpu"
+    threads: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    mode: str = "eager"
+    """eager, compiled, cuda-graph; of jax scan, unrolled"""
+
+
+def recommend(arguments: list[str]) -> int:
+    """Print the network to deploy and the runner-up; exits 1 where none is fast enough."""
+    from eltbench.throughput import recommend as recommending
+
+    asked = vars(tyro.cli(RecommendCommand, prog="eltbench recommend", args=arguments)).copy()
+    latency, rows, world = asked.pop("latency_ms") / 1e3, asked.pop("rows"), asked.pop("world")
+    if not latency > 0:
+        raise ValueError(f"latency-ms must be above 0, given {latency * 1e3:g}")
+    found = recommending.candidates(rows, world, **asked)
+    choice = recommending.choose(found, latency)
+    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(recommending.table(found, latency))
+    for line in recommending.answer(choice, latency):
+        print(line)
+    print(json.dumps({"latency_ms": latency * 1e3, **asked, **recommending.in_short(choice)}))
+    return int(choice.best is None)
 
 
 def doctor(arguments: list[str]) -> int:

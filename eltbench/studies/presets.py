@@ -149,6 +149,11 @@ def load_table(study: str, name_or_path: str) -> tuple[str, dict[str, Any]]:
     return name, _extended(name, tables, study)
 
 
+def preset_from_dict(values: Mapping[str, Any]) -> Preset:
+    """The preset that `Preset.to_dict` wrote, as the provenance of results holds it."""
+    return _preset(values.get("name", ""), dict(values))
+
+
 def _packaged(study: str) -> str:
     """The text of the study's packaged presets; empty for a study of a plug-in, whose presets are files."""
     file = resources.files("eltbench.presets") / f"{study}.toml"

@@ -44,13 +44,13 @@ class JaxSpeed:
 
     def call(self, body: Body) -> Call:
         predict, batch = self.predict(body), self.inputs(body)
-        return lambda: predict(batch.inputs, batch.labels, batch.log_snr, None, body.loops)
+        return lambda: predict(batch.inputs, batch.labels, batch.log_snr, batch.context, body.loops)
 
     def blocks(self, body: Body) -> Call:
         network, batch = self.network(body), self.inputs(body)
-        state, conditioning = jax.jit(lambda network: network.embed(batch.inputs, batch.labels, None, batch.log_snr))(
-            network
-        )
+        state, conditioning = jax.jit(
+            lambda network: network.embed(batch.inputs, batch.labels, batch.context, batch.log_snr)
+        )(network)
 
         @jax.jit
         def run(network: Network, state: Array, conditioning: Conditioning) -> Array:
@@ -65,7 +65,7 @@ class JaxSpeed:
         jax.block_until_ready(last)
 
     def inputs(self, body: Body) -> Batch:
-        """Random inputs, labels, noise levels."""
+        """Random inputs, labels, context, noise levels."""
         spec, draw = body.spec, np.random.default_rng(0)
         inputs: np.ndarray
         if spec.kind == "continuous":
@@ -73,7 +73,8 @@ class JaxSpeed:
         else:
             inputs = draw.integers(spec.vocabulary + 1, size=(body.batch, spec.tokens), dtype=np.int32)
         log_snr = np.zeros(body.batch, np.float32) if body.timed else None
-        batch = Batch(inputs, np.zeros(body.batch, np.int32), None, log_snr, None, None)
+        context = np.zeros((body.batch, spec.tokens), np.int32) if spec.context_vocabulary else None
+        batch = Batch(inputs, np.zeros(body.batch, np.int32), context, log_snr, None, None)
         return jax.device_put(batch, self.device)
 
     def _done(self, result: Array) -> Array:

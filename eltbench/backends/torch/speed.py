@@ -104,16 +104,17 @@ class TorchSpeed:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def inputs(self, body: Body) -> tuple[Tensor, Tensor, None, Tensor | None]:
-        """Random inputs, labels, no context, noise levels."""
+    def inputs(self, body: Body) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Random inputs, labels, context, noise levels."""
         spec, draw = body.spec, torch.Generator().manual_seed(0)
         if spec.kind == "continuous":
             inputs = torch.randn((body.batch, *spec.grid, spec.channels), generator=draw)
         else:
             inputs = torch.randint(spec.vocabulary + 1, (body.batch, spec.tokens), generator=draw)
-        labels = torch.zeros(body.batch, dtype=torch.int64)
+        labels = torch.zeros(body.batch, dtype=torch.int64).to(self.device)
+        context = torch.zeros_like(inputs).to(self.device) if spec.context_vocabulary else None
         log_snr = torch.zeros(body.batch).to(self.device) if body.timed else None
-        return inputs.to(self.device), labels.to(self.device), None, log_snr
+        return inputs.to(self.device), labels, context, log_snr
 
     def autocast(self, body: Body) -> Callable[[], contextlib.AbstractContextManager]:
         """The precision of the matrix products, as the engine has it: norms stay in float32."""

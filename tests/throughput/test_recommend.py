@@ -1,0 +1,175 @@
+"""What `eltbench recommend` answers: on made-up candidates, on hand-made rows, and on the published ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from eltbench import cli
+from eltbench.statistics import paired_interval
+from eltbench.throughput import recommend
+from eltbench.throughput.recommend import Candidate, choose
+
+RELAY = Path(__file__).parents[2] / "results" / "extrapolation" / "relay" / "rows.parquet"
+
+
+def candidate(loops, losses, milliseconds, layers=2):
+    return Candidate("elt", "main", layers, 4, 64, loops, paired_interval(losses), milliseconds / 1e3)
+
+
+FAST = candidate(1, [0.30, 0.31, 0.29], 1.0)
+GOOD = candidate(2, [0.20, 0.21, 0.19], 4.0)
+BEST = candidate(4, [0.10, 0.11, 0.09], 9.0)
+
+
+def test_the_best_loss_within_the_latency_wins_and_the_next_best_is_named():
+    found = choose([FAST, BEST, GOOD], 0.010)
+    assert (found.best, found.runner_up, found.fastest) == (BEST, GOOD, FAST)
+    assert found.told_apart
+    found = choose([FAST, BEST, GOOD], 0.005)
+    assert (found.best, found.runner_up) == (GOOD, FAST)
+    assert recommend.answer(found, 0.005) == [
+        "deploy elt 2N×4L at L = 2: loss 0.2 [0.1752, 0.2248] over 3 seeds, 4 ms",
+        "runner-up: elt 2N×4L at L = 1: loss 0.3 [0.2752, 0.3248] over 3 seeds, 1 ms",
+    ]
+
+
+def test_a_latency_is_met_by_what_takes_exactly_as_long():
+    assert choose([GOOD, FAST], GOOD.seconds).best == GOOD
+
+
+def test_where_one_fits_there_is_no_runner_up():
+    found = choose([FAST, BEST, GOOD], 0.002)
+    assert (found.best, found.runner_up) == (FAST, None)
+    assert recommend.answer(found, 0.002)[1] == "nothing else fits 2 ms"
+
+
+def test_where_nothing_fits_the_fastest_is_named():
+    found = choose([GOOD, FAST, BEST], 0.0005)
+    assert found.best is None
+    assert recommend.answer(found, 0.0005) == ["nothing fits 0.5 ms: the fastest, elt 2N×4L at L = 1, takes 1 ms"]
+    assert recommend.in_short(found)["best"] is None
+
+
+def test_losses_that_cannot_be_told_apart_are_said_to_overlap():
+    near = candidate(3, [0.19, 0.20, 0.22], 5.0)
+    found = choose([near, GOOD], 0.010)
+    assert not found.told_apart
+    assert recommend.answer(found, 0.010)[1].endswith("the intervals of the two overlap")
+
+
+def test_of_equal_losses_the_faster_wins():
+    slow = candidate(3, [0.20, 0.21, 0.19], 5.0)
+    assert choose([slow, GOOD], 0.010).best == GOOD
+
+
+def test_one_seed_has_no_interval():
+    found = choose([candidate(2, [0.2], 1.0)], 0.010)
+    assert "loss 0.2 over one seed, no interval" in recommend.answer(found, 0.010)[0]
+    json.dumps(recommend.in_short(found), allow_nan=False)
+
+
+@pytest.mark.parametrize("latency", [0.0, -1.0, float("nan")])
+def test_a_latency_that_is_none_is_refused(latency):
+    with pytest.raises(ValueError, match="latency must be above 0"):
+        choose([FAST], latency)
+    with pytest.raises(ValueError, match="no network with a finite held-out loss"):
+        choose([], 1.0)
+
+
+def rows(**changes):
+    one = {"metric": "heldout_loss", "task": "masked", "dataset": "relay", "stratum": None, "trainer": "elt"}
+    one |= {"role": "main", "unique_layers": 2, "max_loops": 4, "width": 64, "run_id": "r", **changes}
+    return [{**one, "loops": loops, "seed": seed, "value": loops + seed / 10} for loops in (1, 2) for seed in range(3)]
+
+
+def test_quality_is_the_held_out_loss_of_every_exit_over_seeds():
+    strata = [{**each, "stratum": "distance 3", "value": 99.0} for each in rows()]
+    other = [{**each, "metric": "token_accuracy"} for each in rows()]
+    table = recommend.quality(pd.DataFrame(rows() + strata + other))
+    assert table["loops"].tolist() == [1, 2]
+    assert [loss.estimate for loss in table["loss"]] == pytest.approx([1.1, 2.1])
+    assert {loss.n for loss in table["loss"]} == {3}
+
+
+def test_a_network_that_diverged_is_left_out():
+    broken = rows(unique_layers=4)
+    broken[0]["value"] = float("nan")
+    table = recommend.quality(pd.DataFrame(rows() + broken))
+    assert sorted(zip(table["unique_layers"], table["loops"], strict=True)) == [(2, 1), (2, 2), (4, 2)]
+
+
+def test_a_world_is_named_where_there_are_several():
+    two = pd.DataFrame(rows() + rows(task="diffusion", dataset="digits"))
+    with pytest.raises(
+        ValueError, match="the rows hold 2 worlds; choose one with --world: diffusion digits, masked relay"
+    ):
+        recommend.quality(two)
+    with pytest.raises(ValueError, match="0 worlds fit 'video'"):
+        recommend.quality(two, "video")
+    assert len(recommend.quality(two, "digits")) == 2
+    with pytest.raises(ValueError, match="hold no heldout_loss"):
+        recommend.quality(two[two["metric"] == "none"])
+
+
+def test_published_networks_are_rebuilt_as_they_were_trained(monkeypatch):
+    asked = {}
+
+    def seconds(bodies, backend, device, threads):
+        asked.update(bodies)
+        return {key: 1e-3 * body.loops for key, body in bodies.items()}
+
+    monkeypatch.setattr(recommend, "measured_seconds", seconds)
+    found = recommend.candidates(RELAY, "relay", batch=3, calls=8)
+    assert len(found) == len(asked) > 10
+    assert {each.loss.n for each in found} == {5}
+    for key, body in asked.items():
+        width, loops = key[4:]
+        assert (body.architecture.width, body.loops, body.batch) == (width, loops, 3)
+        assert body.architecture.attention_radius == 1
+        assert body.depth == ("unique" if key[0] == "unique-depth" else body.depth)
+    assert {each.seconds for each in found} == {8e-3 * body.loops for body in asked.values()}
+
+
+def test_runs_that_no_preset_plans_are_refused(tmp_path):
+    table = pd.DataFrame(rows()).assign(study="extrapolation", preset="mine")
+    with pytest.raises(ValueError, match="neither provenance.json beside it nor a packaged preset 'mine'"):
+        recommend.planned_runs(tmp_path / "rows.parquet", table)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "tpu"], "torch has no device 'tpu'"),
+        (["--latency-ms", "0"], "latency-ms must be above 0, given 0"),
+        (["--rows", "no/rows.parquet"], "no rows at no/rows.parquet"),
+        (["--batch", "0"], "batch must be at least 1, given 0"),
+        (["--mode", "scan"], "given 'scan'"),
+        (["--backend", "numpy"], "unknown backend that can be timed 'numpy'"),
+    ],
+)
+def test_what_cannot_be_recommended_is_refused(capsys, options, message):
+    given = ["recommend", "--latency-ms", "20", "--rows", str(RELAY), *options]
+    assert cli.main(given) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_answers_with_this_device_s_own_times(monkeypatch, capsys):
+    real = recommend.measured_seconds
+
+    def few(bodies, *settings):
+        return real(dict(list(bodies.items())[:2]), *settings, rounds=1)
+
+    monkeypatch.setattr(recommend, "measured_seconds", few)
+    assert cli.main(["recommend", "--latency-ms", "1e6", "--rows", str(RELAY)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("deploy ") for line in said)
+    line = json.loads(said[-1])
+    assert 0 < line["best"]["seconds"] < 1e3
+    assert line["runner_up"]["loss"] >= line["best"]["loss"]
+    monkeypatch.setattr(recommend, "measured_seconds", lambda bodies, *_: dict.fromkeys(bodies, 5.0))
+    assert cli.main(["recommend", "--latency-ms", "20", "--rows", str(RELAY)]) == 1
+    assert "nothing fits 20 ms: the fastest, " in capsys.readouterr().out
