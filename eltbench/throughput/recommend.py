@@ -176,13 +176,14 @@ def candidates(
     runs = planned_runs(path, rows[rows["run_id"].isin(table["run_id"])])
     bodies, losses = {}, {}
     for line in table.itertuples(index=False):
-        key = tuple(getattr(line, name) for name in CANDIDATE)
+        key = tuple(getattr(line, name) for name in CANDIDATE[:2])
+        key += tuple(int(getattr(line, name)) for name in CANDIDATE[2:])
         asked = body(runs[str(line.run_id)], int(line.loops), batch, precision, mode)  # type: ignore[arg-type]
         if asked is not None:
             bodies[key], losses[key] = asked, line.loss
     seconds = measured_seconds(bodies, backend, device, threads) if bodies else {}
     return [
-        Candidate(*key[:2], *(int(number) for number in key[2:]), losses[key], calls * taken)  # type: ignore[arg-type]
+        Candidate(**dict(zip(CANDIDATE, key, strict=True)), loss=losses[key], seconds=calls * taken)
         for key, taken in seconds.items()
     ]
 

@@ -136,7 +136,7 @@ def test_published_networks_are_rebuilt_as_they_were_trained(monkeypatch):
 
 def test_runs_that_no_preset_plans_are_refused(tmp_path):
     table = pd.DataFrame(rows()).assign(study="extrapolation", preset="mine")
-    with pytest.raises(ValueError, match="neither provenance.json beside it nor a packaged preset 'mine'"):
+    with pytest.raises(ValueError, match=r"neither provenance\.json beside it nor a packaged preset 'mine'"):
         recommend.planned_runs(tmp_path / "rows.parquet", table)
 
 
