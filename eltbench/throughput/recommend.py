@@ -174,7 +174,8 @@ def candidates(
     rows = results.load_rows(path)
     table = quality(rows, world)
     runs = planned_runs(path, rows[rows["run_id"].isin(table["run_id"])])
-    bodies, losses = {}, {}
+    bodies: dict[tuple[Any, ...], Body] = {}
+    losses: dict[tuple[Any, ...], Any] = {}
     for line in table.itertuples(index=False):
         key = tuple(getattr(line, name) for name in CANDIDATE[:2])
         key += tuple(int(getattr(line, name)) for name in CANDIDATE[2:])
