@@ -1,14 +1,14 @@
 """Which signals know where a model is wrong: every signal scored on test items, families against cheap baselines.
 
-Three disjoint sets of items. On the first the event is stated (an error above the upper quartile of its stratum) and
-the probes are fitted; on the second signals are chosen and calibrated; all scores are of the third. The sets are the
-same for every model of a world.
+Three disjoint sets of items. On the first the event is stated (an error above the upper quartile of its stratum; of all
+errors for pooled scores, which the corruption level alone may foresee) and the probes are fitted; on the second signals
+are chosen and calibrated; all scores are of the third. The sets are the same for every model of a world.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,13 @@ def _scored(observed: PerSample, parted: Parted, loops: int, name: str, signal: 
     for target in [primary, *(target for target in BESIDE if full and target in observed.errors)]:
         error = observed.errors[target][exit]
         metrics = ("auroc",) if not full else ("auroc", "spearman") if target != primary else tuple(selective.METRICS)
-        found = selective.scores(signal[test], error[test], event(error, parted)[test], parted.strata[test], metrics)
+        whole = replace(parted, strata=np.zeros_like(parted.strata))  # pooled, all are one stratum: the level may help
+        found = [
+            row
+            for pooled, sets in ((True, whole), (False, parted))
+            for row in selective.scores(signal[test], error[test], event(error, sets)[test], sets.strata[test], metrics)
+            if (row["scope"] == "pooled") == pooled
+        ]
         for row in found:
             if row["scope"] != "stratum" or (full and target == primary and row["metric"] == "auroc"):
                 stratum = None if row["stratum"] is None else f"level {row['stratum']}"

@@ -64,7 +64,7 @@ class Measurement:
                 raise ValueError(f"measurement: {name} must be at least {least}, given {getattr(self, name)}")
 
 
-@register("disagreement", version=1)
+@register("disagreement", version=2)
 class Disagreement(Study):
     """Signals against errors, stopping rules as quality against compute, and stopping with a guarantee."""
 

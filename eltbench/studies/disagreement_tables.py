@@ -48,7 +48,7 @@ def figure(rows: pd.DataFrame) -> Figure:
     for row, here in zip(axes, cells, strict=True):
         title = figures.heading(here[CELL].iloc[0], rows)
         _signals(row[0], here, f"{title}: errors foreseen at L_max")
-        _rules(row[1], here, f"{title}: what stopping early costs")
+        _rules(row[1], here, f"{title}: cost of stopping early")
     canvas.set_figheight(6.2 * len(cells))
     return canvas
 

@@ -56,7 +56,9 @@ def test_a_signal_of_the_level_alone_orders_all_items_and_tells_nothing_within_s
     at = {"loops": 2, "target": "x0_error"}
     assert value(rows, signal="corruption_level", metric="spearman", scope="pooled", **at) > 0.99
     assert value(rows, signal="corruption_level", metric="auroc", scope="within", **at) == pytest.approx(0.6, abs=0.1)
+    assert value(rows, signal="corruption_level", metric="auroc", scope="pooled", **at) > 0.99
     assert value(rows, signal="kl_to_previous", metric="auroc", scope="within", **at) > 0.95
+    assert value(rows, signal="kl_to_previous", metric="auroc", scope="pooled", **at) < 0.6
     assert value(rows, signal="relative_update_norm", metric="auroc", scope="within", **at) == pytest.approx(
         0.5, abs=0.08
     )
