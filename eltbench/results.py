@@ -89,7 +89,11 @@ def load_rows(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     files = sorted(path.rglob("rows.parquet")) if path.is_dir() else [path]
     if not files:
-        raise ValueError(f"no rows.parquet in {path} or below it")
+        message = f"no rows.parquet in {path} or below it"
+        match path.resolve().parts:
+            case (*_, "results", study, preset):
+                message += f"; python -m eltbench.studies.{study} --preset {preset} writes them"
+        raise ValueError(message)
     return _joined([_read(file) for file in files]).to_pandas()
 
 

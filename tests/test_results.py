@@ -139,8 +139,10 @@ class TestFiles:
             results.load_rows(path)
 
     def test_no_rows_is_a_clear_error(self, tmp_path):
-        with pytest.raises(ValueError, match=r"no rows.parquet in"):
+        with pytest.raises(ValueError, match=r"no rows.parquet in .* or below it$"):
             results.load_rows(tmp_path)
+        with pytest.raises(ValueError, match=r"; python -m eltbench.studies.depth_grid --preset relay writes them$"):
+            results.load_rows(tmp_path / "results" / "depth_grid" / "relay")
 
     def test_an_interrupted_write_leaves_the_old_rows(self, tmp_path, monkeypatch):
         path = tmp_path / "rows.parquet"

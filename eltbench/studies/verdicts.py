@@ -35,6 +35,29 @@ def as_json(study: str, preset: str, decisions: Sequence[Decision]) -> str:
     return json.dumps({"study": study, "preset": preset, "claims": found}, indent=1, allow_nan=False) + "\n"
 
 
+def frame(decisions: Sequence[Decision]) -> pd.DataFrame:
+    """One line a claim, cell, condition and witness: verdict, effect, interval and region on its scale.
+
+    Columns: claim, task, dataset, backend, condition, estimand, cell_verdict (of the condition there) and those of
+    a witness in claims.json, the region as region_low and region_high, with infinite bounds as such.
+    """
+    lines = []
+    for decision in decisions:
+        for cell in decision.cells:
+            for entry in cell.conditions:
+                about = {"estimand": entry.condition.estimand, "cell_verdict": entry.verdict}
+                known = {"claim": decision.claim.id, **cell.cell._asdict(), "condition": entry.condition.name, **about}
+                for finding in (entry.primary, entry.second):
+                    if finding is not None:
+                        bounds = {"region_low": finding.region.low, "region_high": finding.region.high}
+                        lines.append({**known, **_plainly(finding), **bounds})
+    return pd.DataFrame(lines)
+
+
+def _plainly(finding: Finding) -> dict[str, Any]:
+    return {name: value for name, value in finding.to_dict().items() if name not in ("region", "percent")}
+
+
 def in_short(decisions: Sequence[Decision]) -> dict[str, Any]:
     """Claim id → verdict and cells, for the one JSON line that ends a command's output."""
     return {

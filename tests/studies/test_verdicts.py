@@ -6,12 +6,14 @@ import io
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 from synthetic_rows import frame, losses
 
+import eltbench
 from eltbench import studies
 from eltbench.claims import Cell, Evidence, Witness, claim, decide
 from eltbench.studies import verdicts
@@ -162,3 +164,24 @@ def test_the_overview_has_a_line_for_every_claim_and_preset_that_measured_it(dec
     assert all(line.startswith("|  | extrapolation, b |") for line in lines[1::2])
     assert all(line.count(" | ") == head.count(" | ") for line in lines)
     assert re.findall(r"[+-][0-9.]+ %", lines[0]) == ["-25.99 %", "+35.12 %"]  # the mean of e^-0.301 and e^0.301
+
+
+def test_the_frame_of_decisions_says_what_claims_json_says():
+    folder = Path(__file__).parents[2] / "results" / "extrapolation" / "digits"
+    study = studies.create("extrapolation")
+    decisions = verdicts.decide_all(study, eltbench.load_rows(folder), smoke=False)
+    shown = verdicts.frame(decisions).set_index(["claim", "task", "condition", "witness"])
+    found = json.loads((folder / "claims.json").read_text())["claims"]
+    lines = 0
+    for id, told in found.items():
+        for cell in told["cells"]:
+            for condition in cell["conditions"]:
+                for witness in condition["witnesses"]:
+                    line = shown.loc[(id, cell["task"], condition["condition"], witness["witness"])]
+                    lines += 1
+                    assert line["cell_verdict"] == condition["verdict"]
+                    for name in ("estimate", "low", "high", "n", "verdict"):
+                        assert line[name] == witness[name]
+                    bounds = [line["region_low"], line["region_high"]]
+                    assert [None if math.isinf(bound) else bound for bound in bounds] == witness["region"]
+    assert lines == len(shown)

@@ -1,0 +1,67 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # All verdicts, with forest plots
+#
+# Every published preset of every study, decided anew from its rows. `eltbench report` writes the same as one page.
+
+# %%
+# %matplotlib inline
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+import eltbench
+from eltbench import studies
+from eltbench.studies import verdicts
+
+found = []
+for path in sorted(Path("../results").glob("*/*/rows.parquet")):
+    if path.parent.name in ("smoke", "quick"):  # these show the way; what they print is no result
+        continue
+    study = studies.create(path.parent.parent.name)
+    decided = verdicts.frame(verdicts.decide_all(study, eltbench.load_rows(path), smoke=False))
+    found.append(decided.assign(study=study.name, preset=path.parent.name))
+found = pd.concat(found, ignore_index=True)
+found.groupby(["study", "preset", "claim"])["cell_verdict"].agg(lambda here: ", ".join(sorted(set(here))))
+
+# %% [markdown]
+# Each line is one effect with its interval, widened over the claims of its study; the band is the region that was
+# stated before the run. Supported: the interval lies inside. Contradicted: outside. Scales differ from claim to claim.
+
+# %%
+colours = {"supported": "#0072b2", "contradicted": "#b34700", "inconclusive": "#595959"}
+primary = found[found["witness"] == "primary"].dropna(subset=["estimate", "low", "high"])
+groups = list(primary.groupby(["claim", "condition"], sort=False))
+heights = [len(here) + 1.2 for _, here in groups]
+canvas, axes = plt.subplots(len(groups), figsize=(10, 0.32 * sum(heights)), height_ratios=heights, layout="constrained")
+for axis, ((claim, _), here) in zip(np.atleast_1d(axes), groups, strict=True):
+    for place, line in enumerate(here.itertuples()):
+        axis.plot([line.low, line.high], [place, place], color=colours[line.cell_verdict], lw=2)
+        axis.plot(line.estimate, place, "o", color=colours[line.cell_verdict])
+    left, right = axis.get_xlim()
+    axis.axvspan(*np.clip([line.region_low, line.region_high], left, right), color="#cfe3f1", zorder=0)
+    axis.axvline(0, color="0.6", ls=":")
+    about = here[["preset", "task", "dataset", "backend", "cell_verdict"]].agg(" ".join, axis=1)
+    axis.set(xlim=(left, right), ylim=(len(here) - 0.4, -0.6))
+    axis.set_yticks(range(len(here)), about, fontsize=7)
+    axis.set_title(f"{claim}: {line.estimand} ({line.scale})", fontsize=9, loc="left")
+
+# %% [markdown]
+# ## As numbers
+
+# %%
+found[["study", "preset", "claim", "task", "backend", "witness", "estimate", "low", "high", "cell_verdict", "n"]]
