@@ -87,7 +87,7 @@ def load_rows(path: str | Path) -> pd.DataFrame:
     Raises ValueError when there is none, or one is damaged or of another schema version.
     """
     path = Path(path)
-    files = sorted(path.rglob("rows.parquet")) if path.is_dir() else [path]
+    files = [path] if path.is_file() or path.suffix == ".parquet" else sorted(path.rglob("rows.parquet"))
     if not files:
         message = f"no rows.parquet in {path} or below it"
         match path.resolve().parts:
