@@ -1,8 +1,8 @@
 """Writes the generated tables of README.md and docs/ anew from the committed results: `python docs/generate.py`.
 
-A table stands between two marks: `<!-- claims: FOLDER -->` (a results folder's verdicts with every interval),
-`<!-- compare: FOLDER FOLDER -->` (what moved between two), `<!-- audit: FOLDER -->` (the paper's figures counted again)
-or `<!-- overview -->` (all), and `<!-- end of … -->`.
+A table stands between two marks: `<!-- claims: FOLDER -->` (a results folder's verdicts, every interval),
+`<!-- compare: FOLDER FOLDER -->` (what moved between two), `<!-- audit: FOLDER -->` (the paper's figures recounted),
+`<!-- throughput: FOLDER -->` (a machine's ceilings and ratios) or `<!-- overview -->` (all), and `<!-- end of … -->`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from typing import Any
 
 import pandas as pd
 
+import eltbench
 from eltbench.studies import audit_tables, comparison
 from eltbench.studies.verdicts import markdown, overview
+from eltbench.throughput import tables as throughput_tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
-MARKED = re.compile(r"(<!-- (claims|compare|audit|overview)(?:: (.*?))? -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
+MARKED = re.compile(
+    r"(<!-- (claims|compare|audit|throughput|overview)(?:: (.*?))? -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL
+)
 
 
 def published() -> list[str]:
@@ -41,6 +45,9 @@ def table(kind: str, about: str) -> str:
         return markdown(decided(about))
     if kind == "audit":
         return audit_tables.markdown(pd.read_csv(ROOT / about / "summary.csv"))
+    if kind == "throughput":
+        summary, sentences = pd.read_csv(ROOT / about / "summary.csv"), decided(about)["sentences"]
+        return throughput_tables.markdown(eltbench.load_rows(ROOT / about), summary, sentences)
     first, second = about.split()
     return comparison.markdown(comparison.compare(ROOT / first, ROOT / second), (Path(first).name, Path(second).name))
 

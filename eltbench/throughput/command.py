@@ -13,32 +13,27 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 import tyro
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from eltbench import backends, results
 from eltbench.atomic import check_writable, replacing, write_text
 from eltbench.claims import Decision
-from eltbench.evaluation.roofline import Ceilings, bandwidth
 from eltbench.progress import duration
 from eltbench.provenance import provenance, row_provenance
 from eltbench.runs import measurement_hash
 from eltbench.schema import row_schema, validate
 from eltbench.studies import verdicts
 from eltbench.studies.presets import load_table
-from eltbench.throughput import measuring
+from eltbench.throughput import measuring, tables
 from eltbench.throughput.cells import Preset, preset_from_table
 from eltbench.throughput.measuring import Record
-from eltbench.throughput.rows import COLUMNS, RATIOS, all_rows, timings
-from eltbench.throughput.summary import UNIT
+from eltbench.throughput.rows import COLUMNS, all_rows, timings
 
 if TYPE_CHECKING:
     from eltbench.studies.throughput import Throughput
 
 COVERS = "fresh processes on this machine, one after the other, in one run"
 PIPED_WIDTH = 160  # columns of the tables where stdout is no terminal
-SHOWN = (*(name for its in RATIOS.values() for name, *_ in its), "speed_over_peer")
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ def main(study: Throughput, arguments: Sequence[str] | None = None) -> int:
     rows = stamped(study, preset, all_rows(ceilings, records))
     entry = {**provenance(), "wall_seconds": round(time.monotonic() - started, 1), "presets": [asdict(preset)]}
     decisions = write(folder, study, preset, rows, records, entry)
-    show(study, preset, folder, ceilings, rows, decisions)
+    show(study, preset, folder, rows, decisions)
     failed = [record for record in records if record.failed]
     for record in failed:
         print(f"failed: {record.cell.name}, process {record.process}: {record.failed}", file=sys.stderr)
@@ -133,9 +128,10 @@ def write(
     found = {each.claim.id: {**each.to_dict(), "intervals_cover": COVERS} for each in decisions}
     about = {"study": study.name, "preset": preset.name, "claims": found, "sentences": study.remarks(rows)}
     write_text(folder / "claims.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
-    kinds = {kind: len({each.cell.id for each in records if getattr(each, kind)}) for kind in ("skipped", "failed")}
-    done = {each.cell.id for each in records} - {each.cell.id for each in records if each.skipped or each.failed}
-    entry = {**entry, "cells": {"done": len(done), **kinds}}
+    failed = {each.cell.id: each.failed for each in records if each.failed}
+    skipped = {each.cell.id: each.skipped for each in records if each.skipped}
+    done = [id for id in dict.fromkeys(each.cell.id for each in records) if id not in {**failed, **skipped}]
+    entry = {**entry, "runs": {"done": done, "cached": [], "failed": failed, "skipped": skipped}}
     write_text(folder / "provenance.json", json.dumps({"commands": [entry]}, indent=1) + "\n")
     raw = pa.Table.from_pandas(timings(records), preserve_index=False)
     results.write_table(folder / "timings.parquet", raw)
@@ -147,14 +143,13 @@ def show(
     study: Throughput,
     preset: Preset,
     folder: Path,
-    ceilings: Ceilings,
     rows: pd.DataFrame,
     decisions: Sequence[Decision],
 ) -> None:
     """Ceilings, ratios beside what was predicted, verdicts, the plain sentences, and one JSON line."""
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
-    print("\n".join(machine(ceilings)))
-    console.print(table(study.summarise(rows)))
+    print("\n".join(tables.machine(rows)))
+    console.print(tables.terminal(study.summarise(rows)))
     console.print(verdicts.table(decisions))
     print(f"intervals cover {COVERS}")
     for decision in decisions:
@@ -170,49 +165,3 @@ def show(
     }
     sys.stdout.flush()
     print(json.dumps(line), flush=True)
-
-
-def machine(ceilings: Ceilings) -> list[str]:
-    """The ceilings in a few lines."""
-    levels = ", ".join(f"{name} {size / UNIT:.3g} MB" for name, size in ceilings.caches.items()) or "not told"
-    peaks = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in ceilings.peaks.items())
-    sizes = [*ceilings.caches.values(), ceilings.read[-1][0]]
-    reads = ", ".join(
-        f"{bandwidth(ceilings.read, size / 2) / 1e9:.0f} GB/s from {size / 2 / UNIT:.3g} MB" for size in sizes
-    )
-    return [
-        f"machine: {ceilings.name}, {ceilings.device}, {ceilings.threads} threads, {ceilings.memory / 2**30:.0f} GiB",
-        f"caches: {levels}; a launch takes {ceilings.launch * 1e6:.1f} µs",
-        f"products: {peaks}; reading: {reads}",
-    ]
-
-
-def table(summary: pd.DataFrame) -> Table:
-    """One line a ratio with its interval, what the roofline predicts, and what is missing or noisy."""
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    shown.add_column("cell", ratio=4)
-    shown.add_column("what", ratio=2)
-    for name in ("ratio, interval", "predicted", "regime", "block, MB", "layers, MB"):
-        shown.add_column(name, justify="right")
-    shown.add_column("remark", ratio=2)
-    here = summary[summary["metric"].isin(SHOWN) | summary["reason"].notna()] if len(summary) else summary
-    for _, line in here.iterrows():
-        missing = pd.isna(line["mean"])
-        interval = "–" if missing else f"{line['mean']:.3f}"
-        if not missing and line["high"] < 1e6:
-            interval += f" [{line['low']:.3f}, {line['high']:.3f}]"
-        noisy = f"noisy in {line['noisy']} of {line['processes']}" if line["noisy"] else ""
-        sizes = ("" if pd.isna(line[name]) else f"{line[name] / UNIT:.1f}" for name in ("block_bytes", "unique_bytes"))
-        predicted = "" if pd.isna(line["predicted"]) else f"{line['predicted']:.3f}"
-        what = f"{str(line['metric']).replace('_', ' ')}" + ("" if pd.isna(line["role"]) else f": {line['role']}")
-        regime = "" if pd.isna(line["regime"]) else str(line["regime"])
-        shown.add_row(
-            str(line["name"]),
-            what,
-            interval,
-            predicted,
-            regime,
-            *sizes,
-            noisy if pd.isna(line["reason"]) else line["reason"],
-        )
-    return shown

@@ -61,6 +61,7 @@ def _where_it_pays(axis: Axes, calls: pd.DataFrame) -> None:
             fill: dict[str, Any] = {} if spilled else {"mfc": "white"}
             errors = [part["mean"] - low, high - part["mean"]]
             axis.errorbar(part["at"], part["mean"], errors, **style, **fill, label=None if number else label)
+    axis.set_ylim(0.9 * min(1, known["mean"].min()), 1.1 * known["mean"].max())  # a wide interval is cut
     axis.legend(fontsize=6, frameon=False, title="hollow: all layers fit", title_fontsize=6)
 
 
