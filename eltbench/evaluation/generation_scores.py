@@ -26,7 +26,8 @@ def score(model: Model, settings: Mapping[str, Any], splits: int, rng: np.random
     and `delta`. metric: `auroc` and `spearman` with a sample's error, whose event is an error above its upper quartile
     over all samples; `selection_gain`, by how much the mean error falls where the quarter of each label's samples with
     the lowest signal is kept, and the same by the error itself (signal `oracle`); `distance_to_full_loops` of rules by
-    setting; `risk`, `violations`, `loops_saved` of learn-then-test on whole trajectories run under the rule.
+    setting; `risk`, `violations`, `loops_saved` of learn-then-test on whole trajectories run under the rule, at those
+    levels for which there are enough samples.
     """
     sampling = model.task.sampling(**settings["sampling"])
     known = {

@@ -1,7 +1,7 @@
 """The per-sample table: at every exit the error of each held-out item under each corruption, and every signal of it.
 
 The unit is an item under one corruption. Where a world says itself which tokens are hidden, every item is corrupted
-alike, and what differs is how far a token lies from what is shown: there the unit may be the hidden token instead.
+alike, and what differs is how far a token lies from what is shown: there the unit is the hidden token.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
-from eltbench.data.base import Clean
 from eltbench.evaluation.exact import exact_posterior, loss_apart
 from eltbench.evaluation.further_signals import measure_further
 from eltbench.evaluation.heldout import BATCH
@@ -89,12 +88,12 @@ def observe(
     members: other models by the source of signals that they are asked for: "ensemble" (the model itself is one of it)
     or "unique-depth". further: the exits at which the signals are measured that take further loops. dropout_passes: of
     Monte-Carlo dropout, for a model that was trained with dropout. by_token: whether a hidden token is a unit. Raises
-    ValueError for impossible exits and for tokens of a world whose items do not say what they hide.
+    ValueError for impossible exits and for tokens of a world without any.
     """
     exits = model.exits(exits)
     clean = model.dataset.heldout()
-    if by_token and model.dataset.strata(clean) is None:
-        raise ValueError(f"per sample: the items of {model.run.dataset!r} do not say what they hide; take whole items")
+    if by_token and model.spec.kind != "tokens":
+        raise ValueError(f"per sample: {model.run.dataset!r} has no tokens to be units; take whole items")
     batches = model.task.heldout(clean, model.spec, stream(model.run.dataset, 0, "heldout"), draws)
     found = []
     for draw, batch in enumerate(batches):
@@ -120,8 +119,9 @@ def _observe(
     found, item, token = whole, np.arange(len(piece.labels)), np.full(len(piece.labels), -1)
     if by_token and hidden is not None:
         item, token = np.nonzero(hidden)
-        distances = model.dataset.strata(Clean(piece.target, piece.labels, piece.context, hidden))
-        found = _each_token(whole, np.asarray(distances)[hidden])
+        distances = model.dataset.strata(model.dataset.heldout())  # of worlds that say what they hide
+        known = np.asarray(whole.level)[item] if distances is None else distances[item + start, token]
+        found = _each_token(whole, known)
     errors = _errors(model, piece, whole)
     errors = {name: found.over_items(rows) for name, rows in errors.items()} if hidden is not None else errors
     signals = measure(found)

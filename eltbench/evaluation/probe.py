@@ -13,6 +13,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from eltbench.evaluation.uncertainty import get, nonfinite
 from eltbench.statistics import NonFiniteError
@@ -35,7 +36,8 @@ class Probe:
 
     def __call__(self, measured: Measured) -> np.ndarray:
         """The probabilities (B,) of the event for other items, from the same signals."""
-        return self.classifier.predict_proba(trajectory_features(measured, self.names))[:, 1]
+        with threadpool_limits(1):
+            return self.classifier.predict_proba(trajectory_features(measured, self.names))[:, 1]
 
 
 class Gate:
@@ -92,7 +94,8 @@ def _fit(features: np.ndarray, event: np.ndarray, kind: Kind, seed: int) -> Any:
         classifier = HistGradientBoostingClassifier(random_state=seed, early_stopping=False, max_iter=50, max_depth=3)
     else:
         raise ValueError(f"probe: kind must be 'logistic' or 'boosted', given {kind!r}")
-    return classifier.fit(features, event)
+    with threadpool_limits(1):  # a few thousand rows: threads would mostly wait, on a busy machine for each other
+        return classifier.fit(features, event)
 
 
 def _refuse_nonfinite(measured: Measured) -> None:

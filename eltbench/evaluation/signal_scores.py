@@ -62,10 +62,10 @@ def score(observed: PerSample, parted: Parted, deepest: int) -> Rows:
     """Rows {loops, metric, value, higher_is_better, n_samples, signal, target, scope, stratum, reason}.
 
     At the exit after `deepest` loops all scores, at the others the AUROC alone. metric: those of `selective.scores`;
-    `ece_…` and `brier_…` before and after isotonic regression; `auroc_gain`, the AUROC within strata of the signal of a
-    family that is best on the calibration items, less that of the cheap baseline chosen likewise: for the error itself
-    and, where it is known, for the model's own. Signals that are not
-    defined at an exit are left out there; one that is not finite has a row that says so.
+    `ece_…` and `brier_…` of the event after isotonic regression, of probes also before; `auroc_gain`, the AUROC
+    within strata of the signal of a family that is best on the calibration items less that of the cheap baseline chosen
+    likewise: for the error itself and, where it is known, for the model's own. Signals that are not defined at an exit
+    are left out there; one that is not finite has a row that says so.
     """
     rows = [row for loops in observed.loops for row in _at_exit(observed, parted, loops, full=loops == deepest)]
     signals = {name: values[observed.at(deepest)] for name, values in observed.signals.items()}
@@ -145,9 +145,23 @@ def _calibrations(observed: PerSample, parted: Parted, deepest: int, signals: di
                 {**_key(deepest, name), "metric": metric, "value": value, "higher_is_better": False}
                 | {"n_samples": len(test), "scope": "pooled", "target": next(iter(observed.errors))}
                 for metric, value in found.items()
-                if np.isfinite(value)
+                if metric.endswith("after")
+                or name.startswith("probe_")  # no other signal is a probability of the event
             ]
     return rows
+
+
+def of_tokens(tokens: PerSample, parted: Parted, deepest: int) -> Rows:
+    """ECE and Brier score of 1 - max softmax as what it says it is, the probability that a hidden token is wrong."""
+    exit = tokens.at(deepest)
+    signal, wrong = tokens.signals["max_softmax"][exit], tokens.errors["error_rate"][exit] > 0
+    _, chosen, test = parted.parts()
+    found = calibration.calibration(signal[test], wrong[test], signal[chosen], wrong[chosen])
+    return [
+        {**_key(deepest, "max_softmax"), "metric": metric, "value": value, "higher_is_better": False}
+        | {"n_samples": len(test), "scope": "tokens", "target": "error_rate"}
+        for metric, value in found.items()
+    ]
 
 
 def _gains(observed: PerSample, parted: Parted, deepest: int, signals: dict[str, np.ndarray], target: str) -> Rows:

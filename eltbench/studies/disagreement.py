@@ -7,6 +7,7 @@ given over all items and within strata of it. Models are those of the study extr
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ import pyarrow as pa
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
 from eltbench.evaluation import early_exits, generation_scores, signal_scores
+from eltbench.evaluation.guarantees import smallest_learn_then_test
 from eltbench.evaluation.per_sample import ERRORS, PerSample, observe
 from eltbench.fields import build
 from eltbench.model import Model
@@ -64,7 +66,7 @@ class Measurement:
                 raise ValueError(f"measurement: {name} must be at least {least}, given {getattr(self, name)}")
 
 
-@register("disagreement", version=2)
+@register("disagreement", version=1)
 class Disagreement(Study):
     """Signals against errors, stopping rules as quality against compute, and stopping with a guarantee."""
 
@@ -72,7 +74,7 @@ class Disagreement(Study):
         "role": pa.string(),  # main, or which control
         "signal": pa.string(),  # a signal, a probe, or the family of one that was chosen
         "target": pa.string(),  # the error that is to be foreseen, or that stopping costs
-        "scope": pa.string(),  # pooled over all items, within strata of corruption, one stratum, or sampling
+        "scope": pa.string(),  # pooled over all items, within strata of corruption, one stratum, tokens, or sampling
         "stratum": pa.string(),  # level 0 is the cleanest
         "rule": pa.string(),  # stopping rule
         "setting": pa.int64(),  # of a rule's grid of thresholds; 0 never stops early
@@ -100,6 +102,8 @@ class Disagreement(Study):
                 "what its items hide: leave it out"
             )
         looped = made.trainer.depth != "unique"
+        if looped:
+            _check_size(len(made.dataset.heldout().labels), world.dataset)
         deepest = run.architecture.max_loops if looped else 1
         settings = {name: value for name, value in asdict(asked).items() if name not in ("reach", "ensemble")}
         settings["sampling"] = asdict(made.task.sampling(**asked.sampling))  # refuses unknown options
@@ -132,6 +136,9 @@ class Disagreement(Study):
             model, exits, draws, members=members, further=further, dropout_passes=passes, by_token=by_token
         )
         rows = signal_scores.score(observed, self._parted(model, observed, settings), deepest)
+        if model.spec.kind == "tokens":
+            tokens = observed if by_token else observe(model, [deepest], draws, by_token=True)
+            rows += signal_scores.of_tokens(tokens, self._parted(model, tokens, settings), deepest)
         tables = {"tokens" if by_token else "samples": observed.table()}
         if len(exits) > 1:
             items = observe(model, exits, draws) if by_token else observed
@@ -177,6 +184,16 @@ class Disagreement(Study):
 
     def figure(self, rows: pd.DataFrame) -> Figure:
         return disagreement_tables.figure(rows)
+
+
+def _check_size(items: int, dataset: str) -> None:
+    """Refuse a world too small to calibrate at the smallest of `LEVELS`."""
+    shares, smallest = signal_scores.SHARES, smallest_learn_then_test(min(LEVELS), DELTA)
+    if (left := int(items * (1 - shares[0]) / 2)) < smallest:
+        raise ValueError(
+            f"{dataset!r} holds out {items} items, of which {left} calibrate a guarantee at alpha = {min(LEVELS)} and "
+            f"delta = {DELTA}; that takes at least {smallest}, so {math.ceil(2 * smallest / (1 - shares[0]))} held out"
+        )
 
 
 def _evidence(conditions: Mapping[str, pd.DataFrame], seeds: set[int]) -> Evidence:

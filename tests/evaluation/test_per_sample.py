@@ -149,6 +149,14 @@ def test_signals_of_further_loops_are_measured_where_asked_and_nowhere_else():
         assert np.isnan(signals[name][[0, 2]]).all()
 
 
-def test_tokens_of_a_world_that_masks_at_random_are_refused():
-    with pytest.raises(ValueError, match="do not say what they hide; take whole items"):
-        observe(fresh(), EXITS, 1, by_token=True)
+def test_tokens_of_a_world_that_masks_at_random_have_the_level_of_their_item():
+    model = fresh()
+    tokens, batch = observe(model, EXITS, 1, by_token=True), batch_of(model)
+    assert np.array_equal(tokens.level, batch.weight.mean(axis=1)[tokens.item])
+    assert (batch.inputs[tokens.item, tokens.token] == model.spec.vocabulary).all()
+    assert len(tokens.item) == batch.weight.sum()
+
+
+def test_a_world_without_tokens_has_none_to_be_units():
+    with pytest.raises(ValueError, match="'digits' has no tokens to be units"):
+        observe(fresh("diffusion", "digits"), EXITS, 1, by_token=True)

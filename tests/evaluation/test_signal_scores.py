@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eltbench.evaluation.per_sample import PerSample
-from eltbench.evaluation.signal_scores import FAMILIES, event, part, score
+from eltbench.evaluation.signal_scores import FAMILIES, event, of_tokens, part, score
 
 ITEMS, DRAWS, EXITS = 300, 6, (1, 2)
 
@@ -87,15 +87,19 @@ def test_scores_beside_the_auroc_are_given_at_the_deepest_exit_alone():
     observed = made_up(entropy=lambda level, own, noise: own)
     rows = score(observed, parted_of(observed, 4), deepest=2)
     assert {row["metric"] for row in rows if row["loops"] == 1} == {"auroc"}
-    beside = {"auroc", "auprc", "aurc", "excess_aurc", "spearman", "ece_before", "ece_after", "brier_before"}
+    beside = {"auroc", "auprc", "aurc", "excess_aurc", "spearman", "ece_after", "brier_after"}
     assert beside <= {row["metric"] for row in rows if row["loops"] == 2}
 
 
-def test_isotonic_regression_makes_a_miscalibrated_probability_honest():
+def test_isotonic_regression_makes_the_probability_of_wrong_tokens_honest():
+    rng = np.random.default_rng(7)  # another stream than that of the signals
     observed = made_up(max_softmax=lambda level, own, noise: own**4)
-    rows = score(observed, parted_of(observed, 4), deepest=2)
-    after = value(rows, signal="max_softmax", metric="ece_after")
-    assert after < 0.5 * value(rows, signal="max_softmax", metric="ece_before")
+    wrong = (rng.random(observed.error.shape) < observed.signals["max_softmax"] ** 0.25).astype(float)
+    tokens = PerSample(**{**vars(observed), "errors": {"negative_log_likelihood": wrong, "error_rate": wrong}})
+    rows = of_tokens(tokens, parted_of(tokens, 4), deepest=2)
+    before, after = (value(rows, metric=name, scope="tokens") for name in ("ece_before", "ece_after"))
+    assert before == pytest.approx(1 / 2 - 1 / 5, abs=0.03)  # the mean of u - u⁴
+    assert after < 0.06
 
 
 def test_a_signal_that_is_not_finite_at_an_item_is_reported_with_it_and_not_scored():

@@ -82,6 +82,12 @@ def test_what_cannot_be_measured_is_refused_before_any_training(changes, message
         STUDY.plan(preset(**changes))
 
 
+def test_a_world_too_small_to_calibrate_is_refused_with_the_size_that_would_do():
+    world = World("masked", "relay", dataset_options={"heldout_items": 100})
+    with pytest.raises(ValueError, match=r"35 calibrate .*at least 45, so 129 held out"):
+        STUDY.settings(preset(), world, Arm("elt"))
+
+
 # What is measured
 
 
@@ -102,6 +108,8 @@ def test_a_looped_model_has_scores_rules_and_guarantees_and_a_table_a_unit():
     assert set(rows["guarantee"].dropna()) == {"conformal risk control", "learn then test"}
     assert set(rows["alpha"].dropna()) == set(disagreement.LEVELS)
     assert set(rows["loops"]) == {1, 2, 3}
+    honest = rows[(rows["scope"] == "tokens") & (rows["metric"] == "ece_before")]
+    assert honest["signal"].tolist() == ["max_softmax"]
     assert len(tables["samples"]) == 3 * 2 * 192
 
 
