@@ -6,6 +6,8 @@ import importlib.util
 import json
 import platform
 import sys
+import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +18,8 @@ from rich.console import Console
 
 from eltbench import backends, data, studies, tasks, trainers
 from eltbench.atomic import check_writable
-from eltbench.config import Architecture, Optimisation, Run
+from eltbench.config import OPTIONS, Architecture, Optimisation, Run
+from eltbench.fields import unknown
 from eltbench.identity import run_id
 from eltbench.model import load_model, runs_root
 from eltbench.provenance import provenance
@@ -48,6 +51,9 @@ class TrainCommand:
     seed: int = 0
     architecture: Architecture = field(default_factory=Architecture)
     optimisation: Optimisation = field(default_factory=Optimisation)
+    option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """an option of the trainer, task or dataset, such as trainer.decay=cosine or dataset.gates=24; give it again for
+    each further one"""
     backend: str = "torch"
     device: str = "cpu"
     precision: str = "fp32"
@@ -66,6 +72,7 @@ def train(arguments: list[str]) -> int:
 
     asked = vars(tyro.cli(TrainCommand, prog="eltbench train", args=arguments)).copy()
     store = RunStore(runs_root(asked.pop("runs")))
+    asked |= options(asked.pop("option"))
     run = Run(**asked)
     parts(run)  # refuses what cannot be before a process is started
     if torchrun.launched():
@@ -79,6 +86,28 @@ def train(arguments: list[str]) -> int:
         return 1
     print(run_id(run))
     return 0
+
+
+def options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The options of a run from texts such as trainer.decay=cosine; values are read as in TOML, else as plain text.
+
+    Raises ValueError for another form, for what is neither trainer, task nor dataset, and for a name given twice.
+    """
+    read: dict[str, dict[str, Any]] = {name: {} for name in OPTIONS}
+    for text in given:
+        place, equals, value = text.partition("=")
+        what, dot, name = place.partition(".")
+        if not (what and dot and name and equals):
+            raise ValueError(f"--option: give for example trainer.decay=cosine, given {text!r}")
+        if f"{what}_options" not in read:
+            raise ValueError(f"--option: {unknown('part of a run', what, [each.split('_')[0] for each in OPTIONS])}")
+        if name in read[f"{what}_options"]:
+            raise ValueError(f"--option: {place} is given twice")
+        try:
+            read[f"{what}_options"][name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            read[f"{what}_options"][name] = value
+    return read
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ import pytest
 from matplotlib.image import imread
 
 import eltbench
-from eltbench import backends, cli, data, tasks, trainers
+from eltbench import backends, cli, commands, data, tasks, trainers
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.evaluation import features
 from eltbench.identity import run_id
 from eltbench.runs import Job, RunStore
+from eltbench.sweep import Outcome
 from eltbench.training import fit
 
 SIZES = Architecture(unique_layers=1, max_loops=2, width=8, heads=2)
@@ -156,6 +157,23 @@ def test_train_makes_one_run_and_finds_it_again(ask, tmp_path):
     assert checkpoint.stat().st_mtime_ns == before  # not trained again
 
 
+def test_train_takes_options_of_trainer_task_and_dataset(ask, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(commands, "sweep", lambda jobs, store: asked.extend(jobs) or Outcome())
+    given = ("trainer.decay=cosine", "trainer.student=false", "dataset.gates=24", "dataset.colours=24")
+    options = [word for option in given for word in ("--option", option)]
+    code, said, error = ask("train", "--task", "masked", "--dataset", "relay", *options, "--runs", tmp_path)
+    run = Run(
+        "elt",
+        "masked",
+        "relay",
+        trainer_options=(("decay", "cosine"), ("student", False)),
+        dataset_options=(("colours", 24), ("gates", 24)),
+    )
+    assert (code, said) == (0, run_id(run) + "\n"), error
+    assert [job.run for job in asked] == [run]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -173,6 +191,15 @@ def test_train_makes_one_run_and_finds_it_again(ask, tmp_path):
         (("--architecture.patch", 3), "patch must divide the grid (8, 8), given patch 3"),
         (("--trainer", "unique-depth"), "give max_loops = 1"),
         (("--steps", 3), "--optimisation.steps"),
+        (("--option", "trainer.decey=cosine"), "unknown trainer 'elt' field 'decey'; did you mean 'decay'?"),
+        (("--option", "trainer.decay=cosin"), "trainer 'elt': decay is given as 'cosin'"),
+        (("--option", "trainer.decay="), "trainer 'elt': decay is given as ''"),
+        (("--option", "trainer.teacher=yes"), "trainer 'elt': teacher is given as 'yes'"),
+        (("--option", "task.levels=3"), "unknown task 'diffusion' field 'levels'"),
+        (("--option", "trianer.decay=cosine"), "unknown part of a run 'trianer'; did you mean 'trainer'?"),
+        (("--option", "decay=cosine"), "--option: give for example trainer.decay=cosine, given 'decay=cosine'"),
+        (("--option", "trainer.decay"), "--option: give for example trainer.decay=cosine"),
+        (("--option", "trainer.decay=step", "--option", "trainer.decay=cosine"), "trainer.decay is given twice"),
     ],
 )
 def test_train_refuses_what_cannot_be_before_it_starts(ask, tmp_path, arguments, message):
