@@ -74,6 +74,7 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
             axis.fill_between(loops, low, high, color=model.colour, alpha=0.2, lw=0)
     if floor is not None and np.isfinite(floor):
         axis.axhline(floor, color="0.4", ls=":", lw=1.2, label="real images")
+    axis.autoscale_view(scalex=False)  # a horizontal line that the limits hold, however barely, does not move them
     _mark_trained_depth(axis, table)
     axis.set(xlabel="loops at inference, L", title=title)
     _legend(axis)

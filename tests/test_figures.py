@@ -63,6 +63,15 @@ def test_a_trainer_has_one_colour_in_every_figure_whoever_stands_beside_it():
     assert len(colours) == 3
 
 
+@pytest.mark.parametrize("below", [0.0325, 0.0322, 0.03, 0.01])
+def test_the_line_of_unique_depth_keeps_off_the_ends_of_its_panel(below):
+    losses = np.array([0.08, 0.04, 0.0332])
+    unique = curve("unique-depth", "equal-compute", 8, 1, loops=(1,), mean=below, spread=0.0)
+    axis = drawn(pd.concat([curve(mean=losses, spread=0.0), unique]), log=True)
+    low, high = np.log(axis.get_ylim())
+    assert 0.04 < (np.log(below) - low) / (high - low) < 0.96
+
+
 VARIANTS = ("input-injection", "loop-adapters", "loop-embedding", "sandwich-norm")
 
 

@@ -11,7 +11,7 @@ from eltbench.trainers.base import Trainer
 class RandomLoops(Trainer):
     """Shared block, supervised at one exit alone, drawn per step uniformly from L_min to L_max, both included.
 
-    The uniform counterpart of training at random recurrent depth (arXiv 2502.05171, log-normal there).
+    The uniform counterpart of training at random recurrent depth (arXiv 2502.05171, log-normal Poisson there).
     """
 
     depth = "looped"
