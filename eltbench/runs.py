@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -57,11 +57,26 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The run in words, for people."""
+        """The run in words, for people: no two runs of a study have one name."""
+        return f"{self.model} seed {self.run.seed}"
+
+    @property
+    def model(self) -> str:
+        """What all seeds of this run are: its size, options, and whatever else of its architecture is not usual."""
         run, shape = self.run, self.run.architecture
-        options = " ".join(f"{name}={value}" for name, value in run.trainer_options)
-        trainer = f"{run.trainer} ({options})" if options else run.trainer
-        return f"{trainer} {run.task} {run.dataset} {shape.unique_layers}N×{shape.max_loops}L seed {run.seed}"
+        trainer, task, dataset = (
+            name + (f" ({' '.join(f'{key}={value}' for key, value in options)})" if options else "")
+            for name, options in (
+                (run.trainer, run.trainer_options),
+                (run.task, run.task_options),
+                (run.dataset, run.dataset_options),
+            )
+        )
+        size = f"{shape.unique_layers}N×{shape.max_loops}L"
+        said = ("unique_layers", "max_loops")
+        others = {field.name: field.default for field in fields(shape) if field.name not in said}
+        unusual = [f"{name}={value}" for name, usual in others.items() if (value := getattr(shape, name)) != usual]
+        return " ".join([trainer, task, dataset, size, *unusual, *([] if run.backend == "torch" else [run.backend])])
 
 
 def measurement_hash(study: str, version: int, settings: Mapping[str, Any]) -> str:

@@ -52,7 +52,7 @@ def test_two_processes_go_on_where_one_was_stopped_and_leave_one_runs_files(tmp_
         timeout=600,
     )
     assert (process.returncode, process.stdout) == (0, f"{run_id(run)}\n"), process.stderr
-    assert process.stderr.count("[1/1] elt diffusion digits 1N×2L seed 0: ") == 1
+    assert process.stderr.count("[1/1] elt diffusion digits 1N×2L width=8 heads=2 seed 0: ") == 1
 
     files = {"checkpoint.json", "checkpoint.safetensors", "done.json", "log.jsonl", "run.json", "lock"}
     assert {path.name for path in directory.iterdir()} == files

@@ -305,3 +305,19 @@ def test_a_preset_without_runs_is_refused():
         STUDY.plan(Preset("empty"))
     with pytest.raises(ValueError, match="plans no run"):
         STUDY.plan(replace(load_preset("extrapolation", "quick"), seeds=()))
+
+
+@pytest.mark.parametrize("study", [name for name in studies.names() if preset_names(name)])
+def test_no_two_runs_of_a_packaged_preset_have_one_name(study):
+    for name in preset_names(study):
+        preset = load_preset(study, name)
+        jobs = [job for of in (preset, replace(preset, backend="jax")) for job in studies.create(study).plan(of)]
+        assert len({job.name for job in jobs}) == len({job.run_id for job in jobs})
+
+
+def test_a_name_says_what_sets_relay_worlds_and_widths_apart():
+    relay = {job.model for job in studies.create("depth_grid").plan(load_preset("depth_grid", "relay"))}
+    assert "elt masked relay 2N×4L block=bert attention_radius=1" in relay
+    assert "elt masked relay (colours=24 gates=24) 2N×4L block=bert attention_radius=1" in relay
+    widths = {job.model for job in studies.create("depth_grid").plan(load_preset("depth_grid", "widths"))}
+    assert {f"elt diffusion digits 2N×4L{width}" for width in (" width=32", "", " width=128")} <= widths
