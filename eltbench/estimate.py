@@ -1,61 +1,84 @@
-"""How long missing runs will take: as long as the same runs took here before, else from this machine's speed."""
+"""How long missing runs will take: as long as the same runs took here before, else as timed on this machine now."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
-
-from eltbench import accounting
+from eltbench import accounting, calibration
 from eltbench.config import Run
+from eltbench.runs import Job
 from eltbench.sweep import Durations
-from eltbench.training import parts
+from eltbench.training import Parts, parts
 
-SHARE_OF_PEAK = 0.3  # of the matrix-product rate that training reaches at small widths; measurement included
-START = 8.0  # seconds to start a process and load its libraries
+START = 8.0  # seconds to start a process and load its libraries, where that was not timed
 
 
-def estimated_seconds(runs: Sequence[Run], workers: int, known: Durations) -> float:
-    """Seconds until `runs` are made by `workers` processes; a guess where no run of that kind was made here.
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of one process for each missing run, and in words how they were obtained.
 
-    Where only a measurement is missing and none was made yet, the guess is the start of its process.
+    groups: one for every process that a sweep starts, run_id → seconds of what it makes.
     """
-    rate = None
-    total = longest = 0.0
-    kinds = Counter((replace(run, seed=0), known.to_train(run)) for run in runs)
-    examples = {(replace(run, seed=0), known.to_train(run)): run for run in runs}
-    for key, count in kinds.items():
-        run = examples[key]
-        seconds = known.mean(run)
-        if seconds is None:
-            rate = rate or matrix_rate()
-            seconds = START + known.to_train(run) * training_flops(run) / (SHARE_OF_PEAK * rate)
-        total, longest = total + count * seconds, max(longest, seconds)
-    return max(total / workers, longest)
+
+    groups: Sequence[Mapping[str, float]]
+    workers: int
+    basis: str
+
+    def seconds(self, run_ids: Collection[str]) -> float:
+        """Seconds until these runs are made by `workers` processes at a time; one that is not missing takes none."""
+        each = [sum(seconds for run_id, seconds in group.items() if run_id in run_ids) for group in self.groups]
+        return max(sum(each) / self.workers, max(each, default=0.0))
 
 
-def training_flops(run: Run) -> float:
-    """FLOPs of a whole training: forward, and twice that backward, at L_max; at equilibrium depth as it is done."""
-    made, loops = parts(run), run.architecture.max_loops
+def estimate(groups: Sequence[Mapping[str, Sequence[Job]]], known: Durations, workers: int) -> Estimate:
+    """What is left of every missing run (grouped by `sweep.grouped`): its training, and the calls that measure it.
+
+    A training takes as long as others that differ in their seed alone took here, else its steps are timed, with as many
+    processes side by side as will train. Network calls of held-out losses and samples are estimated from their FLOPs at
+    the rate of the training; diagnostics and scores are not counted. Seeds that are trained as one program are counted
+    as if each were alone.
+    """
+    workers = min(workers, max(1, len(groups)))
+    kinds = {replace(jobs[0].run, seed=0): jobs[0].run for group in groups for jobs in group.values()}
+    seen = {kind: seconds for kind, run in kinds.items() if (seconds := known.training(run)) is not None}
+    untimed = [kind for kind in kinds if kind not in seen]
+    costs = calibration.calibrate(untimed, workers) if untimed else {}
+    made = {kind: parts(kind) for kind in kinds}
+
+    def left(jobs: Sequence[Job]) -> float:
+        kind = replace(jobs[0].run, seed=0)
+        steps, cost = kind.optimisation.steps, costs.get(kind)
+        start, training = (START, seen[kind]) if cost is None else (cost.start, cost.step * steps)
+        calls = sum(measuring_flops(kind, made[kind], job.settings) for job in jobs)
+        measuring = training * calls / (steps * calibration.step_flops(kind, made[kind]))
+        return start + measuring + known.to_train(jobs[0].run) * training
+
+    expected = [{run_id: left(jobs) for run_id, jobs in group.items()} for group in groups]
+    return Estimate(expected, workers, _basis(len(seen), len(untimed)))
+
+
+def measuring_flops(run: Run, made: Parts, settings: Mapping[str, Any]) -> float:
+    """FLOPs of the held-out losses and the samples that a measurement asks for, by the names that its settings share.
+
+    `exits` and `heldout_draws`, `training_steps` (each of which has a loss at all exits), `sample_loops`, `samples` and
+    `sampling`; a measurement that says none of them counts nothing.
+    """
     shape = (run.architecture, made.trainer.depth, made.dataset.spec, made.task.timed)
-    per_item = 3 * 2 * accounting.macs(*shape, loops)
-    if made.trainer.depth == "equilibrium":
-        steps = made.trainer.solver(run.architecture).phantom_steps
-        per_item = sum(accounting.step_flops(*shape, loops, phantom_steps=steps).values())
-    return float(per_item) * run.optimisation.batch_size * run.optimisation.steps
+    heldout = len(made.dataset.heldout().labels)
+    flops = 0.0
+    if settings.get("exits") and settings.get("heldout_draws"):
+        losses = heldout * settings["heldout_draws"] * len(settings.get("training_steps", [0]))
+        flops += losses * accounting.flops(*shape, max(settings["exits"]))
+    if settings.get("samples") and settings.get("sampling"):
+        steps, scale = settings["sampling"]["steps"], settings["sampling"]["guidance_scale"]
+        each = [accounting.sample_flops(*shape, loops, steps, scale) for loops in settings.get("sample_loops", [])]
+        flops += min(settings["samples"], heldout) * sum(each)
+    return flops
 
 
-def matrix_rate(size: int = 512) -> float:
-    """FLOP/s of single-precision matrix products on this machine now, the best of a few."""
-    matrix = np.ones((size, size), np.float32)
-    best = min(_seconds(matrix) for _ in range(5))
-    return 2 * size**3 / best
-
-
-def _seconds(matrix: np.ndarray) -> float:
-    start = time.perf_counter()
-    matrix @ matrix
-    return time.perf_counter() - start
+def _basis(seen: int, timed: int) -> str:
+    words = [f"{seen} kinds of run take as long as here before"] if seen else []
+    words += [f"{timed} kinds were timed here just now ({calibration.HOW})"] if timed else []
+    return "; ".join([*words, "network calls of measurements are added by their FLOPs"]) if words else ""

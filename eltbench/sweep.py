@@ -53,6 +53,12 @@ def plan(jobs: Sequence[Job], store: RunStore) -> Plan:
     return Plan([run_id for run_id in by_run if run_id not in missing], missing)
 
 
+def with_companions(jobs: Sequence[Job], store: RunStore) -> list[Job]:
+    """The jobs, then the trainings of the companions of all that are not finished."""
+    asked = [run for job in jobs if not store.is_cached(job) for run in job.companions]
+    return [*jobs, *map(Job, dict.fromkeys(asked))]
+
+
 def sweep(
     jobs: Sequence[Job],
     store: RunStore,
@@ -73,8 +79,8 @@ def sweep(
             check_vectorised(run)
     check_writable(store.root)
     outcome = Outcome()
-    if asked := [run for job in jobs if not store.is_cached(job) for run in job.companions]:
-        trainings = [Job(run) for run in dict.fromkeys([*(job.run for job in jobs), *asked])]
+    if len(every := with_companions(jobs, store)) > len(jobs):
+        trainings = [Job(run) for run in dict.fromkeys(job.run for job in every)]
         outcome = sweep(trainings, store, workers, progress, vectorise_seeds=vectorise_seeds)
         jobs = [job for job in jobs if job.run_id not in outcome.failed]
     planned = plan(jobs, store)
@@ -162,6 +168,11 @@ class Durations:
     def to_train(self, run: Run) -> bool:
         """Whether the run was still to be trained when this began."""
         return not self._trained.get(run, False)
+
+    def training(self, run: Run) -> float | None:
+        """Seconds that training a run like this one took here, whatever its seed; None where unknown."""
+        seconds = self._known.get((replace(run, seed=0), True))
+        return statistics.fmean(seconds) if seconds else None
 
     def mean(self, run: Run) -> float | None:
         """Seconds that what is left of a run like this one took here, whatever its seed; None where unknown."""

@@ -1,4 +1,4 @@
-"""How long missing runs will take, by what was seen here and else by this machine's speed."""
+"""How long missing runs will take: by what was seen here, else by timed steps, and by the calls of measurements."""
 
 from __future__ import annotations
 
@@ -6,77 +6,124 @@ from dataclasses import replace
 
 import pytest
 
-from eltbench import accounting, data, estimate
+from eltbench import accounting, calibration, data
+from eltbench.calibration import Cost
 from eltbench.config import Architecture, Optimisation, Run
-from eltbench.estimate import estimated_seconds, training_flops
+from eltbench.estimate import START, Estimate, estimate, measuring_flops
 from eltbench.runs import Job, RunStore
-from eltbench.sweep import Durations
+from eltbench.sweep import Durations, grouped, plan
+from eltbench.training import parts
 
 RUN = Run(
-    "elt",
+    "no-ilsd",
     "diffusion",
     "digits",
     architecture=Architecture(2, 4, width=16, heads=2),
     optimisation=Optimisation(steps=100, batch_size=8),
 )
+LONGER = replace(RUN, optimisation=replace(RUN.optimisation, steps=1000))
+SETTINGS = {
+    "exits": [2, 4],
+    "heldout_draws": 3,
+    "samples": 10,
+    "sample_loops": [1, 4],
+    "sampling": {"steps": 5, "guidance_scale": 1.0},
+}
 
 
 @pytest.fixture
-def known(tmp_path):
-    """What is known where runs of these durations were finished."""
+def expected(tmp_path, monkeypatch):
+    """The estimate for jobs where runs of these durations were finished, and each other step takes two seconds."""
 
-    def make(*finished):
-        store, jobs = RunStore(tmp_path / "runs"), []
+    def make(jobs, *finished, workers=1, together=False):
+        store = RunStore(tmp_path / "runs")
         for run, seconds in finished:
-            jobs.append(Job(run))
-            folder = store.directory(jobs[-1].run_id)
-            folder.mkdir(parents=True)
+            folder = store.directory(Job(run).run_id)
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / "checkpoint.safetensors").write_bytes(b"weights")
-            store.finish(run, jobs[-1].run_id, seconds=seconds, resumed=False)
-        return Durations(store, jobs)
+            store.finish(run, Job(run).run_id, seconds=seconds, resumed=False)
+        groups = grouped(plan(jobs, store).missing, store, together)
+        return estimate(groups, Durations(store, [*jobs, *(Job(run) for run, _ in finished)]), workers)
 
+    monkeypatch.setattr(calibration, "calibrate", priced)
     return make
 
 
-def seeds(*numbers):
-    return [replace(RUN, seed=seed) for seed in numbers]
+def priced(runs, workers):
+    assert len(set(runs)) == len(runs)
+    return {run: Cost(start=10.0, step=2.0) for run in runs}
 
 
-def test_runs_of_a_known_kind_take_as_long_as_before_shared_by_the_workers(known):
-    durations = known((RUN, 10.0), (replace(RUN, seed=1), 14.0))
-    assert estimated_seconds(seeds(2, 3, 4, 5), 1, durations) == 48.0
-    assert estimated_seconds(seeds(2, 3, 4, 5), 2, durations) == 24.0
+def seeds(*numbers, run=RUN, **measured):
+    return [Job(replace(run, seed=seed), **measured) for seed in numbers]
 
 
-def test_more_workers_than_runs_do_not_shorten_the_longest(known):
-    assert estimated_seconds(seeds(7), 4, known((RUN, 10.0))) == 10.0
+def ids(jobs):
+    return [job.run_id for job in jobs]
 
 
-def test_unknown_kinds_take_what_their_flops_take_at_this_machines_speed(known, monkeypatch):
-    monkeypatch.setattr(estimate, "matrix_rate", lambda: 1e9)
-    seconds = estimated_seconds(seeds(0, 1), 1, known())
-    assert seconds == pytest.approx(2 * (estimate.START + training_flops(RUN) / (estimate.SHARE_OF_PEAK * 1e9)))
-    longer = replace(RUN, optimisation=replace(RUN.optimisation, steps=100_000))
-    both = estimated_seconds([RUN, longer], 2, known())
-    assert both == pytest.approx(estimated_seconds([longer], 2, known()))  # the longest decides
+def test_runs_of_a_known_kind_take_as_long_as_before_shared_by_the_workers(expected):
+    jobs, before = seeds(2, 3, 4, 5), [(RUN, 10.0), (replace(RUN, seed=1), 14.0)]
+    assert expected(jobs, *before).seconds(ids(jobs)) == 4 * (START + 12.0)
+    told = expected(jobs, *before, workers=2)
+    assert told.seconds(ids(jobs)) == 2 * (START + 12.0)
+    assert told.basis.startswith("1 kinds of run take as long as here before")
 
 
-def test_training_costs_a_forward_pass_at_the_deepest_loop_and_twice_that_backward():
-    forward = accounting.flops(RUN.architecture, "looped", data.create("digits").spec, True, loops=4)
-    assert training_flops(RUN) == 3 * forward * 8 * 100
+def test_more_workers_than_runs_do_not_shorten_the_longest(expected):
+    assert expected(seeds(7), (RUN, 10.0), workers=4).seconds(ids(seeds(7))) == START + 10.0
 
 
-def test_training_a_fixed_point_runs_its_loops_forward_and_its_phantom_steps_both_ways():
-    injected = replace(RUN.architecture, input_injection=True)
-    costs = [
-        training_flops(replace(RUN, trainer="deq", architecture=replace(injected, max_loops=loops), trainer_options=of))
-        for loops, of in ((4, ()), (5, ()), (4, (("phantom_steps", 6),)))
-    ]
-    loop = costs[1] - costs[0]  # forward alone
-    assert costs[2] - costs[0] == 3 * loop
-    shape = (injected, "equilibrium", data.create("digits").spec, True)
-    assert loop == 800 * (accounting.flops(*shape, loops=5) - accounting.flops(*shape, loops=4))
+def test_unknown_kinds_take_what_their_steps_take_when_timed(expected):
+    jobs = seeds(0, 1)
+    told = expected(jobs)
+    assert told.seconds(ids(jobs)) == 2 * (10.0 + 100 * 2.0)
+    assert calibration.HOW in told.basis
+    both = [*seeds(0), *seeds(0, run=LONGER)]
+    assert expected(both, workers=2).seconds(ids(both)) == 10.0 + 1000 * 2.0  # the longest decides
 
 
-def test_the_speed_of_this_machine_is_a_plausible_number():
-    assert 1e8 < estimate.matrix_rate(128) < 1e14
+def test_kinds_are_timed_by_as_many_processes_as_will_train(expected, monkeypatch):
+    asked = []
+    monkeypatch.setattr(calibration, "calibrate", lambda runs, workers: asked.append(workers) or priced(runs, workers))
+    expected(seeds(0, 1, 2), workers=2)
+    expected(seeds(0, 1, 2), workers=16)
+    assert asked == [2, 3]
+
+
+def test_what_is_cached_takes_no_time_and_times_nothing(expected, monkeypatch):
+    monkeypatch.setattr(calibration, "calibrate", None)
+    told = expected(seeds(0), (RUN, 10.0))
+    assert told.seconds(ids(seeds(0))) == 0
+    assert told.basis == ""
+
+
+def test_a_measurement_adds_its_network_calls_at_the_rate_of_training(expected):
+    jobs = seeds(0, study="extrapolation", settings=SETTINGS)
+    step = calibration.step_flops(RUN, parts(RUN))
+    calls = measuring_flops(RUN, parts(RUN), SETTINGS)
+    assert expected(jobs).seconds(ids(jobs)) == pytest.approx(10.0 + 200.0 + calls / step * 2.0)
+    trained = expected(jobs, (RUN, 50.0))  # trained already: the measurement alone is left
+    assert trained.seconds(ids(jobs)) == pytest.approx(START + calls / (100 * step) * 50.0)
+
+
+def test_the_calls_of_a_measurement_are_its_losses_and_its_samples():
+    shape = (RUN.architecture, "looped", data.create("digits").spec, True)
+    items = len(data.create("digits").heldout().labels)
+    losses = 3 * items * accounting.flops(*shape, loops=4)  # one pass for all exits
+    samples = 10 * 5 * (accounting.flops(*shape, loops=1) + accounting.flops(*shape, loops=4))
+    made = parts(RUN)
+    assert measuring_flops(RUN, made, SETTINGS) == losses + samples
+    assert measuring_flops(RUN, made, {**SETTINGS, "training_steps": [50, 100]}) == 2 * losses + samples
+    guided = {**SETTINGS, "sampling": {"steps": 5, "guidance_scale": 2.0}}
+    assert measuring_flops(RUN, made, guided) == losses + 2 * samples
+    assert measuring_flops(RUN, made, {**SETTINGS, "samples": 0}) == losses
+    assert measuring_flops(RUN, made, {}) == 0
+
+
+def test_seeds_that_are_trained_together_have_one_process():
+    told = Estimate([{"a": 1.0, "b": 2.0}, {"c": 4.0}], workers=2, basis="")
+    assert told.seconds(["a", "b", "c"]) == 4.0
+    assert told.seconds(["a", "b"]) == 3.0
+    assert told.seconds(["a", "unknown"]) == 1.0
+    assert told.seconds([]) == 0

@@ -38,6 +38,12 @@ class Study(ABC):
     version: ClassVar[int]
     columns: ClassVar[dict[str, pa.DataType]]  # key columns beyond the shared ones
     claims: ClassVar[tuple[str, ...]]  # the claims it decides; their number widens the intervals
+    needs: ClassVar[Mapping[str, Sequence[Mapping[str, Any]]]] = {}
+    """The models whose rows a claim compares, by what columns say of each; a claim not named compares all of role main.
+
+    A plan with a limited budget keeps these first.
+    """
+    compared_within: ClassVar[tuple[str, ...]] = ("task", "dataset", "backend")  # columns that name a claim's cell
 
     def main(self, arguments: Sequence[str] | None) -> int | None:
         """Run a command line of the study's own; None where it has the one that studies of trained runs share."""

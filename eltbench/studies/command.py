@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pandas as pd
 import tyro
@@ -20,16 +20,15 @@ from rich.console import Console
 
 from eltbench import backends, claims, results, studies, torchrun
 from eltbench.atomic import check_writable, replacing, write_text
-from eltbench.estimate import estimated_seconds
+from eltbench.estimate import estimate
 from eltbench.model import runs_root
-from eltbench.progress import duration
 from eltbench.provenance import provenance
 from eltbench.runs import Job, RunStore, set_aside
 from eltbench.schema import row_schema
-from eltbench.studies import reading, verdicts
+from eltbench.studies import budget, reading, verdicts
 from eltbench.studies.base import Study
 from eltbench.studies.presets import Preset, load_preset
-from eltbench.sweep import Durations, Outcome, grouped, sweep
+from eltbench.sweep import Durations, Outcome, grouped, sweep, with_companions
 from eltbench.sweep import plan as plan_sweep
 from eltbench.training import check_vectorised
 
@@ -65,6 +64,8 @@ class StudyCommand:
     """where the study's folder is written"""
     dry_run: bool = False
     """list the runs, which are cached, and the estimated time; train nothing"""
+    budget: str | None = None
+    """make only what fits into this time (2h, 90m, 1h30m, 3600s), and say what is left out; cached runs take none"""
     force: bool = False
     """replace published rows that this command would otherwise refuse to remove"""
 
@@ -92,6 +93,7 @@ def execute(study_name: str, command: StudyCommand) -> int:
     if torchrun.launched():
         raise ValueError("a study starts its own processes, also for several devices: call it without torchrun")
     started = time.monotonic()
+    limit = budget.seconds(command.budget) if command.budget is not None else None
     study = studies.create(study_name)
     presets = _presets(study_name, command)
     jobs = [job for preset in presets for job in study.plan(preset)]
@@ -107,9 +109,18 @@ def execute(study_name: str, command: StudyCommand) -> int:
     if command.workers < 0:
         raise ValueError(f"workers: give 1 or more, or 0 for as many as fit, given {command.workers}")
     workers = command.workers or max(1, processors() // (presets[0].threads * presets[0].devices))
-    if command.dry_run:
-        _list(jobs, store, workers, command.vectorise_seeds)
-        return 0
+    choice = None
+    if command.dry_run or limit is not None:
+        planned = plan_sweep(every := with_companions(jobs, store), store)
+        groups = grouped(planned.missing, store, command.vectorise_seeds)
+        expected = estimate(groups, Durations(store, every), workers)
+        if limit is not None:
+            choice = budget.choose(study, jobs, expected.seconds, limit)
+            jobs = choice.jobs
+            _say(choice.told(), to=sys.stdout if command.dry_run else sys.stderr)
+        if command.dry_run:
+            _say(budget.listing(with_companions(jobs, store), planned, expected), to=sys.stdout)
+            return 0
     outcome = sweep(jobs, store, workers, vectorise_seeds=command.vectorise_seeds)
     new = results.collect(jobs, store, study.name, presets[0].name, study.columns)
     with FileLock(_publishing_lock(folder)):  # another command may have published here in the meantime
@@ -126,6 +137,7 @@ def execute(study_name: str, command: StudyCommand) -> int:
                 "training_seconds": _training_seconds(store, jobs),
                 "workers": workers,
                 "presets": [preset.to_dict() for preset in presets],
+                **({} if choice is None else {"budget": {"asked": command.budget, **choice.lacks()}}),
                 "runs": {"done": outcome.done, "cached": outcome.cached, "failed": outcome.failed},
             }
             earlier = [] if command.force else _commands(folder / "provenance.json")
@@ -235,15 +247,8 @@ def _commands(path: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _list(jobs: Sequence[Job], store: RunStore, workers: int, vectorise_seeds: bool) -> None:
-    planned = plan_sweep(jobs, store)
-    for run_id, job in {job.run_id: job for job in jobs}.items():
-        role = "" if job.keys["role"] == "main" else f" ({job.keys['role']})"
-        print(f"{run_id}  {'cached ' if run_id in planned.cached else 'to make'}  {job.name}{role}")
-    missing = [its[0].run for its in planned.missing.values()]
-    workers = min(workers, max(1, len(grouped(planned.missing, store, vectorise_seeds))))
-    seconds = estimated_seconds(missing, workers, Durations(store, jobs)) if missing else 0.0
-    print(f"{len(planned.cached)} cached, {len(missing)} to make, about {duration(seconds)} with {workers} workers")
+def _say(lines: Sequence[str], to: TextIO) -> None:
+    print(*lines, sep="\n", file=to, flush=True)
 
 
 def _print(

@@ -51,6 +51,10 @@ class Convergence(Study):
         "guidance_scale": pa.float64(),
     }
     claims = ("convergence", "lambda-insensitive")
+    needs: ClassVar = {
+        "convergence": [{"trainer": "elt", "role": "main"}, {"trainer": "unique-depth"}],
+        "lambda-insensitive": [{"trainer": "elt", "role": role} for role in ("main", "cosine")],
+    }
 
     def cell(self, model: Mapping[str, Any]) -> tuple[Any, ...]:
         """A trainer has one main model a world and one of each variant; a further size has a role of its own."""

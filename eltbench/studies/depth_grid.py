@@ -59,6 +59,10 @@ RATIOS: dict[str, dict[str, tuple[Trained, Trained]]] = {
     "iso-compute-gain": {"half": (elt(4, 2), UNIQUE)},
     "diminishing-loops": {"small-block": (elt(1, 8), elt(2, 4))},
 }
+NEEDS = {
+    claim: [model._asdict() for pair in conditions.values() for model in pair] for claim, conditions in RATIOS.items()
+}
+NEEDS["diminishing-loops"] += [model._asdict() for model in DEDICATED.values()]
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ class DepthGrid(Study):
         "threads": pa.int64(),  # of a timed call
     }
     claims = ("small-n", "iso-compute", "iso-compute-gain", "diminishing-loops")
+    needs = NEEDS
+    compared_within = ("task", "world", "backend", "width")
 
     def cell(self, model: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(model[name] for name in (*CELL, "role", "world"))

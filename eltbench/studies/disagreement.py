@@ -91,6 +91,7 @@ class Disagreement(Study):
         "reason": pa.string(),  # why a value is missing, or what was chosen
     }
     claims = ("exit-disagreement", "exit-convergence", "calibrated-stopping")
+    needs: ClassVar = dict.fromkeys(claims, ({"trainer": "elt", "role": "main"},))
 
     def settings(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
         asked = self._asked(preset, world)

@@ -46,6 +46,11 @@ RATIOS: dict[str, dict[str, Ratio]] = {
         "double": (("no-ilsd", 2), ("no-ilsd", 1)),
     },
 }
+COMPARED = {claim: {side[0] for pair in conditions.values() for side in pair} for claim, conditions in RATIOS.items()}
+NEEDS = {
+    claim: [{"trainer": trainer, "role": "main"} for trainer in sorted(trainers)]
+    for claim, trainers in {**COMPARED, "update-norms": {"elt"}}.items()
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Extrapolation(Study):
         "guidance_scale": pa.float64(),
     }
     claims = ("elastic", "vanilla-collapse", "vanilla-parity", "over-iteration", "modest-extrapolation", "update-norms")
+    needs = NEEDS
 
     def cell(self, model: Mapping[str, Any]) -> tuple[Any, ...]:
         """A trainer has one main model a world, of whatever size: the claims compare trainers, not sizes."""
@@ -121,7 +127,7 @@ class Extrapolation(Study):
             main = cell[cell["role"] == "main"]
             where = Cell(*cell[["task", "dataset", "backend"]].iloc[0])
             for claim, conditions in RATIOS.items():
-                named = {trainer for pair in conditions.values() for trainer, _ in pair}
+                named = COMPARED[claim]
                 if named <= set(main["trainer"]):
                     seeds = set(main[main["trainer"].isin(named)]["seed"])
                     found[claim][where] = ratio_evidence(main, seeds, partial(_sides, main, conditions))

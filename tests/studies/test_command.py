@@ -216,13 +216,21 @@ class TestOneStudy:
         before = contents(tmp_path / "results") | contents(made.runs)
         dry = ask("--dry-run", "--seeds", "0:3")
         assert dry.code == 0
-        *listed, total = dry.out.splitlines()
+        *listed, how, total = dry.out.splitlines()
         assert [line.split()[1] for line in listed] == ["cached", "cached", "to", "cached", "cached", "to"]
         assert [line.split("  ")[-1].strip() for line in listed[:3]] == [
-            f"elt diffusion digits 1N×2L seed {seed}" for seed in range(3)
+            f"elt diffusion digits 1N×2L width=16 heads=2 seed {seed}" for seed in range(3)
         ]
+        assert how.startswith("how that is known: 2 kinds of run take as long as here before")
         assert total.startswith("4 cached, 2 to make, about ")
         assert contents(tmp_path / "results") | contents(made.runs) == before
+
+    def test_cached_runs_fit_into_any_budget_which_the_provenance_tells(self, ask, no_process):
+        whole = ask("--budget", "1s")
+        assert whole.code == 0
+        assert whole.err.splitlines()[-1] == "left out: nothing"
+        commands = json.loads((whole.folder / "provenance.json").read_text())["commands"]
+        assert commands[-1]["budget"] == {"asked": "1s", "left_out": [], "undecided": {}}
 
     def test_a_dry_run_leaves_a_damaged_table_where_it_is(self, ask, no_process):
         table = ask("--dry-run").folder / "rows.parquet"

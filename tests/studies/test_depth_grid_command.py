@@ -7,9 +7,11 @@ import json
 import pytest
 
 import eltbench
-from eltbench import schema
+from eltbench import calibration, schema
+from eltbench.calibration import Cost
 from eltbench.studies import command
 from eltbench.studies.depth_grid import DepthGrid
+from eltbench.sweep import Outcome
 
 PRESET = """
 [tiny]
@@ -22,6 +24,18 @@ worlds = [{ task = "diffusion", dataset = "digits" }]
 arms = [
     { trainer = "elt" },
     { trainer = "unique-depth", role = "equal-compute", architecture = { unique_layers = 4, max_loops = 1 } },
+]
+"""
+
+
+WITH_CLAIM = """
+[tiny]
+grid = { depth = 8, unique_layers = [2, 4] }
+architecture = { width = 16, heads = 2 }
+worlds = [{ task = "diffusion", dataset = "digits" }]
+arms = [
+    { trainer = "elt" },
+    { trainer = "unique-depth", role = "equal-compute", architecture = { unique_layers = 8, max_loops = 1 } },
 ]
 """
 
@@ -57,13 +71,53 @@ def test_a_grid_is_trained_measured_decided_drawn_and_not_trained_again(tmp_path
     assert (folder / "rows.parquet").read_bytes() == before
 
 
-def test_a_further_trainer_is_trained_at_every_size_of_the_grid(tmp_path, capsys):
+@pytest.fixture
+def a_minute_each(monkeypatch):
+    """Every run takes a minute to begin, and nothing else."""
+    monkeypatch.setattr(calibration, "calibrate", lambda runs, workers: dict.fromkeys(runs, Cost(60.0, 0.0)))
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_budget_makes_what_fits_and_says_what_is_left_out(tmp_path, capsys, monkeypatch, a_minute_each, dry):
+    made = []
+    monkeypatch.setattr(command, "sweep", lambda jobs, *_, **__: made.extend(jobs) or Outcome())
+    asked = ("--seeds", "0:3", "--workers", "1", "--budget", "7min", *(["--dry-run"] if dry else []))
+    assert ask(tmp_path, *asked, text=WITH_CLAIM) == 0
+    said = capsys.readouterr()
+    told = (said.out if dry else said.err).splitlines()
+    assert told[:2] == [
+        "left out: elt diffusion digits 4N×2L width=16 heads=2",
+        "cannot be decided by these runs: iso-compute-gain, diffusion digits torch width 16",
+    ]
+    if dry:
+        assert told[-1] == "0 cached, 6 to make, about 6 min 00 s with 1 workers"
+        assert (len(told), made) == (2 + 6 + 2, [])
+    else:
+        assert [(job.run.architecture.unique_layers, job.run.seed) for job in made] == [
+            (layers, seed) for layers in (2, 8) for seed in range(3)
+        ]
+
+
+def test_a_budget_that_fits_nothing_is_refused_with_the_smallest_that_would(tmp_path, capsys, a_minute_each):
+    asked = ("--seeds", "0:3", "--workers", "1", "--budget")
+    assert ask(tmp_path, *asked, "5min", text=WITH_CLAIM) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "no model that a claim needs fits into 5 min 00 s with 3 seeds" in said.err
+    assert "the smallest budget that would work is 360s (6 min 00 s), for what iso-compute" in said.err
+    assert not (tmp_path / "runs").exists()
+    assert ask(tmp_path, *asked, "360s", "--dry-run", text=WITH_CLAIM) == 0
+
+
+def test_a_further_trainer_is_trained_at_every_size_of_the_grid(tmp_path, capsys, a_minute_each):
     assert ask(tmp_path, "--trainers", "+no-ilsd", "--dry-run") == 0
     listed = capsys.readouterr().out
     for size in ("1N×4L", "2N×2L"):
         for trainer in ("elt", "no-ilsd"):
             assert f"{trainer} diffusion digits {size}" in listed
-    assert "0 cached, 5 to make" in listed
+    how, total = listed.splitlines()[-2:]
+    assert how.startswith(f"how that is known: 5 kinds were timed here just now ({calibration.HOW})")
+    assert total.startswith("0 cached, 5 to make, about ")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,73 @@
+"""What training costs here: timed steps of the very models, which a moment's disturbance does not move."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from eltbench import accounting, calibration, data
+from eltbench.calibration import step_flops
+from eltbench.config import Architecture, Optimisation, Run
+from eltbench.training import parts
+
+RUN = Run(
+    "no-ilsd",
+    "diffusion",
+    "digits",
+    architecture=Architecture(1, 2, width=8, heads=2),
+    optimisation=Optimisation(steps=20, batch_size=4),
+)
+
+
+@pytest.mark.slow
+def test_every_kind_is_timed_once_whatever_its_seeds_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    deq = replace(RUN, trainer="deq", architecture=replace(RUN.architecture, input_injection=True))
+    costs = calibration.calibrate([RUN, replace(RUN, seed=3), deq, replace(RUN, seed=5)], workers=2)
+    assert list(costs) == [RUN, deq]
+    assert all(cost.start > 0 and cost.step > 0 for cost in costs.values())
+    assert os.listdir() == []
+
+
+def test_a_run_that_cannot_be_is_refused_with_what_its_process_said():
+    with pytest.raises(ValueError, match=r"a training could not be timed: ValueError: .*dataset 'relay' gives tokens"):
+        calibration.calibrate([replace(RUN, dataset="relay")], workers=1)
+
+
+def test_a_momentary_load_on_a_few_bursts_does_not_move_what_is_typical():
+    rng = np.random.default_rng(0)
+    calm = rng.uniform(1.0, 1.01, calibration.BURSTS)
+    for disturbed in range(calibration.BURSTS // 2 + 1):
+        bursts = np.where(np.arange(calibration.BURSTS) < disturbed, 30 * calm, calm)
+        assert 1.0 <= calibration.typical(bursts) <= 1.01
+
+
+def test_steps_are_spread_over_the_training_and_no_more_than_there_are():
+    assert calibration.spread(1500, 3) == [0, 750, 1499] or calibration.spread(1500, 3) == [0, 749, 1499]
+    assert calibration.spread(2, 3) == [0, 1]
+    assert calibration.spread(1, 3) == [0]
+
+
+def test_a_step_costs_what_accounting_says_of_the_exits_that_it_reads():
+    shape = (RUN.architecture, "looped", data.create("digits").spec, True)
+    at = [4 * sum(accounting.step_flops(*shape, loops).values()) for loops in (1, 2)]
+    assert step_flops(RUN, parts(RUN)) == at[1]
+    random = replace(RUN, trainer="random-loops")
+    each = [step_flops(random, parts(random), [step]) for step in range(20)]
+    assert set(each) == set(at)
+    assert step_flops(random, parts(random)) == pytest.approx(np.mean(each))
+
+
+def test_training_a_fixed_point_runs_its_loops_forward_and_its_phantom_steps_both_ways():
+    injected = replace(RUN.architecture, input_injection=True)
+    costs = []
+    for loops, options in ((4, ()), (5, ()), (4, (("phantom_steps", 6),))):
+        run = replace(RUN, trainer="deq", architecture=replace(injected, max_loops=loops), trainer_options=options)
+        costs.append(step_flops(run, parts(run)))
+    loop = costs[1] - costs[0]  # forward alone
+    assert costs[2] - costs[0] == 3 * loop
+    shape = (injected, "equilibrium", data.create("digits").spec, True)
+    assert loop == 4 * (accounting.flops(*shape, loops=5) - accounting.flops(*shape, loops=4))
