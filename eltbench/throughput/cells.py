@@ -34,7 +34,7 @@ class Nominal(NamedTuple):
     start: float  # seconds of a process
 
 
-NOMINAL = {"cpu": Nominal(1e11, 2.5e10, 1.5e9, 5e-5, 0.8), "cuda": Nominal(1e14, 1e12, 1e10, 5e-5, 3.0)}
+NOMINAL = {"cpu": Nominal(1e11, 2.5e10, 1.5e9, 5e-5, 0.8), "cuda": Nominal(1e14, 1e12, 1e10, 5e-5, 2.0)}
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,14 @@ class Cell:
                 kept = activation_bytes(*shape, loops, min(2, loops), self.batch)  # type: ignore[arg-type]
                 largest = max(largest, held + sum(kept.values()))
             return largest * (len(self.contenders) if self.measure == "step" else 1)
-        bodies = [self.body(name) for name in ("looped", "unique")]
-        held = sum(weight_bytes(*body[:4]) for body in bodies)
+        built = {
+            "self": ("unique", "unique"),
+            "sampler": ("looped", "looped", "unique"),
+            "hoisting": ("looped", "looped"),
+        }
+        bodies = [self.body(name) for name in built.get(self.measure, ("looped", "unique"))]
+        copies = 2 if self.backend == "jax" else 1  # drawn on the host, then moved
+        held = sum(copies * weight_bytes(*body[:4]) for body in bodies)
         return held + sum(peak_bytes(*body[:5], self.batch) for body in bodies)
 
     def seconds(self, processes: int, device: str = "cpu") -> float:

@@ -27,6 +27,7 @@ from eltbench.studies.presets import load_table
 from eltbench.throughput import measuring, tables
 from eltbench.throughput.cells import Preset, preset_from_table
 from eltbench.throughput.measuring import Record
+from eltbench.throughput.process import ProcessError
 from eltbench.throughput.rows import COLUMNS, all_rows, timings
 
 if TYPE_CHECKING:
@@ -73,7 +74,11 @@ def main(study: Throughput, arguments: Sequence[str] | None = None) -> int:
             f"{folder} holds an earlier run; repeat with --force to replace it, or choose another --results"
         )
     started = time.monotonic()
-    ceilings, records = measuring.measure(preset, say)
+    try:
+        ceilings, records = measuring.measure(preset, say)
+    except ProcessError as error:
+        print(f"error: the machine's ceilings could not be measured: {error}", file=sys.stderr)
+        return 1
     rows = stamped(study, preset, all_rows(ceilings, records))
     entry = {**provenance(), "wall_seconds": round(time.monotonic() - started, 1), "presets": [asdict(preset)]}
     decisions = write(folder, study, preset, rows, records, entry)

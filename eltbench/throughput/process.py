@@ -18,8 +18,6 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import IO, Any
 
-from eltbench.worker import thread_environment
-
 
 class ProcessError(RuntimeError):
     """A process that ended without an answer; the message says how, and what it said last."""
@@ -65,6 +63,8 @@ class Nursery:
         return answer
 
     def _start(self) -> subprocess.Popen[bytes]:
+        from eltbench.worker import thread_environment  # loads pyarrow, whose threads a nursery must not have
+
         return subprocess.Popen(
             [sys.executable, "-m", self.module],
             stdin=subprocess.PIPE,  # held open: the nursery and its child end when it closes

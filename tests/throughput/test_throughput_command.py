@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
-from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from made_up import Paper
 from matplotlib.image import imread
 
 import eltbench
 from eltbench import cli
 from eltbench.studies import command, comparison
-from eltbench.throughput import measuring
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "throughput"))
-from made_up import Paper
+from eltbench.throughput import measuring, tables
+from eltbench.throughput.process import ProcessError
 
 FILES = ["claims.json", "figure.pdf", "figure.png", "provenance.json", "rows.parquet", "summary.csv", "timings.parquet"]
 PRESET = """
@@ -71,6 +69,25 @@ def test_one_command_measures_decides_and_writes_everything_into_one_folder(pape
     assert entry["presets"][0]["name"] == "paper"
 
 
+def test_the_published_files_make_the_page_s_table_and_the_report(paper, arguments, tmp_path):
+    assert command.main("throughput", arguments) == 0
+    folder = tmp_path / "results" / "throughput" / "paper"
+    sentences = json.loads((folder / "claims.json").read_text())["sentences"]
+    written = tables.markdown(eltbench.load_rows(folder), pd.read_csv(folder / "summary.csv"), sentences)
+    assert written.startswith("- machine: paper, cpu, threads: 1, memory: 1 GiB\n- caches: L2 1 MB;")
+    lines = [line for line in written.splitlines() if line.startswith("| call 1N×12L against 12, width 64")]
+    assert lines[0].split(" | ")[1:5] == [
+        "throughput ratio: looped over unique",
+        "1.502 [1.500, 1.504]",
+        "9.996",
+        "spills",
+    ]
+    assert written.endswith(f"- {sentences[0]}\n")
+    page = tmp_path / "report.html"
+    assert cli.main(["report", "--results", str(tmp_path / "results"), "--out", str(page)]) == 0
+    assert "throughput, paper" in page.read_text()
+
+
 def test_a_second_command_replaces_nothing_unless_forced(paper, arguments, tmp_path, capsys):
     assert command.main("throughput", arguments) == 0
     asked = len(paper.asked)
@@ -118,6 +135,16 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(paper, arguments,
     assert command.main("throughput", [*arguments, *changed]) == command.REFUSED
     assert message in capsys.readouterr().err
     assert not paper.asked
+
+
+def test_without_ceilings_the_command_says_why_and_writes_nothing(paper, arguments, tmp_path, capsys, monkeypatch):
+    def dead(message):
+        raise ProcessError("process was killed by SIGKILL")
+
+    monkeypatch.setattr(paper, "ask", dead)
+    assert command.main("throughput", arguments) == command.FAILED
+    assert "ceilings could not be measured: process was killed by SIGKILL" in capsys.readouterr().err
+    assert not list((tmp_path / "results").rglob("*.parquet"))
 
 
 def test_the_study_is_listed_with_its_presets(capsys):
