@@ -91,7 +91,7 @@ def guaranteed(
     few items are left for a level, with the number it takes.
     """
     rest = np.concatenate([parted.calibrate, parted.test])
-    error, _ = losses_of(observed, parted)
+    error, unit = losses_of(observed, parted)
     deepest, sets = observed.loops[-1], [_two_sets(observed.item[rest], rng) for _ in range(splits)]
     depth = np.asarray(observed.loops)
     rows = []
@@ -113,6 +113,7 @@ def guaranteed(
                     "loops_saved_by_batch": (1 - by_batch.mean() / deepest, True),
                 }
                 known = {"loops": deepest, "split": "heldout", "rule": name, "guarantee": kind, "alpha": alpha}
+                known |= {"target": unit}
                 known |= {"delta": delta if kind == "learn then test" else None, "n_samples": len(sets[0][1])}
                 rows += [
                     {**known, "metric": metric, "value": float(value), "higher_is_better": better}
@@ -124,8 +125,8 @@ def guaranteed(
 def losses_of(observed: PerSample, parted: Parted) -> tuple[np.ndarray, str]:
     """Errors (E, n) in the units of the guaranteed risk, where 1 is the bound, and their name."""
     if "error_rate" in observed.errors:
-        return observed.errors["error_rate"], "error rate"
-    return observed.error / observed.error[-1, parted.fit].mean(), "x_0 error over its mean"
+        return observed.errors["error_rate"], "error_rate"
+    return observed.error / observed.error[-1, parted.fit].mean(), "x0_error_over_its_mean"
 
 
 def _once(

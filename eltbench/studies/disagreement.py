@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
+from eltbench.data.latin import Latin
 from eltbench.evaluation import early_exits, generation_scores, signal_scores
 from eltbench.evaluation.guarantees import smallest_learn_then_test
 from eltbench.evaluation.per_sample import ERRORS, PerSample, observe
@@ -28,7 +29,7 @@ from eltbench.studies import disagreement_tables, register
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.curves import CELL
 from eltbench.studies.presets import Arm, Preset, World
-from eltbench.training import parts
+from eltbench.training import Parts, parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +48,7 @@ class Measurement:
     reach: int = 1  # exits are read up to this multiple of L_max; the last is where early exits are compared with
     unit: Literal["item", "token"] = "item"  # what signals are scored on; tokens where a world corrupts all items alike
     ensemble: int = 5  # the seeds 0, 1, … whose models are one ensemble; 0: none
+    unique_depth: bool = False  # whether the unique-depth model of equal compute is asked too, for tokens
     dropout_passes: int = 8  # with dropout left on, of a model that was trained with it
     splits: int = 200  # random calibration sets on which a guarantee is tried
     samples: int = 0  # how many are generated, at most as many as held-out items; 0: none
@@ -105,25 +107,29 @@ class Disagreement(Study):
         looped = made.trainer.depth != "unique"
         if looped:
             _check_size(len(made.dataset.heldout().labels), world.dataset)
+        if asked.samples:
+            _check_samples(asked, made)
         deepest = run.architecture.max_loops if looped else 1
-        settings = {name: value for name, value in asdict(asked).items() if name not in ("reach", "ensemble")}
+        settings = {
+            name: value for name, value in asdict(asked).items() if name not in ("reach", "ensemble", "unique_depth")
+        }
         settings["sampling"] = asdict(made.task.sampling(**asked.sampling))  # refuses unknown options
         settings["dropout_passes"] *= run.architecture.dropout > 0
         exits = list(range(1, asked.reach * deepest + 1)) if looped else [1]
         return {**settings, "exits": exits, "deepest": deepest, "levels": list(LEVELS), "delta": DELTA}
 
     def companions(self, preset: Preset, world: World, arm: Arm, seed: int) -> dict[str, tuple[Run, ...]]:
-        """The other seeds of the ensemble, and for tokens the unique-depth model as deep as this one at L_max."""
+        """The other seeds of the ensemble, and the unique-depth model as deep as this one at L_max.
+
+        They follow from the measurement alone, so that a command narrowed to some arms or seeds measures the same.
+        """
         asked, run = self._asked(preset, world), preset.run(world, arm, seed)
         others = tuple(preset.run(world, arm, other) for other in range(asked.ensemble) if other != seed)
         found = {"ensemble": others} if others else {}
-        if parts(run).dataset.spec.kind == "tokens" and arm.trainer != "unique-depth":
-            unique = (preset.run(world, other, seed) for other in preset.arms if other.trainer == "unique-depth")
-            depth, width = run.architecture.effective_depth, run.architecture.width
-            same = [
-                each for each in unique if (each.architecture.unique_layers, each.architecture.width) == (depth, width)
-            ]
-            found |= {"unique-depth": tuple(same[:1])} if same else {}
+        made = parts(run)
+        if asked.unique_depth and made.dataset.spec.kind == "tokens" and made.trainer.depth != "unique":
+            layers = {"unique_layers": run.architecture.effective_depth, "max_loops": 1}
+            found["unique-depth"] = (preset.run(world, Arm("unique-depth", architecture=layers), seed),)
         return found
 
     def measure(self, model: Model, run: Run, settings: Mapping[str, Any]) -> Measured:
@@ -195,6 +201,22 @@ def _check_size(items: int, dataset: str) -> None:
             f"{dataset!r} holds out {items} items, of which {left} calibrate a guarantee at alpha = {min(LEVELS)} and "
             f"delta = {DELTA}; that takes at least {smallest}, so {math.ceil(2 * smallest / (1 - shares[0]))} held out"
         )
+
+
+def _check_samples(asked: Measurement, made: Parts) -> None:
+    """Refuse samples that nobody can judge, or that could not be drawn."""
+    heldout, name = made.dataset.heldout(), made.dataset.name
+    if made.dataset.images(heldout.values[:1]) is None and not isinstance(made.dataset, Latin):
+        raise ValueError(
+            f"measurement: nobody can judge samples of {name!r}; leave samples at 0, given {asked.samples}"
+        )
+    if asked.samples > len(heldout.labels):
+        raise ValueError(
+            f"measurement: samples is at most the {len(heldout.labels)} held-out items of {name!r}, whose labels they "
+            f"have; given {asked.samples}"
+        )
+    if (scale := made.task.sampling(**asked.sampling).guidance_scale) != 1.0:
+        raise ValueError(f"measurement: signals are of one prediction a step, so guidance_scale is 1, given {scale}")
 
 
 def _evidence(conditions: Mapping[str, pd.DataFrame], seeds: set[int]) -> Evidence:

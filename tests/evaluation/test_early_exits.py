@@ -96,5 +96,5 @@ def test_the_risk_of_values_is_in_units_of_their_mean_error_at_the_deepest_exit(
     parted, _ = all_of(values)
     errors, name = early_exits.losses_of(values, parted)
     assert errors[-1] == pytest.approx(1)
-    assert name == "x_0 error over its mean"
-    assert early_exits.losses_of(observed, parted)[1] == "error rate"
+    assert name == "x0_error_over_its_mean"
+    assert early_exits.losses_of(observed, parted)[1] == "error_rate"

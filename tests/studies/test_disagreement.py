@@ -44,27 +44,32 @@ def test_its_models_are_those_of_the_same_preset_of_extrapolation(name, shared):
 
 def test_the_ensemble_is_every_other_seed_that_the_preset_declares_however_it_is_narrowed():
     whole = STUDY.plan(load_preset("disagreement", "digits"))
-    narrow = STUDY.plan(load_preset("disagreement", "digits").narrowed(seeds=(3,)))
+    narrow = STUDY.plan(load_preset("disagreement", "digits").narrowed(trainers=("elt",), seeds=(3,)))
     for job in whole:
         same = [other for other in whole if {**vars(other.run), "seed": 0} == {**vars(job.run), "seed": 0}]
         assert set(job.settings["companions"]["ensemble"]) == {other.run_id for other in same} - {job.run_id}
         assert {run.seed for run in job.companions} - {job.run.seed} == set(range(5)) - {job.run.seed}
-    assert {job.digest for job in narrow} == {job.digest for job in whole if job.run.seed == 3}
+    same = [job for job in whole if (job.run.trainer, job.run.seed) == ("elt", 3)]
+    assert {(job.run_id, job.digest) for job in narrow} == {(job.run_id, job.digest) for job in same}
 
 
-def test_tokens_are_also_asked_of_the_unique_depth_model_of_equal_compute_and_seed():
-    for job in STUDY.plan(load_preset("disagreement", "digits")):
+def test_tokens_are_also_asked_of_the_unique_depth_arm_of_equal_compute_and_seed():
+    jobs = STUDY.plan(load_preset("disagreement", "digits"))
+    arms = {job.run for job in jobs if job.keys["role"] == "equal-compute"}
+    for job in jobs:
         asked = [run for run in job.companions if run.trainer == "unique-depth" != job.run.trainer]
         expected = [(8, job.run.seed)] if job.run.task == "masked" and job.run.trainer != "unique-depth" else []
         assert [(run.architecture.unique_layers, run.seed) for run in asked] == expected
+        assert set(asked) <= arms
 
 
 def test_other_companions_are_another_measurement_and_none_leave_no_trace():
-    (alone, *_), (beside, *_) = STUDY.plan(preset()), STUDY.plan(preset(ensemble=2))
-    assert "ensemble" not in alone.settings["companions"]
-    assert alone.digest != beside.digest
-    (without, *_) = STUDY.plan(preset(Arm("elt")))
-    assert "companions" not in without.settings
+    (alone, *_), (beside, *_), (unique, *_) = (
+        STUDY.plan(preset(**more)) for more in ({}, {"ensemble": 2}, {"unique_depth": True})
+    )
+    assert "companions" not in alone.settings
+    assert len({job.digest for job in (alone, beside, unique)}) == 3
+    assert [len(job.companions) for job in (alone, beside, unique)] == [0, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +80,9 @@ def test_other_companions_are_another_measurement_and_none_leave_no_trace():
         ({"ensemble": -1}, "ensemble must be at least 0, given -1"),
         ({"strta": 3}, "did you mean 'strata'"),
         ({"unit": "cell"}, "unit is given as 'cell'"),
+        ({"samples": 193}, "at most the 192 held-out items of 'latin'"),
+        ({"samples": 20, "sampling": {"guidance_scale": 2.0}}, "guidance_scale is 1, given 2.0"),
+        ({"sampling": {"stesp": 2}}, "did you mean 'steps'"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_any_training(changes, message):
@@ -86,6 +94,11 @@ def test_a_world_too_small_to_calibrate_is_refused_with_the_size_that_would_do()
     world = World("masked", "relay", dataset_options={"heldout_items": 100})
     with pytest.raises(ValueError, match=r"35 calibrate .*at least 45, so 129 held out"):
         STUDY.settings(preset(), world, Arm("elt"))
+
+
+def test_samples_that_nobody_can_judge_are_refused():
+    with pytest.raises(ValueError, match="nobody can judge samples of 'relay'; leave samples at 0, given 20"):
+        STUDY.settings(preset(samples=20), World("masked", "relay"), Arm("elt"))
 
 
 # What is measured
