@@ -25,8 +25,8 @@ from eltbench.schema import row_schema, validate
 from eltbench.studies import verdicts
 from eltbench.studies.presets import load_table
 from eltbench.throughput import measuring, tables
-from eltbench.throughput.cells import Preset, preset_from_table
 from eltbench.throughput.measuring import Record
+from eltbench.throughput.presets import Preset, preset_from_table
 from eltbench.throughput.process import ProcessError
 from eltbench.throughput.rows import COLUMNS, all_rows, timings
 

@@ -10,7 +10,8 @@ from typing import Any
 from eltbench.evaluation import stopwatch
 from eltbench.evaluation.roofline import Ceilings, ceilings_from_dict
 from eltbench.evaluation.stopwatch import Burst
-from eltbench.throughput.cells import Cell, Preset
+from eltbench.throughput.cells import Cell
+from eltbench.throughput.presets import Preset
 from eltbench.throughput.process import Nursery, ProcessError
 
 Ask = Callable[[Mapping[str, Any]], dict[str, Any]]

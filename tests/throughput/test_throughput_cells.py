@@ -7,7 +7,8 @@ from made_up import GROUP
 
 from eltbench import accounting
 from eltbench.studies.presets import load_table, preset_names
-from eltbench.throughput.cells import Cell, preset_from_table
+from eltbench.throughput.cells import Cell
+from eltbench.throughput.presets import preset_from_table
 
 
 def preset(**table):

@@ -38,6 +38,12 @@ def paper(monkeypatch):
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves the figure out: it is looked at once, and drawing takes seconds."""
+    monkeypatch.setattr("eltbench.figures.save", lambda figure, stem: None)
+
+
+@pytest.fixture
 def arguments(tmp_path):
     (tmp_path / "my.toml").write_text(PRESET)
     return ["--preset", f"{tmp_path / 'my.toml'}:paper", "--results", str(tmp_path / "results")]
@@ -69,7 +75,7 @@ def test_one_command_measures_decides_and_writes_everything_into_one_folder(pape
     assert entry["presets"][0]["name"] == "paper"
 
 
-def test_the_published_files_make_the_page_s_table_and_the_report(paper, arguments, tmp_path):
+def test_the_published_files_make_the_page_s_table_and_the_report(paper, undrawn, arguments, tmp_path):
     assert command.main("throughput", arguments) == 0
     folder = tmp_path / "results" / "throughput" / "paper"
     sentences = json.loads((folder / "claims.json").read_text())["sentences"]
@@ -88,7 +94,7 @@ def test_the_published_files_make_the_page_s_table_and_the_report(paper, argumen
     assert "throughput, paper" in page.read_text()
 
 
-def test_a_second_command_replaces_nothing_unless_forced(paper, arguments, tmp_path, capsys):
+def test_a_second_command_replaces_nothing_unless_forced(paper, undrawn, arguments, tmp_path, capsys):
     assert command.main("throughput", arguments) == 0
     asked = len(paper.asked)
     assert command.main("throughput", arguments) == command.REFUSED
@@ -111,9 +117,9 @@ def test_a_dry_run_lists_the_cells_and_measures_nothing(paper, arguments, tmp_pa
     assert said[-1].startswith("6 cells in 5 processes each, about ")
 
 
-def test_a_cell_that_fails_makes_the_command_say_so_and_the_others_stand(paper, arguments, capsys):
+def test_a_cell_that_fails_makes_the_command_say_so_and_the_others_stand(paper, undrawn, arguments, capsys):
     from eltbench.studies.presets import load_table
-    from eltbench.throughput.cells import preset_from_table
+    from eltbench.throughput.presets import preset_from_table
 
     failing = preset_from_table(*load_table("throughput", arguments[1])).cells[0]
     paper.broken = [failing.id]

@@ -6,7 +6,7 @@ import pytest
 from made_up import GROUP, Paper
 
 from eltbench.throughput import measuring
-from eltbench.throughput.cells import preset_from_table
+from eltbench.throughput.presets import preset_from_table
 from eltbench.throughput.process import ProcessError
 
 TWO = preset_from_table("made-up", {"processes": 3, "groups": [{**GROUP, "widths": [32, 64]}]})

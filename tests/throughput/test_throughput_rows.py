@@ -11,7 +11,8 @@ from made_up import CACHE, GROUP, Paper
 
 from eltbench import studies
 from eltbench.throughput import command, measuring, summary
-from eltbench.throughput.cells import Cell, preset_from_table
+from eltbench.throughput.cells import Cell
+from eltbench.throughput.presets import preset_from_table
 from eltbench.throughput.rows import all_rows, regime, timings
 
 STUDY = studies.create("throughput")

@@ -13,7 +13,7 @@ import pytest
 from eltbench.backends.torch.engine import TorchEngine
 from eltbench.evaluation.stopwatch import Burst
 from eltbench.sender import ORPHANED
-from eltbench.throughput import worker
+from eltbench.throughput import contenders, worker
 from eltbench.throughput.cells import Cell
 from eltbench.throughput.peak import NoAccountError, Peak
 from eltbench.throughput.process import Nursery, ProcessError
@@ -62,7 +62,7 @@ def test_a_loop_s_blocks_are_run_as_often_as_the_sampler_runs_them(monkeypatch):
 
     made = Counting()
     cell = Cell("sampler", 2, 2, 16, 2, sampling_steps=5, guidance_scale=2.0, batch=3)
-    worker._samplers(cell, made)["blocks"]()
+    contenders.samplers(cell, made)["blocks"]()
     assert len(made.bodies) == 5
     assert {body.batch for body in made.bodies} == {6}  # with and without the label, in one call
 
@@ -90,7 +90,7 @@ def test_memory_that_runs_out_skips_the_cell_and_any_other_error_does_not(monkey
     def out(*_):
         raise error
 
-    monkeypatch.setattr(worker, "_contenders", out)
+    monkeypatch.setattr(contenders, "contenders", out)
     if short:
         assert worker.answer(message(CALL))["skipped"].startswith("out of memory: needs about 0.00 GiB")
     else:
@@ -150,13 +150,13 @@ def test_the_peak_of_training_begins_before_the_model_and_ends_after_its_steps(m
             happened.append("step")
             return super().step(*arguments)
 
-    monkeypatch.setattr(worker, "Peak", Watched)
+    monkeypatch.setattr(contenders, "Peak", Watched)
     monkeypatch.setattr("eltbench.backends.get", lambda name: Engine)
     cell = Cell("memory", 1, 4, 16, 2, batch=2, block="dit")
     assert worker.answer(message(cell, "memory", contender=trainer)) == {"peak_bytes": 123}
     layers = 4 if trainer == "unique-depth" else 1
     small = (trainer, 1, 8)  # loads what the first step loads
-    assert happened == [small, "step", "begin", (trainer, layers, 16), *["step"] * worker.PEAK_STEPS, "end"]
+    assert happened == [small, "step", "begin", (trainer, layers, 16), *["step"] * contenders.PEAK_STEPS, "end"]
 
 
 def test_what_a_nursery_loads_starts_no_threads_that_a_fork_would_lose():
