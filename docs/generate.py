@@ -2,7 +2,8 @@
 
 A table stands between two marks: `<!-- claims: FOLDER -->` (a results folder's verdicts, every interval),
 `<!-- compare: FOLDER FOLDER -->` (what moved between two), `<!-- audit: FOLDER -->` (the paper's figures recounted),
-`<!-- throughput: FOLDER -->` (a machine's ceilings and ratios) or `<!-- overview -->` (all), and `<!-- end of … -->`.
+`<!-- throughput: FOLDER -->` (a machine's ceilings and ratios), `<!-- signals: FOLDER -->` (what signals add and rules
+save) or `<!-- overview -->` (all), and `<!-- end of … -->`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from typing import Any
 import pandas as pd
 
 import eltbench
-from eltbench.studies import audit_tables, comparison
+from eltbench.studies import audit_tables, comparison, disagreement_page
 from eltbench.studies.verdicts import markdown, overview
 from eltbench.throughput import tables as throughput_tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
 MARKED = re.compile(
-    r"(<!-- (claims|compare|audit|throughput|overview)(?:: (.*?))? -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL
+    r"(<!-- (claims|compare|audit|throughput|signals|overview)(?:: (.*?))? -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL
 )
 
 
@@ -45,6 +46,8 @@ def table(kind: str, about: str) -> str:
         return markdown(decided(about))
     if kind == "audit":
         return audit_tables.markdown(pd.read_csv(ROOT / about / "summary.csv"))
+    if kind == "signals":
+        return disagreement_page.markdown(pd.read_csv(ROOT / about / "summary.csv"))
     if kind == "throughput":
         summary, sentences = pd.read_csv(ROOT / about / "summary.csv"), decided(about)["sentences"]
         return throughput_tables.markdown(eltbench.load_rows(ROOT / about), summary, sentences)

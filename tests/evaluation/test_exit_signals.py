@@ -113,6 +113,12 @@ def test_every_signal_of_one_pass_is_tested_here():
     assert measure(trace_of()).keys() == tested - continuous
 
 
+def two_points(mean):
+    """The variance of the law on -1 and 1 with this mean: none on [-1, 1] has a larger one."""
+    chance = (np.clip(mean, -1, 1) + 1) / 2
+    return float(np.cov([-1.0, 1.0], aweights=[1 - chance, chance], ddof=0))
+
+
 def test_signals_of_a_continuous_prediction_are_means_over_its_dimensions():
     measured = measure(trace_of("continuous", hidden=None))
     flat = IMAGES.reshape(E, B, -1)
@@ -121,6 +127,8 @@ def test_signals_of_a_continuous_prediction_are_means_over_its_dimensions():
     np.testing.assert_allclose(measured["squared_change_to_deepest"], ((flat - flat[-1]) ** 2).mean(-1))
     variances = [flat[: exit + 1].var(axis=0).mean(-1) for exit in range(1, E)]
     np.testing.assert_allclose(measured["variance_over_exits"][1:], variances)
+    largest = [[two_points(value) for value in item] for item in flat.reshape(E * B, -1)]
+    np.testing.assert_allclose(measured["variance_bound"], np.mean(largest, axis=1).reshape(E, B), atol=1e-12)
     norms = np.linalg.norm(STATES[1:] - STATES[:-1], axis=-1) / np.linalg.norm(STATES[1:], axis=-1)  # (E, B, T)
     np.testing.assert_allclose(measured["relative_update_norm"], norms.mean(-1))
     assert "entropy" not in measured

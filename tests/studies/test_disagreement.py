@@ -10,7 +10,7 @@ from eltbench import results, studies
 from eltbench.claims import Cell
 from eltbench.model import Model
 from eltbench.schema import part_schema, row_schema
-from eltbench.studies import command, disagreement
+from eltbench.studies import command, disagreement, disagreement_page
 from eltbench.studies.presets import Arm, Preset, World, load_preset
 from eltbench.studies.verdicts import decide_all
 from eltbench.training import build_engine, parts
@@ -146,7 +146,8 @@ def decisive(gain=0.1, violations=0.0, saved=0.5, seeds=5):
                 {"metric": "auroc_gain", "signal": family, "value": gain + jitter, "seed": seed, "scope": "within"}
             )
         rows.append(
-            {"metric": "auroc_gain", "signal": "disagreement", "value": -1.0, "seed": seed, "target": "model_error"}
+            {"metric": "auroc_gain", "signal": "disagreement", "value": -1.0, "seed": seed, "scope": "within"}
+            | {"target": "model_error"}
         )
         held = {"rule": "kl", "guarantee": "learn then test", "alpha": 0.05, "delta": 0.1, "seed": seed}
         rows.append({**held, "metric": "violations", "value": violations + jitter})
@@ -200,6 +201,28 @@ def test_the_summary_has_one_line_a_score_over_all_seeds_and_the_figure_a_row_a_
     line = (table["signal"] == "entropy") & (table["metric"] == "auroc") & (table["scope"] == "within")
     assert np.array_equal(table[line].sort_values("target")["mean"], first[at].sort_values("target")["value"])
     assert len(STUDY.figure(rows).axes) == 2
+
+
+def test_the_page_shows_what_families_add_and_rules_save_with_the_baseline_they_are_held_against(tmp_path):
+    rows = decisive()
+    rows = rows[rows["rule"] != "fixed"]  # which these rows do not hold in full
+    told = rows["signal"].map({"disagreement": "kl_to_previous over entropy"})
+    rows = pd.concat([rows.assign(reason=told), _baseline(rows)], ignore_index=True)
+    for metric in ("risk", "loops_saved_by_batch"):
+        extra = rows[(rows["metric"] == "loops_saved") & (rows["rule"] == "kl")].assign(metric=metric)
+        rows = pd.concat([rows, extra])
+    STUDY.summarise(rows).to_csv(tmp_path / "summary.csv", index=False)
+    page = disagreement_page.markdown(pd.read_csv(tmp_path / "summary.csv"))
+    (gain,) = (line for line in page.splitlines() if "| the error |" in line)
+    assert gain.startswith("| masked latin torch | elt | the error | entropy 0.700 | +0.102 [+0.100, +0.104] | +0.102")
+    (rule,) = (line for line in page.splitlines() if "`kl`" in line)
+    assert rule == "| masked latin torch | `kl` | 0.502 | 0.002 | 50 % [50, 50] | 50 % [50, 50] |"
+
+
+def _baseline(rows):
+    """The AUROC of the entropy beside the gains of these rows."""
+    gains = rows[(rows["signal"] == "disagreement")]
+    return gains.assign(metric="auroc", signal="entropy", value=0.7, reason=None)
 
 
 @pytest.mark.slow
