@@ -12,6 +12,7 @@ from eltbench.studies.curves import CELL
 FAMILIES = ("disagreement", "convergence", "probe_logistic", "probe_boosted", "ensemble", "dropout")
 RULES = ("fixed", "entropy", "kl", "prediction-change", "latent-difference", "learned-gate")
 SHOWN_LEVEL = 0.05
+BOUNDS = ["mean", "low", "high"]
 TARGETS = {"model_error": "the model's own error", **dict.fromkeys(ERRORS, "the error")}
 
 
@@ -45,8 +46,7 @@ def _gains(summary: pd.DataFrame) -> Iterator[tuple[str, ...]]:
         mine = scores[(scores[model] == list(key)).all(axis=1)].set_index("signal")["mean"]
         shown = ", ".join(f"{name.replace('_', ' ')} {mine[name]:.3f}" for name in baselines)
         task, dataset, backend, trainer, role, target = map(str, key)
-        by = here.set_index("signal")
-        cells = [_effect(by.loc[family]) if family in by.index else "–" for family in FAMILIES]
+        cells = [_effect(here[here["signal"] == family]) for family in FAMILIES]
         name = trainer if role == "main" else f"{trainer} ({role})"
         yield f"{task} {dataset} {backend}", name, TARGETS[target], shown, *cells
 
@@ -57,19 +57,25 @@ def _held(summary: pd.DataFrame) -> Iterator[tuple[str, ...]]:
     held = held[(held["trainer"] == "elt") & (held["role"] == "main") & (held["scope"] != "sampling")]
     for key, here in held.groupby(CELL):
         for rule in RULES:
-            by = here[here["rule"] == rule].set_index("metric")
-            if len(by):
-                risk, violations = (f"{by.loc[metric, 'mean']:.3f}" for metric in ("risk", "violations"))
-                saved = [_percent(by.loc[metric]) for metric in ("loops_saved", "loops_saved_by_batch")]
+            of_rule = here[here["rule"] == rule]
+            if len(of_rule):
+                by = {str(metric): found for metric, found in of_rule.groupby("metric")}
+                risk, violations = (f"{float(by[metric]['mean'].iloc[0]):.3f}" for metric in ("risk", "violations"))
+                saved = [_percent(by[metric]) for metric in ("loops_saved", "loops_saved_by_batch")]
                 yield " ".join(map(str, key)), f"`{rule}`", risk, violations, *saved
 
 
-def _effect(row: pd.Series) -> str:
-    return f"{row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+def _effect(found: pd.DataFrame) -> str:
+    """The one line of a summary that is there, or a dash."""
+    if found.empty:
+        return "–"
+    mean, low, high = found[BOUNDS].iloc[0]
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def _percent(row: pd.Series) -> str:
-    return f"{100 * row['mean']:.0f} % [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
+def _percent(found: pd.DataFrame) -> str:
+    mean, low, high = 100 * found[BOUNDS].iloc[0]
+    return f"{mean:.0f} % [{low:.0f}, {high:.0f}]"
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
