@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from eltbench.throughput.summary import UNIT, summary
+from eltbench.throughput.summary import SPILLED, UNIT, summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ def _styles(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, Any]
 
 
 def _where_it_pays(axis: Axes, calls: pd.DataFrame) -> None:
-    """Measured ratio with its interval against block weights over cache; hollow where not all layers spill."""
+    """Measured ratio with its interval against block weights over cache; hollow where the layers do not spill."""
     axis.set(xlabel="weights of the shared block over the last cache", ylabel="throughput, looped over unique")
     known = calls[calls["cache_bytes"].notna()] if len(calls) else calls
     axis.set_title("where looping pays")
@@ -55,14 +55,14 @@ def _where_it_pays(axis: Axes, calls: pd.DataFrame) -> None:
     axis.axvline(1, color="0.6", ls=":", lw=1)
     for label, here, style in _styles(known):
         here = here.assign(at=here["block_bytes"].astype(float) / here["cache_bytes"].astype(float))
-        parts = list(here.groupby(here["unique_bytes"] > here["cache_bytes"]))
+        parts = list(here.groupby(here["unique_bytes"] > SPILLED * here["cache_bytes"]))
         for number, (spilled, part) in enumerate(parts):
             low, high = (part[bound].where(part[bound].between(1e-6, 1e6), part["mean"]) for bound in ("low", "high"))
             fill: dict[str, Any] = {} if spilled else {"mfc": "white"}
             errors = [part["mean"] - low, high - part["mean"]]
             axis.errorbar(part["at"], part["mean"], errors, **style, **fill, label=None if number else label)
     axis.set_ylim(0.9 * min(1, known["mean"].min()), 1.1 * known["mean"].max())  # a wide interval is cut
-    axis.legend(fontsize=6, frameon=False, title="hollow: all layers fit", title_fontsize=6)
+    axis.legend(fontsize=6, frameon=False, title="hollow: all layers take less than twice the cache", title_fontsize=6)
 
 
 def _predicted(axis: Axes, calls: pd.DataFrame) -> None:

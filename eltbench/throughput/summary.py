@@ -15,6 +15,7 @@ from eltbench.statistics import paired_interval
 CELL = ["measure", "name", "backend", "device", "mode", "precision", "block", "width", "batch_size", "tokens", "scale"]
 SIZES = ["regime", "block_bytes", "unique_bytes", "cache_bytes", "assumed"]
 PAYS = 1.10  # the ratio above which looping is said to pay: that of the claim
+SPILLED = 2  # times the cache that unique layers must exceed: below it a part of them still fits
 PLACE = ["measure", "tokens", "batch_size", "block", "precision", "backend", "mode", "sampling_steps"]
 CONDITIONS = ("spills", "fits")
 UNIT = 2**20
@@ -122,7 +123,7 @@ def sentences(rows: pd.DataFrame) -> list[str]:
         return []
     calls = table[(table["metric"] == "throughput_ratio") & (table["measure"] == "call") & table["mean"].notna()]
     calls = calls[calls["cache_bytes"].notna() & (calls["noisy"] == 0)]
-    calls = calls[calls["unique_bytes"] > calls["cache_bytes"]]
+    calls = calls[calls["unique_bytes"] > SPILLED * calls["cache_bytes"]]
     return [_sentence(*each) for each in _places(calls)]
 
 
@@ -145,7 +146,7 @@ def _sentence(where: str, here: pd.DataFrame) -> str:
         pays = "does not pay at the smallest block measured, but at a larger one"
     else:
         pays = f"pays below about {at / UNIT:.3g} MB of block weights ({at / cache:.2f} of the last cache)"
-    return f"looping {pays} {where}, where the unique layers exceed the cache ({measured})"
+    return f"looping {pays} {where}, where the unique layers exceed twice the cache ({measured})"
 
 
 def _megabytes(sizes: np.ndarray) -> str:

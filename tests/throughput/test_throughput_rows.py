@@ -188,6 +188,9 @@ def test_the_sentence_names_the_machine_s_crossing():
     assert "pays at every block measured" in said
     (said,) = STUDY.remarks(rows_of(preset, ratio=lambda cell, process: 1.0)[0])
     assert "does not pay at any block measured" in said
+    nearly = preset_from_table("made-up", {"groups": [{**GROUP, "widths": [56], "heads": 2, "pairs": [[1, 12]]}]})
+    assert 1 < nearly.cells[0].looped_bytes("unique") / CACHE < 2  # a part of these layers fits: they say nothing
+    assert STUDY.remarks(rows_of(nearly)[0]) == []
 
 
 def test_rows_of_no_cell_give_an_empty_summary():
