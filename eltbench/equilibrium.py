@@ -33,6 +33,12 @@ class History(NamedTuple):
     changes: Array
     products: Array
 
+    def select(self, places: Array) -> History:
+        """The history of the items at `places` (R,)."""
+        take = namespace(self.state).take
+        parts = zip(self, (0, 0, 1, 1, 2), strict=True)  # the axis of the items
+        return History(*(take(part, places, axis=axis) for part, axis in parts))
+
 
 @dataclass(frozen=True)
 class Solver:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,11 @@ from eltbench.identity import run_id
 from eltbench.streams import stream
 from eltbench.tasks.base import Array, Batch
 from eltbench.training import CHECKPOINT, Parts, build_engine, parts
+
+if TYPE_CHECKING:
+    from eltbench.anytime import Clock, Current
+    from eltbench.evaluation.probe import Gate
+    from eltbench.evaluation.stopping import Rule
 
 
 class Model:
@@ -116,6 +122,46 @@ class Model:
         context = None if context is None else np.asarray(context, np.int32)
         level = None if log_snr is None else np.broadcast_to(np.asarray(log_snr, np.float32), (items,)).copy()
         return Batch(inputs, np.asarray(labels, np.int32), context, level, None, None)
+
+    def anytime(
+        self,
+        inputs: np.ndarray,
+        labels: np.ndarray | None = None,
+        log_snr: np.ndarray | float | None = None,
+        context: np.ndarray | None = None,
+        *,
+        deadline_ms: float | None = None,
+        rule: str | Rule | None = None,
+        threshold: float | None = None,
+        gate: Gate | None = None,
+        exits: Sequence[int] | None = None,
+        signals: Collection[str] | None = None,
+        clock: Clock = time.perf_counter,
+    ) -> Iterator[Current]:
+        """The current prediction with its signals after every loop, until the deadline, the rule or L_max ends it.
+
+        inputs, labels, log_snr, context: as for `predict`. deadline_ms: since the call, the caller's own time
+        included; no loop begins that would end after it if it took as long as the one before, but the first runs in any
+        case. rule: of `evaluation.stopping`, by name or as it is; an item that it stops leaves the batch, and its later
+        loops are not computed. threshold: of the rule, in place of that of its source. gate: of the rule
+        "learned-gate". exits: where predictions are read, by default every loop from L_min to L_max; previous means the
+        previous of these. signals: of `evaluation.uncertainty`, by default all that can be read while the loops run.
+        clock: in seconds. At equilibrium depth exits are iterations of the solver. Raises ValueError for what cannot be
+        done, before the first loop; rules need exits to stop at, which unique depth has not.
+        """
+        from eltbench.anytime import anytime
+
+        return anytime(
+            self,
+            self.batch(inputs, labels, log_snr, context),
+            deadline_ms=deadline_ms,
+            rule=rule,
+            threshold=threshold,
+            gate=gate,
+            exits=exits,
+            signals=signals,
+            clock=clock,
+        )
 
     def trajectory(
         self, labels: np.ndarray, loops: int, *, seed: int = 0, given: Clean | None = None, **settings: Any

@@ -19,7 +19,7 @@ STOREYS = [
     {"cli"},
     {"studies"},
     {"sweep", "claims", "figures"},
-    {"training", "evaluation", "model"},
+    {"training", "evaluation", "model", "anytime"},
     {"trainers", "tasks", "data", "backends"},
     {"config", "registry", "streams"},
 ]

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from eltbench.backends.steps import Steps
 from eltbench.config import Run
 from eltbench.data.base import DataSpec
 from eltbench.equilibrium import Solver
@@ -79,6 +80,10 @@ class Engine(ABC):
     @abstractmethod
     def recurrence(self, batch: Batch) -> Recurrence:
         """The loop that `predict` iterates on this batch of backend arrays, open to inspection."""
+
+    @abstractmethod
+    def steps(self, batch: Batch) -> Steps:
+        """What `predict` runs on this batch of backend arrays, loop by loop."""
 
     @abstractmethod
     def upload(self, batch: Batch) -> Batch:

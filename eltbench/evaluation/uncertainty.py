@@ -146,6 +146,19 @@ def measure(trace: Trace, names: Collection[str] | None = None) -> dict[str, np.
         return {name: _over_items(name, rows, trace) for name, rows in found.items()}
 
 
+def measure_latest(trace: Trace, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Signals at the last exit of a trace that goes on, {name: (B,)} as `measure` gives them there.
+
+    names: of signals that can be read from it and may stop.
+    """
+    last, latest = len(trace) - 1, {}
+    with np.errstate(all="ignore"):
+        for name in names:
+            defined = last >= SIGNALS[name].first_exit(trace)
+            latest[name] = _over_items(name, [SIGNALS[name].compute(trace, last)] if defined else [], trace)[-1]
+    return latest
+
+
 def measure_members(source: str, predictions: np.ndarray, hidden: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """The signals of `source` ("dropout", "ensemble" or "unique-depth") at one exit, {name: (B,)} float64.
 

@@ -22,6 +22,7 @@ from eltbench.backends.jax.network import Network, in_precision
 from eltbench.backends.jax.ops import JaxOps
 from eltbench.backends.jax.parallel import available_devices, placement
 from eltbench.backends.jax.recurrence import JaxRecurrence
+from eltbench.backends.jax.steps import JaxSteps
 from eltbench.config import Optimisation, Run
 from eltbench.data.base import DataSpec
 from eltbench.streams import stream
@@ -104,6 +105,9 @@ class JaxEngine(Engine):
 
     def recurrence(self, batch: Batch) -> JaxRecurrence:
         return JaxRecurrence(self.state.average, batch)
+
+    def steps(self, batch: Batch) -> JaxSteps:
+        return JaxSteps(self.state.average, batch._replace(target=None, weight=None), self.run.precision)
 
     def parameter_count(self) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(self.state.network))

@@ -169,12 +169,12 @@ class Network(eqx.Module):
         self, batch: Batch, exits: Array, fields: tuple[str, ...], *, loops: int, unroll: bool = False
     ) -> list[ExitOutput]:
         """One output per exit (E,) from a scan of `loops` loops, which may be unrolled: longer to compile."""
-        begun, conditioning = self._begin(batch)
+        begun, conditioning = self.begin(batch)
         scanned = self, begun, conditioning
         network, carry, shared = scanned if self.solver is None else lax.stop_gradient(scanned)
 
         def body(carry: Carry, index: Array) -> tuple[Carry, Reading]:
-            return network._advance(carry, shared, index, fields)
+            return network.advance(carry, shared, index, fields)
 
         _, readings = lax.scan(body, carry, jnp.arange(1, loops + 1), unroll=unroll)
         readings = jax.tree.map(lambda stacked: stacked[exits - 1], readings)
@@ -185,15 +185,15 @@ class Network(eqx.Module):
 
     def infer(self, batch: Batch, exits: Array, fields: tuple[str, ...]) -> list[ExitOutput]:
         """One output per exit (E,) from as many loops as the last one says; cannot be differentiated backwards."""
-        carry, conditioning = self._begin(batch)
+        carry, conditioning = self.begin(batch)
 
         def body(index: Array, carried: tuple[Carry, Reading]) -> tuple[Carry, Reading]:
             carry, kept = carried
-            carry, reading = self._advance(carry, conditioning, index, fields)
+            carry, reading = self.advance(carry, conditioning, index, fields)
             slot = jnp.sum(exits < index)  # of the next exit: what stays there is what its own loop writes last
             return carry, jax.tree.map(lambda buffer, value: buffer.at[slot].set(value), kept, reading)
 
-        _, reading = jax.eval_shape(lambda: self._advance(carry, conditioning, jnp.int32(1), fields))
+        _, reading = jax.eval_shape(lambda: self.advance(carry, conditioning, jnp.int32(1), fields))
         kept = jax.tree.map(lambda place: jnp.zeros((len(exits), *place.shape), place.dtype), reading)
         _, kept = lax.fori_loop(1, exits[-1] + 1, body, (carry, kept))
         return self._outputs(kept, conditioning, len(exits))
@@ -248,16 +248,17 @@ class Network(eqx.Module):
         x = x.reshape(*x.shape[:-2], rows, columns, side, side, -1).swapaxes(-4, -3)  # (..., B, h, p, w, p, C)
         return x.reshape(*x.shape[:-5], rows * side, columns * side, -1)
 
-    def _begin(self, batch: Batch) -> tuple[Carry, Conditioning]:
+    def begin(self, batch: Batch) -> tuple[Carry, Conditioning]:
+        """What goes into the first loop, and what all loops share."""
         given = batch.inputs, batch.labels, batch.context, batch.log_snr, batch.dropped
         state, conditioning = self.embed(*given)
         tally = None if self.halting is None else self.halting.start(state)
         return Carry(state, tally, None if self.solver is None else self.solver.start(state)), conditioning
 
-    def _advance(
+    def advance(
         self, carry: Carry, conditioning: Conditioning, index: Array, fields: tuple[str, ...]
     ) -> tuple[Carry, Reading]:
-        """One loop, and what an exit there would read."""
+        """Loop `index` (1 is the first), and what the exit there takes from it for the named fields of its output."""
         state, tally, history = self.loop(carry.state, conditioning, index), carry.tally, carry.history
         if self.solver is not None and history is not None:
             state, history = self.solver.step(history, carry.state, state, index)
@@ -271,11 +272,15 @@ class Network(eqx.Module):
             ponder if "ponder" in fields else None,
         )
 
+    def output(self, reading: Reading, conditioning: Conditioning) -> ExitOutput:
+        """What an exit gives, predictions in float32; or several exits at once, (E, …) for (E, …)."""
+        prediction = None if reading.read is None else self.read(reading.read, conditioning).astype(jnp.float32)
+        state = None if reading.state is None else reading.state[..., self.prefix :, :]  # (…, B, T, D)
+        return ExitOutput(prediction, state, reading.ponder)
+
     def _outputs(self, readings: Reading, conditioning: Conditioning, exits: int) -> list[ExitOutput]:
-        """The head on all exits' states at once, in float32; fields of the readings are (E, …)."""
-        prediction = None if readings.read is None else self.read(readings.read, conditioning).astype(jnp.float32)
-        state = None if readings.state is None else readings.state[..., self.prefix :, :]  # (E, B, T, D)
-        together = ExitOutput(prediction, state, readings.ponder)
+        """The head on all exits' states at once."""
+        together = self.output(readings, conditioning)
         return [jax.tree.map(lambda field, exit=exit: field[exit], together) for exit in range(exits)]
 
     def _modulations(self, activated: Array) -> tuple[Modulation, ...]:

@@ -17,6 +17,7 @@ from eltbench.backends.torch import parallel
 from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
 from eltbench.backends.torch.recurrence import TorchRecurrence
+from eltbench.backends.torch.steps import TorchSteps
 from eltbench.config import Run
 from eltbench.data.base import DataSpec
 from eltbench.streams import stream
@@ -108,6 +109,10 @@ class TorchEngine(Engine):
     def recurrence(self, batch: Batch) -> TorchRecurrence:
         self.average.eval()
         return TorchRecurrence(cast(Network, self.average.module), batch)
+
+    def steps(self, batch: Batch) -> TorchSteps:
+        self.average.eval()
+        return TorchSteps(cast(Network, self.average.module), batch, self.autocast)
 
     def _call(self, network: Any, batch: Batch, exits: tuple[int, ...], fields: tuple[str, ...]) -> list[ExitOutput]:
         with self.autocast():

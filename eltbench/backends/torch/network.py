@@ -1,10 +1,12 @@
 """The network: N unique layers applied L times, read at any of the loops.
 
-A call is made of three steps that convergence diagnostics use one by one:
+A call is made of three steps that a pass taken loop by loop uses one by one:
 
-    state, conditioning = network.embed(inputs, labels, context, log_snr)
-    state = network.loop(state, conditioning, index)  # index = 1, 2, …
-    prediction = network.read(state, conditioning)
+    carry, conditioning = network.begin(inputs, labels, context, log_snr)
+    carry = network.advance(carry, conditioning, index)  # index = 1, 2, …
+    output = network.output(carry, conditioning, fields)
+
+and these of `embed`, `loop` and `read`, which know of states alone and which convergence diagnostics use.
 """
 
 from __future__ import annotations
@@ -46,6 +48,17 @@ class Conditioning(NamedTuple):
     head: Modulation
     injected: Tensor | None
     kept: Tensor | None
+
+
+class Carry(NamedTuple):
+    """What goes from loop to loop; the tally is for universal depth only, the history for equilibrium depth.
+
+    The tally counts the loops before the one that the state comes from.
+    """
+
+    state: Tensor
+    tally: Tally | None
+    history: History | None
 
 
 class Embedding(nn.Module):
@@ -170,17 +183,50 @@ class Network(nn.Module):
         exits = check_exits(exits, deepest=1 if self.depth == "unique" else None)
         if unknown := set(fields) - set(ExitOutput._fields):
             raise ValueError(f"network: fields must be among {ExitOutput._fields}, given {sorted(unknown)}")
-        state, conditioning = self.embed(inputs, labels, context, log_snr, dropped)
-        tally = None if self.halting is None else self.halting.start(state)
-        history = None if self.solver is None else self.solver.start(state)
+        carry, conditioning = self.begin(inputs, labels, context, log_snr, dropped)
         outputs = []
         for index in range(1, exits[-1] + 1):
-            if self.halting is not None and tally is not None and index > 1:
-                tally = self.halting.advance(tally, state)
-            state, history = self._advance(state, history, conditioning, index)
+            carry = self.advance(carry, conditioning, index)
             if index in exits:
-                outputs.append(self._exit(state, tally, conditioning, fields))
+                outputs.append(self.output(carry, conditioning, fields))
         return outputs
+
+    def begin(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        context: Tensor | None,
+        log_snr: Tensor | None,
+        dropped: Tensor | None = None,
+    ) -> tuple[Carry, Conditioning]:
+        """What goes into the first loop, and what all loops share."""
+        state, conditioning = self.embed(inputs, labels, context, log_snr, dropped)
+        tally = None if self.halting is None else self.halting.start(state)
+        return Carry(state, tally, None if self.solver is None else self.solver.start(state)), conditioning
+
+    def advance(self, carry: Carry, conditioning: Conditioning, index: int) -> Carry:
+        """What comes out of loop `index` (1 is the first); at equilibrium depth constant to differentiation."""
+        state, tally, history = carry
+        if self.halting is not None and tally is not None and index > 1:
+            tally = self.halting.advance(tally, state)
+        if self.solver is None or history is None:
+            return Carry(self.loop(state, conditioning, index), tally, None)
+        with torch.no_grad():
+            state, history = self.solver.step(history, state, self.loop(state, conditioning, index), index)
+        return Carry(state, tally, history)
+
+    def output(self, carry: Carry, conditioning: Conditioning, fields: tuple[str, ...]) -> ExitOutput:
+        """The named fields of the exit after the loop that `carry` comes out of."""
+        state, tally, _ = carry
+        prediction = ponder = None
+        if self.solver is not None:
+            state = phantom_gradient(self.solver, lambda point: self.loop(point, conditioning, 1), state)
+        if "prediction" in fields:
+            halted = state if self.halting is None or tally is None else self.halting.output(tally, state)
+            prediction = self.read(halted, conditioning)
+        if "ponder" in fields and self.halting is not None and tally is not None:
+            ponder = self.halting.ponder(tally)[:, self.prefix :]  # (B, T)
+        return ExitOutput(prediction, state[:, self.prefix :] if "state" in fields else None, ponder)
 
     def embed(
         self,
@@ -246,25 +292,3 @@ class Network(nn.Module):
 
     def _modulations(self, activated: Tensor) -> tuple[Modulation, ...]:
         return tuple(block.modulate(activated) for block in self.blocks)  # type: ignore[operator]
-
-    def _advance(
-        self, state: Tensor, history: History | None, conditioning: Conditioning, index: int
-    ) -> tuple[Tensor, History | None]:
-        """The state after loop `index`: at equilibrium depth the solver's, constant to differentiation."""
-        if self.solver is None or history is None:
-            return self.loop(state, conditioning, index), None
-        with torch.no_grad():
-            return self.solver.step(history, state, self.loop(state, conditioning, index), index)
-
-    def _exit(
-        self, state: Tensor, tally: Tally | None, conditioning: Conditioning, fields: tuple[str, ...]
-    ) -> ExitOutput:
-        prediction = ponder = None
-        if self.solver is not None:
-            state = phantom_gradient(self.solver, lambda point: self.loop(point, conditioning, 1), state)
-        if "prediction" in fields:
-            halted = state if self.halting is None or tally is None else self.halting.output(tally, state)
-            prediction = self.read(halted, conditioning)
-        if "ponder" in fields and self.halting is not None and tally is not None:
-            ponder = self.halting.ponder(tally)[:, self.prefix :]  # (B, T)
-        return ExitOutput(prediction, state[:, self.prefix :] if "state" in fields else None, ponder)

@@ -1,0 +1,86 @@
+"""What stopping early saves in time, and what looking at the signals costs.
+
+    pytest tests/benchmarks/test_anytime_benchmark.py --benchmark-enable -s
+
+prints wall-clock where items leave after 25, 50, 75 and 100 % of L_max loops on average, and the share of the signals;
+without --benchmark-enable everything runs once at a small size, to see that it works. Nothing is asserted about time: a
+busy machine must not fail a test. In place of a rule every item ends at a loop that is set beforehand, evenly about the
+mean and as far apart as L_max allows, so that the batch thins out as it does with real signals.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from eltbench import anytime
+from eltbench.config import Architecture, Run
+from eltbench.model import Model
+from eltbench.training import build_engine, parts
+
+LOOPS = 8  # L_max
+MEANS = (0.25, 0.5, 0.75, 1.0)
+
+
+def stops(mean: float, items: int, loops: int) -> np.ndarray:
+    """The loops (B,) after which items stop: evenly spread about the mean, as widely as 1 … L_max allows."""
+    centre = mean * loops
+    half = min(centre - 1, loops - centre)
+    spread = np.round(np.linspace(centre - half, centre + half, items)).astype(int)
+    return np.random.default_rng(0).permutation(spread)
+
+
+def model_of(backend: str, width: int, loops: int) -> Model:
+    architecture = Architecture(unique_layers=2, max_loops=loops, width=width, block="bert")
+    run = Run("elt", "masked", "digits-codes", architecture=architecture, backend=backend)
+    made = parts(run)
+    return Model(run, build_engine(run, made), made)
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_the_time_falls_with_the_mean_exit(backend, request, monkeypatch):
+    enabled = request.config.getoption("--benchmark-enable")
+    items, width, loops, repeats = (64, 128, LOOPS, 9) if enabled else (4, 16, 3, 1)
+    if backend == "jax":
+        pytest.importorskip("jax")
+    model = model_of(backend, width, loops)
+    clean = model.dataset.batch(np.random.default_rng(0), items)
+    (batch,) = model.task.heldout(clean, model.spec, np.random.default_rng(0), 1)
+    given = batch.inputs, batch.labels
+    plans: dict[float, np.ndarray] = {mean: stops(mean, items, loops) for mean in MEANS}
+
+    def run(mean: float, signals: tuple[str, ...] | None = ()) -> float:
+        left = plans[mean]
+
+        def stop(plan: anytime.Plan, seen: dict, read: int, count: int) -> np.ndarray:
+            nonlocal left
+            now = left <= plan.exits[read - 1]
+            left = left[~now]
+            return now
+
+        monkeypatch.setattr(anytime.Plan, "stop", stop)
+        started = time.perf_counter()
+        *_, last = model.anytime(*given, rule="fixed", threshold=-float(loops), signals=signals)
+        assert np.array_equal(last.exits, plans[mean])
+        return time.perf_counter() - started
+
+    for mean in MEANS:  # compiled and warm before anything is timed
+        run(mean)
+        run(mean, None)
+    plain: dict[float, list[float]] = {mean: [] for mean in MEANS}
+    watched: dict[float, list[float]] = {mean: [] for mean in MEANS}
+    for _ in range(repeats):
+        for mean in np.random.default_rng(0).permutation(MEANS):
+            plain[mean].append(run(mean))
+            watched[mean].append(run(mean, None))
+    whole = np.median(plain[1.0])
+    print(f"\n{backend}, {items} items, width {width}, N = 2, L_max = {loops}; milliseconds a call")
+    for mean in MEANS:
+        time_of, with_signals = np.median(plain[mean]), np.median(watched[mean])
+        print(
+            f"  mean exit {plans[mean].mean() / loops:4.0%} of L_max: {1000 * time_of:7.1f} "
+            f"({time_of / whole:4.0%} of the full pass); with all signals {1000 * with_signals:7.1f} "
+            f"({with_signals / time_of - 1:+.0%}; target under 15 %)"
+        )
