@@ -42,6 +42,8 @@ def table(kind: str, about: str) -> str:
     """The table that a mark asks for."""
     if kind == "overview":
         return overview([decided(folder) for folder in published()])
+    if kind in ("claims", "throughput") and not (ROOT / about / "claims.json").exists():
+        return f"Nothing is published in `{about}`.\n"
     if kind == "claims":
         return markdown(decided(about))
     if kind == "audit":

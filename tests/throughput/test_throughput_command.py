@@ -24,7 +24,7 @@ groups = [
     { measure = "call", pairs = [[1, 12]], widths = [16, 64], heads = 2 },
     { measure = "sampler", pairs = [[1, 12]], widths = [64], heads = 2, sampling_steps = 2 },
     { measure = "step", pairs = [[2, 4]], widths = [16], heads = 2, block = "dit" },
-    { measure = "memory", pairs = [[2, 4]], widths = [16], heads = 2, block = "dit" },
+    { measure = "memory", pairs = [[8, 4]], widths = [16], heads = 2, block = "dit" },
     { measure = "peers", pairs = [[1, 1]], widths = [16], heads = 2 },
 ]
 """

@@ -118,7 +118,7 @@ CLAIMED = preset_from_table(
         "groups": [
             {**GROUP, "widths": [16, 64], "pairs": [[1, 12]]},  # fits, spills
             {**GROUP, **DIT, "measure": "step"},
-            {**GROUP, **DIT, "measure": "memory"},
+            {**GROUP, **DIT, "measure": "memory", "pairs": [[8, 4], [2, 4]]},
         ]
     },
 )
@@ -135,7 +135,9 @@ def wobble(process):
 
 def test_claims_follow_from_the_ratios():
     def as_claimed(cell, process):
-        return wobble(process) * {"step": 1.02, "memory": 0.7}.get(cell.measure, 1.0 if cell.width == 16 else 1.5)
+        return wobble(process) * {"step": 1.02, "memory": 0.7 if cell.unique_layers == 8 else 2.0}.get(
+            cell.measure, 1.0 if cell.width == 16 else 1.5
+        )
 
     found = verdicts(as_claimed)
     assert found == {
