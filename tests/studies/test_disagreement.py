@@ -219,6 +219,21 @@ def test_the_page_shows_what_families_add_and_rules_save_with_the_baseline_they_
     assert rule == "| masked latin torch | `kl` | 0.502 | 0.002 | 50 % [50, 50] | 50 % [50, 50] |"
 
 
+def test_the_page_shows_what_choosing_samples_by_a_signal_gains_of_what_could_be_gained(tmp_path):
+    made = [("auroc", "entropy", 0.6), ("selection_gain", "entropy", 0.1), ("selection_gain", "oracle", 0.4)]
+    known = {"target": "invalid", "scope": "sampling", "reason": None}
+    (first, *_) = decisive().to_dict("records")
+    drawn = [
+        {**first, **known, "metric": metric, "signal": signal, "value": value, "seed": seed}
+        for metric, signal, value in made
+        for seed in range(3)
+    ]
+    STUDY.summarise(pd.DataFrame(drawn)).to_csv(tmp_path / "summary.csv", index=False)
+    page = disagreement_page.markdown(pd.read_csv(tmp_path / "summary.csv"))
+    expected = "| masked latin torch | invalid | entropy | 0.600 | +0.100 [+0.100, +0.100] | 25 % |"
+    assert page.splitlines()[-1] == expected
+
+
 def _baseline(rows):
     """The AUROC of the entropy beside the gains of these rows."""
     gains = rows[(rows["signal"] == "disagreement")]
