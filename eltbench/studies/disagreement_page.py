@@ -20,7 +20,7 @@ TARGETS = {"model_error": "the model's own error", **dict.fromkeys(ERRORS, "the 
 def markdown(summary: pd.DataFrame) -> str:
     """What families add to the best cheap baseline, what elt's rules save, and what choosing its samples gains.
 
-    Means over seeds with the 95 % interval, not widened over claims; additions are in AUROC within strata, and rules are
+    Means over seeds with the 95 % interval, not widened over claims; additions are in AUROC within strata, rules are
     under learn-then-test. The table of samples is left out where none were drawn.
     """
     gains = list(_gains(summary))
