@@ -133,6 +133,13 @@ def test_a_model_of_one_exit_has_the_scores_of_that_exit_and_nothing_to_stop():
     assert len(tables["samples"]) == 2 * 192
 
 
+def test_companions_of_a_model_that_lies_in_no_folder_of_runs_are_refused():
+    (job, *_) = STUDY.plan(preset(Arm("elt"), ensemble=2))
+    made = parts(job.run)
+    with pytest.raises(ValueError, match="was not loaded from a run's folder"):
+        STUDY.measure(Model(job.run, build_engine(job.run, made), made), job.run, job.settings)
+
+
 # What the rows decide
 
 
