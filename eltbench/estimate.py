@@ -63,7 +63,7 @@ def measuring_flops(run: Run, made: Parts, settings: Mapping[str, Any]) -> float
     """FLOPs of the held-out losses and the samples that a measurement asks for, by the names that its settings share.
 
     `exits` and `heldout_draws`, `training_steps` (each of which has a loss at all exits), `sample_loops`, `samples` and
-    `sampling`; a measurement that says none of them counts nothing.
+    `sampling`, at L_max where no `sample_loops` are named. A measurement that says none of them counts nothing.
     """
     shape = (run.architecture, made.trainer.depth, made.dataset.spec, made.task.timed)
     heldout = len(made.dataset.heldout().labels)
@@ -73,7 +73,10 @@ def measuring_flops(run: Run, made: Parts, settings: Mapping[str, Any]) -> float
         flops += losses * accounting.flops(*shape, max(settings["exits"]))
     if settings.get("samples") and settings.get("sampling"):
         steps, scale = settings["sampling"]["steps"], settings["sampling"]["guidance_scale"]
-        each = [accounting.sample_flops(*shape, loops, steps, scale) for loops in settings.get("sample_loops", [])]
+        each = [
+            accounting.sample_flops(*shape, loops, steps, scale)
+            for loops in settings.get("sample_loops", [run.architecture.max_loops])
+        ]
         flops += min(settings["samples"], heldout) * sum(each)
     return flops
 

@@ -118,6 +118,8 @@ def test_the_calls_of_a_measurement_are_its_losses_and_its_samples():
     guided = {**SETTINGS, "sampling": {"steps": 5, "guidance_scale": 2.0}}
     assert measuring_flops(RUN, made, guided) == losses + 2 * samples
     assert measuring_flops(RUN, made, {**SETTINGS, "samples": 0}) == losses
+    at_max = {name: value for name, value in SETTINGS.items() if name != "sample_loops"}
+    assert measuring_flops(RUN, made, at_max) == losses + 50 * accounting.flops(*shape, loops=4)
     assert measuring_flops(RUN, made, {}) == 0
 
 
