@@ -13,6 +13,7 @@ from eltbench.studies.presets import load_preset
 
 RESULTS = Path(__file__).parents[1] / "results"
 FOLDERS = [RESULTS / "extrapolation" / name for name in ("digits", "digits-jax", "relay")]
+FOLDERS += [RESULTS / "depth_grid" / "digits"]
 RELAY_HELDOUT, COLOURS = 512, 4
 
 
