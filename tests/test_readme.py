@@ -73,3 +73,8 @@ def test_every_option_in_a_shell_example_exists():
     for line in "".join(blocks("sh")).splitlines():
         if "eltbench.studies." in line:
             assert set(re.findall(r"--[a-z-]+", line.split("#")[0])) <= known, line
+
+
+def test_the_any_time_example_is_that_of_its_page_which_is_run_there():
+    (example,) = (block for block in blocks("python") if "anytime" in block)
+    assert example in (ROOT / "docs" / "anytime.md").read_text(encoding="utf-8")
