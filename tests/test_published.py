@@ -14,6 +14,7 @@ from eltbench.studies.presets import load_preset
 RESULTS = Path(__file__).parents[1] / "results"
 FOLDERS = [RESULTS / "extrapolation" / name for name in ("digits", "digits-jax", "relay")]
 FOLDERS += [RESULTS / "depth_grid" / "digits"]
+FOLDERS += [RESULTS / "disagreement" / name for name in ("digits", "relay")]
 RELAY_HELDOUT, COLOURS = 512, 4
 
 
