@@ -65,7 +65,7 @@ def test_a_real_model_is_timed_at_every_exit():
     made = parts(RUN)
     seconds = timing.call_seconds(Model(RUN, build_engine(RUN, made), made), (1, 4), batch_size=2, rounds=1)
     assert set(seconds) == {1, 4}
-    assert all(0 < value < 60 for value in seconds.values())
+    assert all(value > 0 for value in seconds.values())
 
 
 @pytest.mark.parametrize(

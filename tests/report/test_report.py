@@ -150,16 +150,18 @@ def test_a_browser_shows_tables_and_pictures_and_fetches_nothing(written, tmp_pa
     text = written[0].read_text(encoding="utf-8")
     probed = text.replace("style-src", "script-src 'unsafe-inline'; style-src", 1).replace("</body>", PROBE + "</body>")
     (tmp_path / "probed.html").write_text(probed, encoding="utf-8")
-    options = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-sync dump-dom"
+    options = "headless no-sandbox disable-gpu disable-dev-shm-usage no-first-run disable-background-networking dump-dom"
     valued = [f"user-data-dir={tmp_path / 'profile'}", f"window-size={width},900", "virtual-time-budget=5000"]
-    switches = [f"--{name}" for name in (*options.split(), "disable-component-update", *valued)]
+    switches = [f"--{name}" for name in (*options.split(), "disable-component-update", "disable-sync", *valued)]
     shown = subprocess.run(
         [BROWSER, *switches, (tmp_path / "probed.html").as_uri()],
         capture_output=True,
         text=True,
         timeout=240,
     )
-    seen = json.loads(re.search(r"<title>(\{.*?\})</title>", shown.stdout)[1].replace("&quot;", '"'))
+    told = re.search(r"<title>(\{.*?\})</title>", shown.stdout)
+    assert told, shown.stderr
+    seen = json.loads(told[1].replace("&quot;", '"'))
     assert seen["images"]
     assert all(loaded and told for loaded, told in seen["images"])
     assert min(seen["rows"]) > 1
