@@ -150,7 +150,9 @@ def test_a_browser_shows_tables_and_pictures_and_fetches_nothing(written, tmp_pa
     text = written[0].read_text(encoding="utf-8")
     probed = text.replace("style-src", "script-src 'unsafe-inline'; style-src", 1).replace("</body>", PROBE + "</body>")
     (tmp_path / "probed.html").write_text(probed, encoding="utf-8")
-    options = "headless no-sandbox disable-gpu disable-dev-shm-usage no-first-run disable-background-networking dump-dom"
+    options = (
+        "headless no-sandbox disable-gpu disable-dev-shm-usage no-first-run disable-background-networking dump-dom"
+    )
     valued = [f"user-data-dir={tmp_path / 'profile'}", f"window-size={width},900", "virtual-time-budget=5000"]
     switches = [f"--{name}" for name in (*options.split(), "disable-component-update", "disable-sync", *valued)]
     shown = subprocess.run(
