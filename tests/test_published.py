@@ -52,3 +52,15 @@ def test_no_network_on_relay_knows_what_it_cannot_know():
     assert (beyond["value"] - chance).abs().max() < 5 * deviation
     within = accuracy[(distance <= accuracy["effective_depth"]) & (distance <= 4) & (accuracy["loops"] <= 4)]
     assert within["value"].min() > 0.99  # and what can be known is known, so the staircase is no accident
+
+
+@pytest.mark.parametrize(
+    "folder", [path for path in FOLDERS if path.parent.name == "disagreement"], ids=lambda it: it.name
+)
+def test_loops_are_saved_of_those_that_were_trained_for(folder):
+    rows = eltbench.load_rows(folder)
+    guaranteed = rows[rows["guarantee"].notna()]
+    assert len(guaranteed) > 100
+    assert (guaranteed["loops"] == guaranteed["max_loops"]).all()
+    saved = guaranteed[guaranteed["metric"] == "loops_saved"]
+    assert (saved["value"] <= 1 - 1 / saved["max_loops"] + 1e-9).all()

@@ -7,7 +7,7 @@ alike, and what differs is how far a token lies from what is shown: there the un
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -59,6 +59,12 @@ class PerSample:
         item, draw, token, level = self.item[rows], self.draw[rows], self.token[rows], self.level[rows]
         return PerSample(self.loops, item, draw, token, level, errors, signals)
 
+    def up_to(self, loops: int) -> PerSample:
+        """The exits up to that after so many loops."""
+        end = self.at(loops) + 1
+        errors, signals = ({name: of[:end] for name, of in kept.items()} for kept in (self.errors, self.signals))
+        return replace(self, loops=self.loops[:end], errors=errors, signals=signals)
+
     def table(self) -> pd.DataFrame:
         """One line a unit and exit: loops, item, draw, token, level, errors and signals (float32)."""
         exits, units = len(self.loops), len(self.item)
@@ -97,8 +103,10 @@ def observe(
     batches = model.task.heldout(clean, model.spec, stream(model.run.dataset, 0, "heldout"), draws)
     found = []
     for draw, batch in enumerate(batches):
-        for start in range(0, len(batch.labels), BATCH):
-            piece = batch.select(slice(start, start + BATCH))
+        items = len(batch.labels)
+        size = -(-items // -(-items // BATCH))  # pieces alike, so that none is of one item
+        for start in range(0, items, size):
+            piece = batch.select(slice(start, start + size))
             found.append(_observe(model, piece, exits, draw, start, members or {}, further, dropout_passes, by_token))
     return _joined(found)
 

@@ -47,6 +47,10 @@ class Parted:
         """Positions of the units of each set."""
         return self.fit, self.calibrate, self.test
 
+    def whole(self) -> Parted:
+        """The same sets with all units in one stratum, so that the corruption level may help."""
+        return replace(self, strata=np.zeros_like(self.strata))
+
 
 def part(observed: PerSample, strata: int, rng: np.random.Generator) -> Parted:
     """The sets drawn by `rng`; all corruptions of an item are in one. Levels fall into `strata` of equal frequency."""
@@ -92,8 +96,12 @@ def _at_exit(observed: PerSample, parted: Parted, loops: int, full: bool) -> Row
     for name, values in observed.signals.items():
         if np.isnan(values[exit]).all():  # not defined here, or not measured
             continue
-        if found := nonfinite({name: values[exit : exit + 1]}):
-            rows.append({**_key(loops, name), "metric": "auroc", "value": None, "reason": found[0]})
+        bad = np.flatnonzero(~np.isfinite(values[exit]))
+        if len(bad):
+            item, draw = observed.item[bad[0]], observed.draw[bad[0]]
+            found = f"{values[exit, bad[0]]} at item {item}, draw {draw}"
+            reason = f"{found}; not finite in {len(bad)} of {values.shape[1]}"
+            rows.append({**_key(loops, name), "metric": "auroc", "value": None, "reason": reason})
             continue
         rows += _scored(observed, parted, loops, name, values[exit], full)
     return rows
@@ -106,7 +114,7 @@ def _scored(observed: PerSample, parted: Parted, loops: int, name: str, signal: 
     for target in [primary, *(target for target in BESIDE if full and target in observed.errors)]:
         error = observed.errors[target][exit]
         metrics = ("auroc",) if not full else ("auroc", "spearman") if target != primary else tuple(selective.METRICS)
-        whole = replace(parted, strata=np.zeros_like(parted.strata))  # pooled, all are one stratum: the level may help
+        whole = parted.whole()
         found = [
             row
             for pooled, sets in ((True, whole), (False, parted))
@@ -135,19 +143,21 @@ def _probes(observed: PerSample, parted: Parted, deepest: int) -> dict[str, np.n
 
 
 def _calibrations(observed: PerSample, parted: Parted, deepest: int, signals: dict[str, np.ndarray]) -> Rows:
-    happened = event(observed.error[observed.at(deepest)], parted)
+    error = observed.error[observed.at(deepest)]
     _, chosen, test = parted.parts()
     rows = []
-    for name, signal in signals.items():
-        if np.isfinite(signal).all():
-            found = calibration.calibration(signal[test], happened[test], signal[chosen], happened[chosen])
-            rows += [
-                {**_key(deepest, name), "metric": metric, "value": value, "higher_is_better": False}
-                | {"n_samples": len(test), "scope": "pooled", "target": next(iter(observed.errors))}
-                for metric, value in found.items()
-                if metric.endswith("after")
-                or name.startswith("probe_")  # no other signal is a probability of the event
-            ]
+    for scope, sets in (("pooled", parted.whole()), ("within", parted)):  # whose upper quartile is exceeded
+        happened = event(error, sets)
+        for name, signal in signals.items():
+            if np.isfinite(signal).all():
+                found = calibration.calibration(signal[test], happened[test], signal[chosen], happened[chosen])
+                fitted = name.startswith("probe_") and scope == "within"  # no other is its probability
+                rows += [
+                    {**_key(deepest, name), "metric": metric, "value": value, "higher_is_better": False}
+                    | {"n_samples": len(test), "scope": scope, "target": next(iter(observed.errors))}
+                    for metric, value in found.items()
+                    if metric.endswith("after") or fitted
+                ]
     return rows
 
 
@@ -181,7 +191,8 @@ def _gains(observed: PerSample, parted: Parted, deepest: int, signals: dict[str,
     cheap = best(FAMILIES["cheap"])
     contenders = {family: best(FAMILIES[family]) for family in ("disagreement", "convergence")}
     contenders |= {name: best([name]) for name in signals if name.startswith("probe_")}
-    contenders |= {of: best(name for name in signals if name.startswith(of)) for of in ("ensemble", "dropout")}
+    sources = ("ensemble", "dropout", "unique_depth", "ponder")
+    contenders |= {of: best(name for name in signals if name.startswith(of)) for of in sources}
     rows = []
     for family, name in contenders.items():
         if name is not None and cheap is not None:

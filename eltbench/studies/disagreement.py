@@ -44,8 +44,8 @@ class Measurement:
     """What a preset's table `measurement` may say."""
 
     heldout_draws: int = 8  # corruptions of every held-out item
-    strata: int = 8  # of the corruption level, of equal frequency
-    reach: int = 1  # exits are read up to this multiple of L_max; the last is where early exits are compared with
+    strata: int = 24  # of the corruption level, of equal frequency; within one it should tell little
+    reach: int = 1  # exits are read up to this multiple of L_max
     unit: Literal["item", "token"] = "item"  # what signals are scored on; tokens where a world corrupts all items alike
     ensemble: int = 5  # the seeds 0, 1, … whose models are one ensemble; 0: none
     unique_depth: bool = False  # whether the unique-depth model of equal compute is asked too, for tokens
@@ -68,7 +68,7 @@ class Measurement:
                 raise ValueError(f"measurement: {name} must be at least {least}, given {getattr(self, name)}")
 
 
-@register("disagreement", version=1)
+@register("disagreement", version=2)
 class Disagreement(Study):
     """Signals against errors, stopping rules as quality against compute, and stopping with a guarantee."""
 
@@ -149,7 +149,7 @@ class Disagreement(Study):
         tables = {"tokens" if by_token else "samples": observed.table()}
         if len(exits) > 1:
             items = observe(model, exits, draws) if by_token else observed
-            rows += self._stopping(model, items, settings)
+            rows += self._stopping(model, items.up_to(deepest), settings)  # early is before L_max
             tables["samples"] = items.table()
         if settings["samples"]:
             asked = {**settings, "exits": exits[: exits.index(deepest) + 1]}

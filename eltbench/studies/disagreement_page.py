@@ -9,7 +9,7 @@ import pandas as pd
 from eltbench.evaluation.per_sample import ERRORS
 from eltbench.studies.curves import CELL
 
-FAMILIES = ("disagreement", "convergence", "probe_logistic", "probe_boosted", "ensemble", "dropout")
+FAMILIES = ("disagreement", "convergence", "probe_logistic", "probe_boosted", "ensemble", "unique_depth", "dropout")
 RULES = ("fixed", "entropy", "kl", "prediction-change", "latent-difference", "learned-gate")
 SHOWN_LEVEL = 0.05
 BOUNDS = ["mean", "low", "high"]

@@ -10,10 +10,11 @@ from scipy.stats import entropy
 from eltbench.config import Architecture, Run
 from eltbench.data import latin
 from eltbench.data.relay import Relay
-from eltbench.evaluation import heldout
+from eltbench.evaluation import heldout, per_sample
 from eltbench.evaluation.exact import exact_posterior, loss_apart
 from eltbench.evaluation.per_sample import observe
 from eltbench.evaluation.trace import trace
+from eltbench.evaluation.uncertainty import SIGNALS
 from eltbench.model import Model
 from eltbench.streams import stream
 from eltbench.training import build_engine, parts
@@ -160,3 +161,27 @@ def test_tokens_of_a_world_that_masks_at_random_have_the_level_of_their_item():
 def test_a_world_without_tokens_has_none_to_be_units():
     with pytest.raises(ValueError, match="'digits' has no tokens to be units"):
         observe(fresh("diffusion", "digits"), EXITS, 1, by_token=True)
+
+
+def test_exits_up_to_a_depth_are_those_of_a_shallower_look():
+    """Also of signals that look back; none that may stop looks ahead."""
+    model = fresh("masked", "relay", attention_radius=1)
+    cut, shallow = observe(model, EXITS, 1).up_to(2), observe(model, EXITS[:2], 1)
+    assert cut.loops == shallow.loops
+    assert cut.errors.keys() == shallow.errors.keys()
+    for name, values in shallow.errors.items():
+        np.testing.assert_allclose(cut.errors[name], values, rtol=1e-5, atol=1e-6)
+    for name, values in shallow.signals.items():
+        if SIGNALS[name].may_stop:
+            np.testing.assert_allclose(cut.signals[name], values, rtol=1e-4, atol=1e-6)
+    assert len(cut.table()) == 2 * len(cut.item)
+
+
+def test_held_out_items_beyond_a_batch_are_divided_alike(monkeypatch):
+    """So that no piece is of one item, which has no other to be compared with."""
+    sizes = []
+    monkeypatch.setattr(per_sample, "BATCH", 13)
+    monkeypatch.setattr(per_sample, "_observe", lambda model, piece, *_: sizes.append(len(piece.labels)))
+    monkeypatch.setattr(per_sample, "_joined", lambda found: found)
+    observe(fresh("masked", "relay", attention_radius=1), EXITS, 1)
+    assert sizes == [10, 10, 10, 10]
