@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 import eltbench
+from eltbench.report.published import folders
 from eltbench.studies import audit_tables, comparison, disagreement_page
 from eltbench.studies.verdicts import markdown, overview
 from eltbench.throughput import tables as throughput_tables
@@ -28,9 +29,8 @@ MARKED = re.compile(
 
 
 def published() -> list[str]:
-    """The results folders that hold decided claims; those of narrow presets are made by users and not committed."""
-    folders = (path.parent for path in sorted(ROOT.glob("results/*/*/claims.json")))
-    return [str(folder.relative_to(ROOT)) for folder in folders if folder.name not in ("smoke", "quick")]
+    """The results folders; those of narrow presets are made by users and not committed."""
+    return [str(folder.relative_to(ROOT)) for folder in folders(ROOT / "results")]
 
 
 def decided(folder: str) -> dict[str, Any]:
