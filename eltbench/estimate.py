@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eltbench import accounting, calibration
+from eltbench import accounting, step_cost
 from eltbench.config import Run
 from eltbench.runs import Job
 from eltbench.sweep import Durations
@@ -44,7 +44,7 @@ def estimate(groups: Sequence[Mapping[str, Sequence[Job]]], known: Durations, wo
     kinds = {replace(jobs[0].run, seed=0): jobs[0].run for group in groups for jobs in group.values()}
     seen = {kind: seconds for kind, run in kinds.items() if (seconds := known.training(run)) is not None}
     untimed = [kind for kind in kinds if kind not in seen]
-    costs = calibration.calibrate(untimed, workers) if untimed else {}
+    costs = step_cost.calibrate(untimed, workers) if untimed else {}
     made = {kind: parts(kind) for kind in kinds}
 
     def left(jobs: Sequence[Job]) -> float:
@@ -52,7 +52,7 @@ def estimate(groups: Sequence[Mapping[str, Sequence[Job]]], known: Durations, wo
         steps, cost = kind.optimisation.steps, costs.get(kind)
         start, training = (START, seen[kind]) if cost is None else (cost.start, cost.step * steps)
         calls = sum(measuring_flops(kind, made[kind], job.settings) for job in jobs)
-        measuring = training * calls / (steps * calibration.step_flops(kind, made[kind]))
+        measuring = training * calls / (steps * step_cost.step_flops(kind, made[kind]))
         return start + measuring + known.to_train(jobs[0].run) * training
 
     expected = [{run_id: left(jobs) for run_id, jobs in group.items()} for group in groups]
@@ -83,5 +83,5 @@ def measuring_flops(run: Run, made: Parts, settings: Mapping[str, Any]) -> float
 
 def _basis(seen: int, timed: int) -> str:
     words = [f"{seen} kinds of run take as long as here before"] if seen else []
-    words += [f"{timed} kinds were timed here just now ({calibration.HOW})"] if timed else []
+    words += [f"{timed} kinds were timed here just now ({step_cost.HOW})"] if timed else []
     return "; ".join([*words, "network calls of measurements are added by their FLOPs"]) if words else ""

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from eltbench import accounting, calibration, data
-from eltbench.calibration import Cost
+from eltbench import accounting, data, step_cost
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.estimate import START, Estimate, estimate, measuring_flops
 from eltbench.runs import Job, RunStore
+from eltbench.step_cost import Cost
 from eltbench.sweep import Durations, grouped, plan
 from eltbench.training import parts
 
@@ -45,7 +45,7 @@ def expected(tmp_path, monkeypatch):
         groups = grouped(plan(jobs, store).missing, store, together)
         return estimate(groups, Durations(store, [*jobs, *(Job(run) for run, _ in finished)]), workers)
 
-    monkeypatch.setattr(calibration, "calibrate", priced)
+    monkeypatch.setattr(step_cost, "calibrate", priced)
     return make
 
 
@@ -78,21 +78,21 @@ def test_unknown_kinds_take_what_their_steps_take_when_timed(expected):
     jobs = seeds(0, 1)
     told = expected(jobs)
     assert told.seconds(ids(jobs)) == 2 * (10.0 + 100 * 2.0)
-    assert calibration.HOW in told.basis
+    assert step_cost.HOW in told.basis
     both = [*seeds(0), *seeds(0, run=LONGER)]
     assert expected(both, workers=2).seconds(ids(both)) == 10.0 + 1000 * 2.0  # the longest decides
 
 
 def test_kinds_are_timed_by_as_many_processes_as_will_train(expected, monkeypatch):
     asked = []
-    monkeypatch.setattr(calibration, "calibrate", lambda runs, workers: asked.append(workers) or priced(runs, workers))
+    monkeypatch.setattr(step_cost, "calibrate", lambda runs, workers: asked.append(workers) or priced(runs, workers))
     expected(seeds(0, 1, 2), workers=2)
     expected(seeds(0, 1, 2), workers=16)
     assert asked == [2, 3]
 
 
 def test_what_is_cached_takes_no_time_and_times_nothing(expected, monkeypatch):
-    monkeypatch.setattr(calibration, "calibrate", None)
+    monkeypatch.setattr(step_cost, "calibrate", None)
     told = expected(seeds(0), (RUN, 10.0))
     assert told.seconds(ids(seeds(0))) == 0
     assert told.basis == ""
@@ -100,7 +100,7 @@ def test_what_is_cached_takes_no_time_and_times_nothing(expected, monkeypatch):
 
 def test_a_measurement_adds_its_network_calls_at_the_rate_of_training(expected):
     jobs = seeds(0, study="extrapolation", settings=SETTINGS)
-    step = calibration.step_flops(RUN, parts(RUN))
+    step = step_cost.step_flops(RUN, parts(RUN))
     calls = measuring_flops(RUN, parts(RUN), SETTINGS)
     assert expected(jobs).seconds(ids(jobs)) == pytest.approx(10.0 + 200.0 + calls / step * 2.0)
     trained = expected(jobs, (RUN, 50.0))  # trained already: the measurement alone is left

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
+from eltbench import tables
 from eltbench.paper.conventions import NOT_RECOMPUTABLE
 from eltbench.paper.judgement import FAILS, FITS, HOLDS, NONE_FITS, OTHER_STEPS
 
@@ -34,8 +34,9 @@ def terminal(summary: pd.DataFrame) -> list[RenderableType]:
 def markdown(summary: pd.DataFrame) -> str:
     """The same for a document."""
     counted, follows = (summary[summary["kind"] == kind] for kind in ("recount", "consequence"))
-    parts = [_rows(RECOUNTED, _recounted(counted)), _left_out(counted), _rows(FOLLOWED, _followed(follows))]
-    return "\n\n".join(parts) + "\n"
+    above = tables.markdown(RECOUNTED, _recounted(counted), NUMBERS)
+    below = tables.markdown(FOLLOWED, _followed(follows), NUMBERS)
+    return f"{above}\n{_left_out(counted)}\n\n{below}"
 
 
 def plain(lines: pd.DataFrame) -> list[dict[str, Any]]:
@@ -77,20 +78,13 @@ def _followed(lines: pd.DataFrame) -> Iterator[Cells]:
 
 
 def _table(title: str, head: Sequence[str], rows: Iterator[Cells]) -> Table:
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
-    for name in head:
-        shown.add_column(name, justify="right" if name in NUMBERS else "left")
+    shown = tables.terminal(head, numbers=NUMBERS, title=title)
     verdict = head.index("verdict")
     for cells in rows:
         colour = COLOURS.get(cells[verdict])
         coloured = f"[{colour}]{cells[verdict]}[/]" if colour else cells[verdict]
         shown.add_row(*cells[:verdict], coloured, *cells[verdict + 1 :])
     return shown
-
-
-def _rows(head: Sequence[str], rows: Iterator[Cells]) -> str:
-    lines = [head, ["--:" if name in NUMBERS else "---" for name in head], *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _number(value: float | None, form: str) -> str:

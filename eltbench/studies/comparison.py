@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
-from eltbench import claims, results, studies
+from eltbench import claims, results, studies, tables
 from eltbench.claims import Cell, Condition
 from eltbench.regions import quantity
 from eltbench.statistics import Interval, welch_interval
@@ -158,16 +157,12 @@ def markdown(found: Sequence[Compared], names: tuple[str, str] = ("first", "seco
     """The table that documents show; `names` stand for the two sides."""
     first, second = names
     head = [*HEAD[:3], first, second, f"{second} − {first}", HEAD[-1]]
-    table = [head, ["---"] * len(head), *([f"`{line[0]}`", *line[1:]] for line in lines(found))]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in table)
+    return tables.markdown(head, ([f"`{line[0]}`", *line[1:]] for line in lines(found)))
 
 
 def table(found: Sequence[Compared]) -> Table:
     """The table for a terminal."""
-    shown = Table(*HEAD, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for line in lines(found):
-        shown.add_row(*line)
-    return shown
+    return tables.terminal(HEAD, lines(found))
 
 
 def in_short(found: Sequence[Compared]) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pandas as pd
 
+from eltbench import tables
 from eltbench.evaluation.per_sample import ERRORS
 from eltbench.studies.curves import CELL
 
@@ -34,12 +35,11 @@ def markdown(summary: pd.DataFrame) -> str:
         "loops saved a sample",
         "loops saved by batches",
     )
-    tables = [_table(heads, gains), _table(rules, held)]
+    parts = [tables.markdown(heads, gains), tables.markdown(rules, held)]
     if drawn := list(_drawn(summary)):
-        tables.append(
-            _table(("where", "error of a sample", "signal", "AUROC", "selection gain", "of the oracle's"), drawn)
-        )
-    return "\n".join(tables)
+        judges = "where", "error of a sample", "signal", "AUROC", "selection gain", "of the oracle's"
+        parts.append(tables.markdown(judges, drawn))
+    return "\n".join(parts)
 
 
 def _gains(summary: pd.DataFrame) -> Iterator[tuple[str, ...]]:
@@ -99,7 +99,3 @@ def _effect(found: pd.DataFrame) -> str:
 def _percent(found: pd.DataFrame) -> str:
     mean, low, high = 100 * found[BOUNDS].iloc[0]
     return f"{mean:.0f} % [{low:.0f}, {high:.0f}]"
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, ["---"] * len(head), *lines])

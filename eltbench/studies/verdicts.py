@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.table import Table
 
-from eltbench import claims
+from eltbench import claims, tables
 from eltbench.claims import Decision, Finding
 from eltbench.regions import Region, quantity
 from eltbench.studies.base import Study
@@ -71,7 +70,7 @@ def in_short(decisions: Sequence[Decision]) -> dict[str, Any]:
 
 def table(decisions: Sequence[Decision]) -> Table:
     """The claims for a terminal of 80 columns or more: one line a claim, cell and condition, longer ones folded."""
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    shown = tables.terminal(())
     shown.add_column(
         "claim", no_wrap=True, min_width=max((len(decision.claim.id) for decision in decisions), default=0)
     )
@@ -121,10 +120,8 @@ def markdown(found: dict[str, Any]) -> str:
 
     The verdict of the whole claim stands beside its name.
     """
-    lines = [
-        "| claim | where | verdict here | measured | effect [interval] | supported if | second witness | seeds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    head = "claim", "where", "verdict here", "measured", "effect [interval]", "supported if", "second witness", "seeds"
+    lines = []
     for id, claim in found["claims"].items():
         name = f"`{id}`: {claim['verdict']}"
         for cell in claim["cells"]:
@@ -140,23 +137,24 @@ def markdown(found: dict[str, Any]) -> str:
                     f"{second[0]['verdict']}: {interval_in_words(second[0])}" if second else "–",
                     str(first["n"]),
                 )
-                lines.append("| " + " | ".join(cells) + " |")
+                lines.append(cells)
                 name = ""
-    return "\n".join(lines) + "\n"
+    return tables.markdown(head, lines)
 
 
 def overview(found: Sequence[dict[str, Any]]) -> str:
     """One line a claim and preset, from the contents of several claims.json: the claim, its verdict, every cell's."""
-    lines = ["| claim | study, preset | verdict | in each cell |", "|---|---|---|---|"]
+    lines = []
     told = {id: claim["statement"] for results in found for id, claim in results["claims"].items()}
     for id, statement in told.items():
         name = f"`{id}`: {statement}"
         for results in found:
             if (claim := results["claims"].get(id)) is not None and claim["cells"]:
                 cells = "<br>".join(_cell_in_short(cell) for cell in claim["cells"])
-                lines.append(f"| {name} | {results['study']}, {results['preset']} | **{claim['verdict']}** | {cells} |")
+                where, verdict = f"{results['study']}, {results['preset']}", f"**{claim['verdict']}**"
+                lines.append((name, where, verdict, cells))
                 name = ""
-    return "\n".join(lines) + "\n"
+    return tables.markdown(("claim", "study, preset", "verdict", "in each cell"), lines)
 
 
 def _cell_in_short(cell: dict[str, Any]) -> str:

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from rich import box
 from rich.table import Table
 
-from eltbench import results, studies
+from eltbench import results, studies, tables
 from eltbench.backends import speed
 from eltbench.backends.speed import Body
 from eltbench.config import Run
@@ -212,10 +211,8 @@ def described(candidate: Candidate) -> str:
 
 def table(candidates: Sequence[Candidate], latency: float) -> Table:
     """All candidates by loss, what does not fit in grey."""
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    shown.add_column("network")
-    for name in ("width", "loss", "ms"):
-        shown.add_column(name, justify="right")
+    numbers = "width", "loss", "ms"
+    shown = tables.terminal(("network", *numbers), numbers=numbers)
     for each in sorted(candidates, key=lambda it: it.loss.estimate):
         style = "" if each.seconds <= latency else "dim"
         cells = (each.name, str(each.width), f"{each.loss.estimate:.4g}", f"{each.seconds * 1e3:.3g}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
-from rich import box
 from rich.table import Table
 
+from eltbench import tables
 from eltbench.evaluation.roofline import bandwidth
 from eltbench.throughput.rows import RATIOS
 from eltbench.throughput.summary import UNIT
@@ -46,19 +46,13 @@ def machine(rows: pd.DataFrame) -> list[str]:
 
 def terminal(summary: pd.DataFrame) -> Table:
     """One line a ratio with its interval, what the roofline predicts, and what is missing or noisy."""
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in HEAD:
-        shown.add_column(name, justify="right" if name in NUMBERS else "left")
-    for cells in _lines(summary):
-        shown.add_row(*cells)
-    return shown
+    return tables.terminal(HEAD, _lines(summary), NUMBERS)
 
 
 def markdown(rows: pd.DataFrame, summary: pd.DataFrame, sentences: Sequence[str]) -> str:
     """The same for a document: the machine, the table, and where looping pays."""
-    table = ["| " + " | ".join(cells) + " |" for cells in (HEAD, ["---"] * len(HEAD), *_lines(summary))]
-    told = [f"- {sentence}" for sentence in sentences]
-    return "\n".join([*(f"- {line}" for line in machine(rows)), "", *table, "", *told]) + "\n"
+    about, told = ("".join(f"- {line}\n" for line in lines) for lines in (machine(rows), sentences))
+    return f"{about}\n{tables.markdown(HEAD, _lines(summary), NUMBERS)}\n{told}"
 
 
 def _lines(summary: pd.DataFrame) -> Iterator[tuple[str, ...]]:

@@ -7,8 +7,8 @@ import json
 import pytest
 
 import eltbench
-from eltbench import calibration, schema
-from eltbench.calibration import Cost
+from eltbench import schema, step_cost
+from eltbench.step_cost import Cost
 from eltbench.studies import command
 from eltbench.studies.depth_grid import DepthGrid
 from eltbench.sweep import Outcome
@@ -74,7 +74,7 @@ def test_a_grid_is_trained_measured_decided_drawn_and_not_trained_again(tmp_path
 @pytest.fixture
 def a_minute_each(monkeypatch):
     """Every run takes a minute to begin, and nothing else."""
-    monkeypatch.setattr(calibration, "calibrate", lambda runs, workers: dict.fromkeys(runs, Cost(60.0, 0.0)))
+    monkeypatch.setattr(step_cost, "calibrate", lambda runs, workers: dict.fromkeys(runs, Cost(60.0, 0.0)))
 
 
 @pytest.mark.parametrize("dry", [True, False])
@@ -116,7 +116,7 @@ def test_a_further_trainer_is_trained_at_every_size_of_the_grid(tmp_path, capsys
         for trainer in ("elt", "no-ilsd"):
             assert f"{trainer} diffusion digits {size}" in listed
     how, total = listed.splitlines()[-2:]
-    assert how.startswith(f"how that is known: 5 kinds were timed here just now ({calibration.HOW})")
+    assert how.startswith(f"how that is known: 5 kinds were timed here just now ({step_cost.HOW})")
     assert total.startswith("0 cached, 5 to make, about ")
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eltbench import accounting, calibration, data
-from eltbench.calibration import step_flops
+from eltbench import accounting, data, step_cost
 from eltbench.config import Architecture, Optimisation, Run
+from eltbench.step_cost import step_flops
 from eltbench.training import parts
 
 RUN = Run(
@@ -26,7 +26,7 @@ RUN = Run(
 def test_every_kind_is_timed_once_whatever_its_seeds_and_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     deq = replace(RUN, trainer="deq", architecture=replace(RUN.architecture, input_injection=True))
-    costs = calibration.calibrate([RUN, replace(RUN, seed=3), deq, replace(RUN, seed=5)], workers=2)
+    costs = step_cost.calibrate([RUN, replace(RUN, seed=3), deq, replace(RUN, seed=5)], workers=2)
     assert list(costs) == [RUN, deq]
     assert all(cost.start > 0 and cost.step > 0 for cost in costs.values())
     assert os.listdir() == []
@@ -34,21 +34,21 @@ def test_every_kind_is_timed_once_whatever_its_seeds_and_leaves_nothing_behind(t
 
 def test_a_run_that_cannot_be_is_refused_with_what_its_process_said():
     with pytest.raises(ValueError, match=r"a training could not be timed: ValueError: .*dataset 'relay' gives tokens"):
-        calibration.calibrate([replace(RUN, dataset="relay")], workers=1)
+        step_cost.calibrate([replace(RUN, dataset="relay")], workers=1)
 
 
 def test_a_momentary_load_on_a_few_bursts_does_not_move_what_is_typical():
     rng = np.random.default_rng(0)
-    calm = rng.uniform(1.0, 1.01, calibration.BURSTS)
-    for disturbed in range(calibration.BURSTS // 2 + 1):
-        bursts = np.where(np.arange(calibration.BURSTS) < disturbed, 30 * calm, calm)
-        assert 1.0 <= calibration.typical(bursts) <= 1.01
+    calm = rng.uniform(1.0, 1.01, step_cost.BURSTS)
+    for disturbed in range(step_cost.BURSTS // 2 + 1):
+        bursts = np.where(np.arange(step_cost.BURSTS) < disturbed, 30 * calm, calm)
+        assert 1.0 <= step_cost.typical(bursts) <= 1.01
 
 
 def test_steps_are_spread_over_the_training_and_no_more_than_there_are():
-    assert calibration.spread(1500, 3) == [0, 750, 1499] or calibration.spread(1500, 3) == [0, 749, 1499]
-    assert calibration.spread(2, 3) == [0, 1]
-    assert calibration.spread(1, 3) == [0]
+    assert step_cost.spread(1500, 3) == [0, 750, 1499] or step_cost.spread(1500, 3) == [0, 749, 1499]
+    assert step_cost.spread(2, 3) == [0, 1]
+    assert step_cost.spread(1, 3) == [0]
 
 
 def test_a_step_costs_what_accounting_says_of_the_exits_that_it_reads():

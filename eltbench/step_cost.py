@@ -1,6 +1,6 @@
 """What training costs on this machine now: bursts of real steps of the very models, timed in turn.
 
-A process for it is `python -m eltbench.calibration`: it is told what to time by a JSON line on stdin, as a worker is,
+A process for it is `python -m eltbench.step_cost`: it is told what to time by a JSON line on stdin, as a worker is,
 {"sent": seconds since the epoch, "runs": [run, …]}, and answers with one on stdout, {"start": …, "warm": […], "step":
 […]}. Nothing is written.
 """
@@ -99,7 +99,7 @@ def _answers(runs: Sequence[Run], threads: int, workers: int) -> list[dict[str, 
     try:
         for _ in range(workers):
             child = subprocess.Popen(
-                [sys.executable, "-m", "eltbench.calibration"],
+                [sys.executable, "-m", "eltbench.step_cost"],
                 stdin=subprocess.PIPE,  # kept open for the child's lifetime
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -1,0 +1,26 @@
+"""Tables as people read them: rows of text under a head, for a terminal and for a Markdown document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.table import Table
+
+Cells = Sequence[str]
+
+
+def terminal(head: Cells, lines: Iterable[Cells] = (), numbers: Iterable[str] = (), title: str | None = None) -> Table:
+    """A table for a terminal; the columns named in `numbers` are set to the right. Cells may hold rich's markup."""
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
+    for name in head:
+        shown.add_column(name, justify="right" if name in numbers else "left")
+    for cells in lines:
+        shown.add_row(*cells)
+    return shown
+
+
+def markdown(head: Cells, lines: Iterable[Cells], numbers: Iterable[str] = ()) -> str:
+    """The same for a document, ending in a line break."""
+    ruled = [head, ["--:" if name in numbers else "---" for name in head], *lines]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in ruled)
