@@ -3,7 +3,7 @@
 A table stands between two marks: `<!-- claims: FOLDER -->` (a results folder's verdicts, every interval),
 `<!-- compare: FOLDER FOLDER -->` (what moved between two), `<!-- audit: FOLDER -->` (the paper's figures recounted),
 `<!-- throughput: FOLDER -->` (a machine's ceilings and ratios), `<!-- signals: FOLDER -->` (what signals add and rules
-save) or `<!-- overview -->` (all), and `<!-- end of … -->`.
+save), `<!-- past: FOLDER -->` (what models do past L_max) or `<!-- overview -->` (all), and `<!-- end of … -->`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import pandas as pd
 
 import eltbench
 from eltbench.report.published import folders
-from eltbench.studies import audit_tables, comparison, disagreement_page
+from eltbench.studies import audit_tables, comparison, disagreement_page, past_max
 from eltbench.studies.verdicts import markdown, overview
 from eltbench.throughput import tables as throughput_tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
 MARKED = re.compile(
-    r"(<!-- (claims|compare|audit|throughput|signals|overview)(?:: (.*?))? -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL
+    r"(<!-- (claims|compare|audit|throughput|signals|past|overview)(?:: (.*?))? -->\n)(.*?)(<!-- end of \2 -->)",
+    re.DOTALL,
 )
 
 
@@ -48,6 +49,8 @@ def table(kind: str, about: str) -> str:
         return markdown(decided(about))
     if kind == "audit":
         return audit_tables.markdown(pd.read_csv(ROOT / about / "summary.csv"))
+    if kind == "past":
+        return past_max.markdown(eltbench.load_rows(ROOT / about))
     if kind == "signals":
         return disagreement_page.markdown(pd.read_csv(ROOT / about / "summary.csv"))
     if kind == "throughput":
