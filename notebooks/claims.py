@@ -26,15 +26,16 @@ import pandas as pd
 
 import eltbench
 from eltbench import studies
+from eltbench.report import published
 from eltbench.studies import verdicts
 
-found = []
-for path in sorted(Path("../results").glob("*/*/rows.parquet")):
-    if path.parent.name in ("smoke", "quick"):  # these show the way; what they print is no result
-        continue
-    study = studies.create(path.parent.parent.name)
-    decided = verdicts.frame(verdicts.decide_all(study, eltbench.load_rows(path), smoke=False))
-    found.append(decided.assign(study=study.name, preset=path.parent.name))
+results, found = Path("../results"), []
+# smoke and quick are left out: what they print is no result; without any, the error says what to run
+for folder in [*published.folders(results)] or [results / "extrapolation" / "digits"]:
+    rows = eltbench.load_rows(folder)
+    study, preset = (rows[name].iloc[0] for name in ("study", "preset"))
+    decided = verdicts.frame(verdicts.decide_all(studies.create(study), rows, smoke=False))
+    found.append(decided.assign(study=study, preset=preset))
 found = pd.concat(found, ignore_index=True)
 found.groupby(["study", "preset", "claim"])["cell_verdict"].agg(lambda here: ", ".join(sorted(set(here))))
 

@@ -50,7 +50,8 @@ losses = rows.query("metric == 'heldout_loss' and role == 'main' and max_loops >
 at_max = losses.query("loops == max_loops").set_index("run_id")["value"]
 relative = losses["value"] / losses["run_id"].map(at_max)
 losses = losses.assign(relative=relative, multiple=losses["loops"] / losses["max_loops"])
-shown = sns.relplot(losses, x="multiple", y="relative", hue="trainer", col="task", kind="line", palette="colorblind")
+look = {"kind": "line", "palette": "colorblind", "errorbar": ("pi", 100)}  # bands span the seeds
+shown = sns.relplot(losses, x="multiple", y="relative", hue="trainer", col="task", **look)
 shown.set(xlabel="loops / L_max", ylabel="loss over that at L_max", yscale="log")
 for axis in shown.axes.flat:
     axis.axhline(1, color="0.5", ls=":")

@@ -44,6 +44,7 @@ class Study(ABC):
     A plan with a limited budget keeps these first.
     """
     compared_within: ClassVar[tuple[str, ...]] = ("task", "dataset", "backend")  # columns that name a claim's cell
+    undecidable: ClassVar[Mapping[str, str]] = {}  # claims that no row of one command could decide, and why
 
     def main(self, arguments: Sequence[str] | None) -> int | None:
         """Run a command line of the study's own; None where it has the one that studies of trained runs share."""

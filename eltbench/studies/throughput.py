@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
-from eltbench import claims
 from eltbench.claims import Cell, Decision, Evidence
 from eltbench.config import Run
 from eltbench.model import Model
 from eltbench.runs import Job
-from eltbench.studies import register
+from eltbench.studies import register, verdicts
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.throughput import figure, summary
@@ -36,6 +35,7 @@ class Throughput(Study):
 
     columns: ClassVar = COLUMNS
     claims = ("throughput", "step-cost", "train-memory", "operating-point")
+    undecidable: ClassVar = {"operating-point": ONE_TIER}
 
     def main(self, arguments: Sequence[str] | None) -> int:
         from eltbench.throughput.command import main
@@ -65,15 +65,7 @@ class Throughput(Study):
 
     def decide(self, rows: pd.DataFrame, *, smoke: bool) -> list[Decision]:
         """One decision a claim; operating-point is inconclusive by itself (`eltbench recommend` answers it locally)."""
-        shown, count = self.evidence(rows), len(self.claims)
-        found = []
-        for id in self.claims:
-            claim = claims.claim(id)
-            if claim.conditions:
-                found.append(claims.decide(claim, shown[id], comparisons=count, preset_is_smoke=smoke))
-            else:
-                found.append(Decision(claim, "inconclusive", ONE_TIER, 0.95, count, ()))
-        return found
+        return verdicts.decide_all(self, rows, smoke=smoke)
 
 
 if __name__ == "__main__":

@@ -15,17 +15,22 @@ from eltbench.claims import Decision, Finding
 from eltbench.regions import Region, quantity
 from eltbench.studies.base import Study
 
+LEVEL = 0.95
 COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow"}
 
 
 def decide_all(study: Study, rows: pd.DataFrame, *, smoke: bool) -> list[Decision]:
     """One decision per claim of the study, intervals widened over all of them, decided or not."""
     evidence = study.evidence(rows)
-    count = len(study.claims)
-    return [
-        claims.decide(claims.claim(id), evidence.get(id, {}), comparisons=count, preset_is_smoke=smoke)
-        for id in study.claims
-    ]
+    shared: dict[str, Any] = {"level": LEVEL, "comparisons": len(study.claims)}
+    found = []
+    for id in study.claims:
+        claim = claims.claim(id)
+        if id in study.undecidable:
+            found.append(Decision(claim, "inconclusive", study.undecidable[id], **shared, cells=()))
+        else:
+            found.append(claims.decide(claim, evidence.get(id, {}), **shared, preset_is_smoke=smoke))
+    return found
 
 
 def as_json(study: str, preset: str, decisions: Sequence[Decision]) -> str:
