@@ -47,6 +47,14 @@ def test_the_number_masked_after_each_step_follows_the_cosine_schedule(numpy_ops
     assert revealed.tolist() == [[count] * 5 for count in (2, 3, 6, 8, 10, 11, 12, 12)]
 
 
+def test_gumbel_noise_is_that_of_numpy_s_own_generator_and_leaves_it_at_the_same_place():
+    ours, numpys = np.random.default_rng(5), np.random.default_rng(5)
+    noise = masked.gumbel(ours, (40, 16, 64))
+    assert noise.dtype == np.float32
+    np.testing.assert_array_max_ulp(noise, numpys.gumbel(size=(40, 16, 64)).astype(np.float32), maxulp=1)
+    assert ours.random() == numpys.random()
+
+
 def test_a_revealed_token_never_changes(numpy_ops):
     trajectory = list(states(random_network, numpy_ops, steps=8))
     for before, after in pairwise(trajectory):
