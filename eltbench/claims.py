@@ -31,6 +31,7 @@ from eltbench.regions import Region, Scale, Verdict, quantity
 from eltbench.statistics import Interval, NonFiniteError, cohens_dz, paired_interval, percent
 
 FEWEST_SEEDS = 3  # fewer give no verdict; six claims then need |mean|/sd of 6.3, and of 2.2 at five seeds
+STRONGEST: tuple[Verdict, ...] = ("contradicted", "inconclusive", "supported")  # the first decides of several
 COVERS = (
     "training seeds and the noise of sampling, "
     "conditional on one data split, one draw of held-out corruptions and one feature extractor"
@@ -115,12 +116,15 @@ class Evidence:
     `primary` has an entry for each condition of the claim, an empty one where nothing was measured; the second
     witness may speak to some conditions only. Its region is the condition's with `Region.with_margin`. `absent` names
     the seeds of this cell that a condition lacks: with such a gap there is no verdict, since a run that failed would
-    otherwise leave the others to speak for it.
+    otherwise leave the others to speak for it. `without` says in words why a condition has none for another reason.
+    `asks` names the conditions that can be asked of this cell, where they are not all; `primary` then has no others.
     """
 
     primary: Mapping[str, ArrayLike]
     second: Witness | None = None
     absent: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    without: Mapping[str, str] = field(default_factory=dict)
+    asks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -230,8 +234,9 @@ def decide(
     """The verdict on a claim from per-seed effects in each cell, intervals widened over `comparisons` claims.
 
     The claim is supported where every cell is, contradicted where every cell is, inconclusive otherwise: a claim that
-    holds in one cell and fails in another is neither. Fewer than three seeds, an effect that is not finite, and a
-    smoke preset read inconclusive, with the reason. Raises ValueError for a claim without conditions and for evidence
+    holds in one cell and fails in another is neither. Where cells are asked different conditions, this is said of the
+    cells of each, and the claim is contradicted where the cells of one of them contradict it. Fewer than three seeds, an effect that is not finite, a smoke
+    preset and a condition that no cell is asked read inconclusive, with the reason. Raises ValueError for a claim without conditions and for evidence
     whose conditions are not the claim's.
     """
     if not claim.conditions:
@@ -251,9 +256,13 @@ def decide(
         _check_names(claim, cell, shown)
         conditions = []
         for condition in claim.conditions:
+            if shown.asks and condition.name not in shown.asks:
+                continue
             primary = find("primary", shown.primary[condition.name], condition.scale, condition.region)
             if gap := list(shown.absent.get(condition.name, ())):
                 reason = f"seeds {gap} lack one side: their runs failed, or were not asked for"
+                primary = replace(primary, verdict="inconclusive", reason=reason)
+            if reason := shown.without.get(condition.name, ""):
                 primary = replace(primary, verdict="inconclusive", reason=reason)
             second = None
             if shown.second is not None and condition.name in shown.second.effects:
@@ -262,9 +271,12 @@ def decide(
             conditions.append(_weigh(condition, primary, second))
         cells.append(_combine(cell, tuple(conditions)))
     verdicts = Counter(cell.verdict for cell in cells)
-    verdict: Verdict = cells[0].verdict if len(verdicts) == 1 else "inconclusive"
+    verdict = _together(cells)
     tally = ", ".join(f"{count} {name}" for name, count in sorted(verdicts.items()))
     reason = cells[0].reason if len(cells) == 1 else f"of {len(cells)} cells: {tally}" if cells else "nothing measured"
+    asked = {entry.condition.name for cell in cells for entry in cell.conditions}
+    if unasked := [condition.name for condition in claim.conditions if cells and condition.name not in asked]:
+        verdict, reason = "inconclusive", f"{reason}; no cell speaks to {' and '.join(unasked)}"
     return Decision(claim, verdict, reason, level, comparisons, tuple(cells))
 
 
@@ -286,20 +298,31 @@ def _weigh(condition: Condition, primary: Finding, second: Finding | None) -> Co
     return ConditionVerdict(condition, primary, second, primary.verdict, primary.reason)
 
 
+def _together(cells: Sequence[CellVerdict]) -> Verdict:
+    """The verdict of all cells: of those that are asked the same first, then as of the conditions of one cell."""
+    groups: dict[tuple[str, ...], set[Verdict]] = {}
+    for cell in cells:
+        groups.setdefault(tuple(entry.condition.name for entry in cell.conditions), set()).add(cell.verdict)
+    found: set[Verdict] = {its.pop() if len(its) == 1 else "inconclusive" for its in groups.values()}
+    return next((verdict for verdict in STRONGEST if verdict in found), "inconclusive")
+
+
 def _combine(cell: Cell, conditions: tuple[ConditionVerdict, ...]) -> CellVerdict:
     found = {entry.verdict for entry in conditions}
-    order: tuple[Verdict, ...] = ("contradicted", "inconclusive", "supported")
-    verdict = next(name for name in order if name in found)
+    verdict = next(name for name in STRONGEST if name in found)
     reasons = [f"{entry.condition.name}: {entry.reason}" for entry in conditions if entry.verdict == verdict]
     return CellVerdict(cell, conditions, verdict, "; ".join(reasons))
 
 
 def _check_names(claim: Claim, cell: Cell, shown: Evidence) -> None:
     known = [condition.name for condition in claim.conditions]
+    for name in shown.asks:
+        if name not in known:
+            raise ValueError(unknown(f"condition of claim {claim.id!r}", name, known))
     for name in [*shown.primary, *(shown.second.effects if shown.second is not None else ())]:
         if name not in known:
             raise ValueError(unknown(f"condition of claim {claim.id!r}", name, known))
-    missing = [name for name in known if name not in shown.primary]
+    missing = [name for name in shown.asks or known if name not in shown.primary]
     if missing:
         raise ValueError(
             f"claim {claim.id!r} in {'/'.join(cell)} lacks conditions {missing}; "

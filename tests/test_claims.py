@@ -203,6 +203,38 @@ def test_a_claim_has_a_verdict_only_where_every_cell_has_it(digits, relay, verdi
     assert [cell.cell for cell in decision.cells] == [DIGITS, RELAY]
 
 
+@pytest.mark.parametrize(
+    ("spills", "fits", "verdict"),
+    [
+        ([0.5, 0.6], [0.0], "supported"),
+        ([0.5, 0.0], [0.0], "inconclusive"),  # one cell for it, one against it
+        ([0.0, 0.01], [0.0], "contradicted"),
+        ([0.5], [0.5], "contradicted"),  # and one condition is enough
+        ([0.5], [], "inconclusive"),
+    ],
+)
+def test_cells_that_are_asked_different_conditions_are_judged_by_condition(spills, fits, verdict):
+    effects = {f"spills {place}": ("spills", value) for place, value in enumerate(spills)}
+    effects |= {f"fits {place}": ("fits", value) for place, value in enumerate(fits)}
+    evidence = {
+        Cell("call", name, "torch"): Evidence({condition: around(value, 0.1)}, asks=(condition,))
+        for name, (condition, value) in effects.items()
+    }
+    decision = decide(claim("throughput"), evidence, comparisons=4)
+    assert decision.verdict == verdict
+    assert fits or decision.reason.endswith("no cell speaks to fits")
+
+
+def test_a_reason_not_to_judge_withdraws_a_verdict_and_is_told():
+    cell, effects = Cell("step", "digits", "torch"), {"step-time": around(0.01, 0.1)}
+    its = claim("step-cost")
+    assert decide(its, {cell: Evidence(effects)}, comparisons=1).verdict == "supported"
+    decision = decide(its, {cell: Evidence(effects, without={"step-time": "noisy"})}, comparisons=1)
+    assert (decision.verdict, decision.reason) == ("inconclusive", "step-time: noisy")
+    with pytest.raises(ValueError, match="unknown condition of claim 'step-cost' 'step'"):
+        decide(its, {cell: Evidence({}, asks=("step",))}, comparisons=1)
+
+
 def test_a_claim_without_a_cell_is_inconclusive():
     decision = decide(claim("elastic"), {}, comparisons=6)
     assert (decision.verdict, decision.reason, decision.cells) == ("inconclusive", "nothing measured", ())
