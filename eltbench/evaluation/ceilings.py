@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from eltbench.evaluation.memory import memory
 from eltbench.evaluation.roofline import Ceilings, Shape
 from eltbench.evaluation.stopwatch import Call
 from eltbench.provenance import processor
@@ -28,6 +28,8 @@ class Probes(Protocol):
     def read(self, size: int) -> Call: ...
     def copy(self, size: int) -> Call: ...
     def launch(self) -> Call: ...
+    def repeated(self, call: Call, times: int) -> Call: ...
+    def matmul(self) -> str: ...
     def wait(self, last: Any) -> None: ...
     def accelerator(self) -> dict[str, Any] | None: ...
 
@@ -44,23 +46,30 @@ def measure(
     """The ceilings of this machine, with rates at these shapes by precision; about 3·`seconds` for each number.
 
     largest: of the sets that are read and copied, in bytes; eight times the last level of cache by default. Each number
-    is the best of three, since nothing makes a machine faster than it is.
+    is the best of three, since nothing makes a machine faster than it is. All but the launch itself are timed without
+    launches, where the device can do without (`Probes.repeated`).
     """
 
-    def best(call: Call, least: int = 1) -> float:
+    def best(call: Call) -> float:
         probes.wait(call())
         started = clock()
         probes.wait(call())
         once = clock() - started
-        times = max(least, math.ceil(seconds / once)) if once > 0 else least
+        times = max(1, math.ceil(seconds / once)) if once > 0 else 1
+        return quickest(probes.repeated(call, times), times)
+
+    def quickest(burst: Call, calls: int) -> float:
         found = []
         for _ in range(3):
             started = clock()
-            for _ in range(times):
-                last = call()
-            probes.wait(last)
-            found.append((clock() - started) / times)
+            probes.wait(burst())
+            found.append((clock() - started) / calls)
         return min(found)
+
+    def launches() -> float:
+        launch = probes.launch()
+        probes.wait(launch())
+        return quickest(lambda: [launch() for _ in range(LAUNCHES)][-1], LAUNCHES)
 
     def rate(shape: Shape, precision: str) -> float:
         if shape.heads:
@@ -79,17 +88,19 @@ def measure(
         name=system["name"],
         threads=threads,
         memory=system["memory"],
-        launch=best(probes.launch(), LAUNCHES),
+        launch=launches(),
         peaks={precision: rate(Shape(side, side, side), precision) for precision in shapes},
         rates={precision: {each: rate(each, precision) for each in set(its)} for precision, its in shapes.items()},
         read=[(size, size / best(probes.read(size))) for size in sizes],
         copy=[(size, size / best(probes.copy(size))) for size in sizes],
         caches=system["caches"],
+        matmul=probes.matmul(),
     )
 
 
 def ladder(largest: int, smallest: int = 2**18) -> list[int]:
-    """Sizes in bytes from `smallest` to `largest`, two to each doubling."""
+    """Sizes in bytes from `smallest` to `largest` (or to twice the smallest if that is more), two to each doubling."""
+    largest = max(largest, 2 * smallest)
     steps = max(1, round(2 * math.log2(largest / smallest)))
     return [round(smallest * (largest / smallest) ** (step / steps) / 8) * 8 for step in range(steps + 1)]
 
@@ -103,17 +114,6 @@ def caches(folder: Path = CACHES) -> dict[str, int]:
         except OSError:
             continue
         given = re.fullmatch(r"(\d+)([KMG]?)", size)
-        if kind != "Instruction" and given:
+        if kind != "Instruction" and given and int(given[1]):
             found[f"L{level}"] = int(given[1]) * UNITS.get(given[2], 1)
     return dict(sorted(found.items()))
-
-
-def memory(path: Path = Path("/proc/meminfo")) -> dict[str, int]:
-    """Bytes of main memory, `total` and `available`; without Linux' account what there is counts as available."""
-    try:
-        lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-        names = {"total": "MemTotal", "available": "MemAvailable"}
-        return {name: 1024 * int(lines[key].split()[0]) for name, key in names.items()}
-    except (OSError, KeyError, ValueError):
-        known = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return {"total": known, "available": known}

@@ -67,11 +67,18 @@ class Kernel(NamedTuple):
 
 
 def kernels(
-    architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, loops: int, batch: int = 1
+    architecture: Architecture,
+    depth: Depth,
+    spec: DataSpec,
+    timed: bool,
+    loops: int,
+    batch: int = 1,
+    *,
+    hoisted: bool = True,
 ) -> list[Kernel]:
     """The matrix products of one call on `batch` items that reads one exit; their FLOPs add up to `accounting.flops`.
 
-    Raises ValueError for an impossible call, and where there are products that are not timed here: input injection,
+    hoisted: the modulation is made once a call, not in every loop (which those FLOPs do not count). Raises ValueError for an impossible call, and where there are products that are not timed here: input injection,
     loop conditioning and loop adapters, universal and equilibrium depth.
     """
     check_call(depth, loops, batch=batch)
@@ -96,7 +103,7 @@ def kernels(
     if timed:
         found.append(Kernel("noise level", Shape(batch, d, d), 2, False))
     if architecture.block == "dit":
-        found.append(Kernel("modulation", Shape(batch, d, 6 * d), layers, False))
+        found.append(Kernel("modulation", Shape(batch, d, 6 * d), layers if hoisted else passes, not hoisted))
         found.append(Kernel("modulation of the head", Shape(batch, d, 2 * d), 1, False))
     return found
 
@@ -114,7 +121,8 @@ class Ceilings:
 
     rates: FLOPs by precision and shape. peaks: FLOPs of a large square product by precision. read, copy: bandwidth of
     reading a set of that size over and over, and of copying within it (read and written bytes counted), in ascending
-    order of size. caches: size by name, the last level last; empty where the system does not say.
+    order of size. caches: size by name, the last level last; empty where the system does not say. matmul: how float32
+    products were computed.
     """
 
     device: str
@@ -127,6 +135,7 @@ class Ceilings:
     read: Sequence[tuple[int, float]]
     copy: Sequence[tuple[int, float]]
     caches: Mapping[str, int] = field(default_factory=dict)
+    matmul: str = ""
 
     @property
     def cache(self) -> int | None:
@@ -181,16 +190,18 @@ def predict(
     precision: str = "fp32",
     *,
     launch: bool = True,
+    hoisted: bool = True,
 ) -> list[Predicted]:
     """The least time of every kernel of a call that is repeated over and over; their sum is the call's.
 
-    launch: whether each kernel is launched by itself, as it is outside a captured graph. Raises ValueError for a shape
+    launch: whether each kernel is launched by itself, as it is outside a captured graph. hoisted: whether the
+    modulation is made once a call. Raises ValueError for a shape
     whose rate was not measured, and as `kernels` does.
     """
     width = BYTES[precision]
-    found = kernels(architecture, depth, spec, timed, loops, batch)
+    found = kernels(architecture, depth, spec, timed, loops, batch, hoisted=hoisted)
     alive = peak_bytes(architecture, depth, spec, timed, loops, batch)  # in fp32: no less than in any precision
-    block = block_bytes(architecture, precision)
+    block = sum(width * each.weights * each.times for each in found if each.looped) // loops
     once = sum(width * each.weights * each.times for each in found if not each.looped)
     between_loops, between_calls = block + alive, block + once + alive
 

@@ -15,8 +15,8 @@ RATE = 1e12
 class Probes:
     """An asynchronous machine with one cache, whose first call of anything takes ten times as long."""
 
-    def __init__(self, stutter=1.0):
-        self.now, self.queued, self.stutter = 0.0, 0.0, stutter
+    def __init__(self, stutter=1.0, overhead=0.0):
+        self.now, self.queued, self.stutter, self.overhead = 0.0, 0.0, stutter, overhead
 
     def _call(self, seconds):
         calls = 0
@@ -24,7 +24,7 @@ class Probes:
         def run():
             nonlocal calls
             calls += 1
-            self.queued += seconds * (10 if calls == 1 else 1) * (self.stutter if calls % 7 == 0 else 1)
+            self.queued += seconds * (10 if calls == 1 else 1) * (self.stutter if calls % 7 == 0 else 1) + self.overhead
 
         return run
 
@@ -42,6 +42,19 @@ class Probes:
 
     def launch(self):
         return self._call(5e-6)
+
+    def repeated(self, call, times):
+        """One launch for all calls, as a graph has; what a launch takes is not theirs."""
+
+        def burst():
+            for _ in range(times):
+                call()
+            self.queued -= times * self.overhead
+
+        return burst
+
+    def matmul(self):
+        return "highest"
 
     def wait(self, last):
         self.now, self.queued = self.now + self.queued, 0.0
@@ -61,7 +74,16 @@ def test_every_ceiling_is_that_of_the_machine():
     assert dict(found.read) == pytest.approx({size: NEAR if size <= CACHE else FAR for size, _ in found.read})
     assert dict(found.copy) == pytest.approx({size: rate / 2 for size, rate in found.read})
     assert found.read[0][0] < CACHE < found.read[-1][0] == 8 * CACHE
-    assert (found.name, found.cache) == ("fake", CACHE)
+    assert (found.name, found.cache, found.matmul) == ("fake", CACHE, "highest")
+
+
+def test_what_a_launch_takes_is_in_no_ceiling_but_its_own():
+    probes = Probes(overhead=1e-3)
+    found = ceilings.measure(probes, "cuda", 1, {"fp32": [Shape(16, 32, 96)]}, clock=lambda: probes.now)
+    assert found.peaks["fp32"] == pytest.approx(RATE)
+    assert found.rates["fp32"][Shape(16, 32, 96)] == pytest.approx(RATE, rel=1e-3)
+    assert found.read[0][1] == pytest.approx(NEAR, rel=1e-3)
+    assert found.launch == pytest.approx(1e-3 + 5e-6)
 
 
 def test_the_ladder_has_two_steps_to_a_doubling():
@@ -74,6 +96,13 @@ def test_the_ladder_has_two_steps_to_a_doubling():
     ]
 
 
+@pytest.mark.parametrize("largest", [0, 1, 2**18])
+def test_a_tiny_cache_still_gives_an_ascending_ladder(largest):
+    found = ceilings.ladder(largest, 2**18)
+    assert found == sorted(set(found))
+    assert (found[0], found[-1]) == (2**18, 2**19)
+
+
 def test_caches_are_read_from_the_system_and_instructions_left_out(tmp_path):
     for index, level, kind, size in ((0, 1, "Data", "32K"), (1, 1, "Instruction", "64K"), (2, 2, "Unified", "1M")):
         folder = tmp_path / f"index{index}"
@@ -81,15 +110,11 @@ def test_caches_are_read_from_the_system_and_instructions_left_out(tmp_path):
         for name, text in (("level", level), ("type", kind), ("size", size)):
             (folder / name).write_text(f"{text}\n")
     (tmp_path / "index3").mkdir()  # one that says nothing
+    (tmp_path / "index4").mkdir()
+    for name, text in (("level", 4), ("type", "Unified"), ("size", "0K")):  # of a virtual machine
+        (tmp_path / "index4" / name).write_text(f"{text}\n")
     assert ceilings.caches(tmp_path) == {"L1": 32 * 1024, "L2": 2**20}
     assert ceilings.caches(tmp_path / "nowhere") == {}
-
-
-def test_memory_is_the_systems_account(tmp_path):
-    (tmp_path / "meminfo").write_text("MemTotal:  1000 kB\nMemAvailable:  400 kB\nHugePages_Total: 0\n")
-    assert ceilings.memory(tmp_path / "meminfo") == {"total": 1024000, "available": 409600}
-    found = ceilings.memory(tmp_path / "nowhere")
-    assert 0 < found["available"] == found["total"]
 
 
 def test_torch_can_be_probed():

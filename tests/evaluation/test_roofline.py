@@ -102,6 +102,23 @@ def test_looping_gains_only_where_the_block_fits_and_the_layers_do_not():
     assert ratio(machine(cache=1.6 * block, launch=1.0)) == pytest.approx(1.0)  # launches do
 
 
+def test_modulation_made_in_every_loop_is_read_in_every_loop_and_lives_with_the_block():
+    architecture, depth, spec, timed, loops = CASES["looped dit"]
+    parts = {each.part: each for each in kernels(architecture, depth, spec, timed, loops, hoisted=False)}
+    once = {each.part: each for each in kernels(architecture, depth, spec, timed, loops)}
+    assert (parts["modulation"].times, parts["modulation"].looped) == (loops * once["modulation"].times, True)
+    assert {name: each for name, each in parts.items() if name != "modulation"} == {
+        name: each for name, each in once.items() if name != "modulation"
+    }
+    level = machine(cache=1e9, near=1e9, rate=1e18)
+    hoisted, unhoisted = (
+        sum(each.seconds for each in predict(level, architecture, depth, spec, timed, loops, hoisted=made_once))
+        for made_once in (True, False)
+    )
+    read_again = 4 * once["modulation"].weights * once["modulation"].times * (loops - 1)
+    assert unhoisted - hoisted == pytest.approx(read_again / 1e9)
+
+
 def test_a_kernel_takes_the_longest_of_its_three_terms():
     found = predict(machine(cache=1e9, near=1e9, rate=1e9), *CASES["looped bert"])
     by_part = {each.kernel.part: each for each in found}

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from eltbench.backends.speed import Call
 from eltbench.backends.torch.blocks import BertBlock, DiTBlock
+from eltbench.backends.torch.speed import converted
 from eltbench.config import Architecture
 
 
@@ -39,37 +40,60 @@ class PublishedDiTBlock(nn.Module):
 def contenders(architecture: Architecture, tokens: int, batch: int, device: str, precision: str) -> dict[str, Call]:
     """One pass of our block (`ours`) and of its peers on a state (batch, tokens, width); timm's where it is installed.
 
-    A DiT block of ours makes its modulation within the call too, as the published one does.
+    A DiT block of ours makes its modulation within the call too, as the published one does. In bf16 ours runs as it is
+    deployed, its products in bf16 and its norms and sums in float32; blocks of others are converted as a whole, the way
+    they are fastest.
     """
     width, heads, hidden = architecture.width, architecture.heads, architecture.mlp_ratio * architecture.width
     draw = torch.Generator().manual_seed(0)
     x, condition = torch.randn(batch, tokens, width, generator=draw), torch.randn(batch, width, generator=draw)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    x, condition = x.to(device, dtype), condition.to(device, dtype)
+    coarse = precision == "bf16"
+    dtype = torch.bfloat16 if coarse else torch.float32
+    x, condition = x.to(device), condition.to(device)
+    their_x, their_condition = x.to(dtype), condition.to(dtype)
 
     def ready(block: nn.Module) -> nn.Module:
         return block.to(device, dtype).eval().requires_grad_(False)
 
+    def ours(block: nn.Module) -> nn.Module:
+        block = block.to(device).eval().requires_grad_(False)
+        if coarse:
+            converted(block)
+        return block
+
+    def deployed(call: Call) -> Call:
+        def run() -> Tensor:
+            with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+                return call()
+
+        return run if coarse else call
+
     if architecture.block == "dit":
-        ours, published = ready(DiTBlock(architecture)), ready(PublishedDiTBlock(architecture))
+        dit, published = ours(DiTBlock(architecture)), ready(PublishedDiTBlock(architecture))
 
         def modulated() -> Tensor:
-            modulation = ours.modulate(nn.functional.silu(condition))  # type: ignore[operator]
-            return ours(x, modulation, None)
+            modulation = dit.modulate(nn.functional.silu(condition))  # type: ignore[operator]
+            return dit(x, modulation, None)
 
-        found = {"ours": modulated, "published DiT block": lambda: published(x, condition)}
+        found = {
+            "ours": deployed(modulated),
+            "published DiT block": lambda: published(their_x, their_condition),
+        }
     else:
-        plain = ready(BertBlock(architecture))
+        plain = ours(BertBlock(architecture))
         layer = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
         torchs = ready(nn.TransformerEncoderLayer(width, heads, hidden, **layer))  # type: ignore[arg-type]
-        found = {"ours": lambda: plain(x, (), None), "torch.nn.TransformerEncoderLayer": lambda: torchs(x)}
+        found = {
+            "ours": deployed(lambda: plain(x, (), None)),
+            "torch.nn.TransformerEncoderLayer": lambda: torchs(their_x),
+        }
         try:
             from timm.models.vision_transformer import Block
         except ImportError:
             pass
         else:
             timms = ready(Block(width, heads, mlp_ratio=architecture.mlp_ratio, qkv_bias=True))
-            found["timm.models.vision_transformer.Block"] = lambda: timms(x)
+            found["timm.models.vision_transformer.Block"] = lambda: timms(their_x)
     return {name: torch.inference_mode()(call) for name, call in found.items()}
 
 

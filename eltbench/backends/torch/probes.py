@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eltbench.backends.speed import Call
+from eltbench.backends.torch.graphs import captured
 from eltbench.backends.torch.parallel import available_device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -47,16 +48,32 @@ class TorchProbes:
         value = torch.ones(1, device=self.device)
         return torch.inference_mode()(lambda: value.add_(1.0))
 
+    def repeated(self, call: Call, times: int) -> Call:
+        """So many calls in a row; on CUDA as one graph, so that what is timed is not their launches."""
+
+        def burst() -> Any:
+            for _ in range(times):
+                last = call()
+            return last
+
+        return captured(burst, self.device) if self.device.type == "cuda" else burst
+
+    def matmul(self) -> str:
+        """How float32 products are computed (`highest`: in float32; else coarser), as torch is set here."""
+        tf32 = self.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+        return torch.get_float32_matmul_precision() + (", TF32 allowed" if tf32 else "")
+
     def wait(self, last: Any) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def accelerator(self) -> dict[str, Any] | None:
-        """Name, memory and last level of cache of a CUDA device in bytes; None on a CPU."""
+        """Name, memory and last level of cache of a CUDA device in bytes (where it is told); None on a CPU."""
         if self.device.type != "cuda":
             return None
         known = torch.cuda.get_device_properties(self.device)
-        return {"name": known.name, "memory": known.total_memory, "caches": {"L2": known.L2_cache_size}}
+        caches = {"L2": known.L2_cache_size} if known.L2_cache_size > 0 else {}
+        return {"name": known.name, "memory": known.total_memory, "caches": caches}
 
     def _drawn(self, precision: str, *size: int) -> Tensor:
         return torch.randn(size, generator=torch.Generator().manual_seed(0)).to(self.device, DTYPES[precision])

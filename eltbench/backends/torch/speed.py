@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eltbench.backends.speed import Body, Call
+from eltbench.backends.torch.graphs import captured
 from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
 from eltbench.backends.torch.parallel import available_device
@@ -66,7 +67,7 @@ class TorchSpeed:
             with precision():
                 return network(*inputs, (body.loops,))[0].prediction
 
-        return self.captured(call) if body.mode == "cuda-graph" else call
+        return captured(call, self.device) if body.mode == "cuda-graph" else call
 
     def blocks(self, body: Body) -> Call:
         network, precision = self.network(body), self.autocast(body)
@@ -81,7 +82,7 @@ class TorchSpeed:
                     state = network.loop(state, conditioning, index)
             return state
 
-        return self.captured(call) if body.mode == "cuda-graph" else call
+        return captured(call, self.device) if body.mode == "cuda-graph" else call
 
     def unhoisted(self, body: Body) -> Call:
         network, inputs, precision = self.network(body), self.inputs(body), self.autocast(body)
@@ -98,7 +99,7 @@ class TorchSpeed:
                     state = network.loop(state, conditioning, index)
                 return network.read(state, conditioning)
 
-        return self.captured(call) if body.mode == "cuda-graph" else call
+        return captured(call, self.device) if body.mode == "cuda-graph" else call
 
     def wait(self, last: Any) -> None:
         if self.device.type == "cuda":
@@ -121,24 +122,6 @@ class TorchSpeed:
         if body.precision == "fp32":
             return contextlib.nullcontext
         return lambda: torch.autocast(self.device.type, dtype=torch.bfloat16)
-
-    def captured(self, call: Call) -> Call:
-        """The call as one graph that is launched at once (CUDA)."""
-        stream = torch.cuda.Stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                call()
-        torch.cuda.current_stream(self.device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            result = call()
-
-        def replay() -> Tensor:
-            graph.replay()
-            return result
-
-        return replay
 
 
 def converted(network: nn.Module) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from eltbench.backends.speed import Body, registry
-from eltbench.backends.torch import peers
+from eltbench.backends.torch import graphs, peers
 from eltbench.backends.torch.blocks import BertBlock, DiTBlock
+from eltbench.backends.torch.probes import TorchProbes
 from eltbench.backends.torch.speed import TorchSpeed, converted
 from eltbench.config import Architecture
 from eltbench.data.base import DataSpec
@@ -95,6 +98,66 @@ def test_torchs_encoder_layer_with_our_weights_gives_our_numbers():
     layer.linear1, layer.linear2, layer.norm1, layer.norm2 = ours.mlp.expand, ours.mlp.contract, ours.norm1, ours.norm2
     x = torch.randn(2, 9, 16)
     torch.testing.assert_close(ours(x, (), None), layer(x))
+
+
+@pytest.mark.parametrize("block", ["bert", "dit"])
+def test_in_bf16_our_block_keeps_its_state_in_float32_and_those_of_others_are_converted_whole(block):
+    architecture = Architecture(1, 1, width=16, heads=2, block=block)
+    torch.manual_seed(0)
+    found = {name: call() for name, call in peers.contenders(architecture, 9, 2, "cpu", "bf16").items()}
+    assert found.pop("ours").dtype == torch.float32
+    assert {each.dtype for each in found.values()} == {torch.bfloat16}
+    assert all(each.isfinite().all() for each in found.values())
+
+
+class Cuda:
+    """A CUDA that records what is called while a graph is captured, and calls it again when the graph is replayed."""
+
+    def __init__(self, monkeypatch):
+        self.recorded, self.capturing, self.launches = [], False, 0
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(wait_stream=lambda other: None))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(wait_stream=lambda it: None))
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=self.replay))
+        monkeypatch.setattr(torch.cuda, "graph", self.graph)
+
+    @contextlib.contextmanager
+    def graph(self, graph):
+        self.capturing = True
+        yield
+        self.capturing = False
+
+    def launch(self, kernel):
+        if self.capturing:
+            self.recorded.append(kernel)
+        else:
+            self.launches += 1
+        return kernel()
+
+    def replay(self):
+        self.launches += 1
+        for kernel in self.recorded:
+            kernel()
+
+
+def test_calls_on_cuda_are_captured_after_a_warm_up_and_replayed_at_one_launch(monkeypatch):
+    cuda, done = Cuda(monkeypatch), torch.zeros(1)
+    probes = TorchProbes("cpu", 1)
+    probes.device = torch.device("cuda")
+    burst = probes.repeated(lambda: cuda.launch(lambda: done.add_(1)), 5)
+    assert cuda.launches == 5 * graphs.WARM_UP
+    assert len(cuda.recorded) == 5
+    cuda.launches, before = 0, done.item()
+    assert burst() is done
+    assert (cuda.launches, done.item() - before) == (1, 5)
+
+
+def test_calls_on_a_cpu_are_made_one_by_one():
+    made = []
+    burst = TorchProbes("cpu", 1).repeated(lambda: made.append(len(made)) or len(made), 4)
+    assert not made
+    assert burst() == 4
+    assert TorchProbes("cpu", 1).matmul() == torch.get_float32_matmul_precision()
 
 
 @pytest.mark.parametrize("block", ["bert", "dit"])
