@@ -232,7 +232,7 @@ class RecommendCommand:
     latency_ms: float
     """what a sample may take on this device"""
     rows: Path = Path("results/depth_grid/digits/rows.parquet")
-    """rows of depth_grid or extrapolation, with the provenance.json beside them"""
+    """rows of depth_grid or extrapolation with the provenance.json beside them, or the folder that holds both"""
     world: str = ""
     """task and dataset, or a part of their names, where the rows hold several"""
     calls: int = 1

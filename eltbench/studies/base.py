@@ -113,6 +113,10 @@ class Study(ABC):
         """What the command says below its table of claims, one line each: what no verdict shows."""
         return []
 
+    def why_nothing(self, rows: pd.DataFrame, claim: str) -> str:
+        """Why no cell of these rows speaks to a claim; empty where no more can be said than that."""
+        return ""
+
     @abstractmethod
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
         """Per-seed effects of every claim, in every cell where its estimand exists."""

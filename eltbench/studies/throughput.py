@@ -19,7 +19,7 @@ from eltbench.runs import Job
 from eltbench.studies import register, verdicts
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.presets import Arm, Preset, World
-from eltbench.throughput import figure, summary
+from eltbench.throughput import evidence, figure, sentences, summary
 from eltbench.throughput.rows import COLUMNS
 
 if TYPE_CHECKING:
@@ -58,14 +58,17 @@ class Throughput(Study):
         return figure.figure(rows)
 
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
-        return {**summary.evidence(rows), "operating-point": {}}
+        return {**evidence.evidence(rows), "operating-point": {}}
 
     def remarks(self, rows: pd.DataFrame) -> list[str]:
-        return summary.sentences(rows)
+        return sentences.sentences(rows)
 
     def decide(self, rows: pd.DataFrame, *, smoke: bool) -> list[Decision]:
         """One decision a claim; operating-point is inconclusive by itself (`eltbench recommend` answers it locally)."""
         return verdicts.decide_all(self, rows, smoke=smoke)
+
+    def why_nothing(self, rows: pd.DataFrame, claim: str) -> str:
+        return evidence.why_nothing(rows, claim)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -29,7 +30,9 @@ def decide_all(study: Study, rows: pd.DataFrame, *, smoke: bool) -> list[Decisio
         if id in study.undecidable:
             found.append(Decision(claim, "inconclusive", study.undecidable[id], **shared, cells=()))
         else:
-            found.append(claims.decide(claim, evidence.get(id, {}), **shared, preset_is_smoke=smoke))
+            decision = claims.decide(claim, evidence.get(id, {}), **shared, preset_is_smoke=smoke)
+            absent = "" if decision.cells else study.why_nothing(rows, id)
+            found.append(replace(decision, reason=absent) if absent else decision)
     return found
 
 

@@ -15,6 +15,14 @@ from eltbench.evaluation.roofline import Shape, block_bytes, kernels
 
 Measure = Literal["call", "self", "sampler", "hoisting", "step", "memory", "peers"]
 MODES = {"eager": "torch", "compiled": "torch", "cuda-graph": "torch", "scan": "jax", "unrolled": "jax"}
+NOT_RUN = {  # modes in which a measure would silently run as something else
+    "sampler": {"cuda-graph": "its steps are not captured; 'compiled' compiles the block"},
+    "step": {"cuda-graph": "training steps are not captured; 'compiled' compiles the block"},
+    "memory": dict.fromkeys(("compiled", "cuda-graph"), "what a compiler holds would be counted"),
+    "peers": dict.fromkeys(("compiled", "cuda-graph"), "blocks of others run as their packages run them"),
+}
+FEWEST_ROUNDS = 4  # with fewer bursts of a contender the distance between their quartiles sees no outlier
+LABELS = ("rounds", "scale", "assumed")  # of a cell, that do not change what is compared
 CODES, CLASSES = 1024, 1000  # of the tokens that a masked network predicts: the paper's tokenizer, ImageNet's labels
 LATENT = 4  # channels of a diffusion network's input: the paper's latents
 TRAINING = ("elt", "no-ilsd", "unique-depth")
@@ -50,7 +58,7 @@ class Cell:
     mode: str = "eager"
     sampling_steps: int = 0
     guidance_scale: float = 1.0
-    rounds: int = 4
+    rounds: int = FEWEST_ROUNDS
     scale: str = ""  # the paper's name of this size
     assumed: str = ""  # what the paper does not say of it
 
@@ -64,16 +72,20 @@ class Cell:
             raise ValueError(f"cell: {self.measure} is measured in torch alone, given mode {self.mode!r}")
         if self.measure == "hoisting" and self.block != "dit":
             raise ValueError(f"cell: hoisting moves the modulation of a 'dit' block, given block {self.block!r}")
-        if self.rounds < 1 or self.batch < 1 or self.loops < 1:
-            raise ValueError(f"cell: rounds, batch and loops must be at least 1, given {self}")
+        if why := NOT_RUN.get(self.measure, {}).get(self.mode):
+            raise ValueError(f"cell: {self.measure} does not run in mode {self.mode!r} ({why}); give 'eager'")
+        if self.rounds < FEWEST_ROUNDS:
+            raise ValueError(f"cell: rounds must be at least {FEWEST_ROUNDS}, to see noise by, given {self.rounds}")
+        if self.batch < 1 or self.loops < 1:
+            raise ValueError(f"cell: batch and loops must be at least 1, given {self}")
         if (self.measure == "sampler") != (self.sampling_steps > 0):
             raise ValueError(f"cell: a sampler, and nothing else, has sampling_steps, given {self.sampling_steps}")
         self.architecture("looped")  # refuses widths and heads that do not fit
 
     @property
     def id(self) -> str:
-        """Sixteen hexadecimal digits that name the cell."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        """Sixteen hexadecimal digits that name what is compared; cells that differ in LABELS alone share them."""
+        text = json.dumps({name: value for name, value in asdict(self).items() if name not in LABELS}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -194,7 +206,7 @@ class Cell:
         held = sum(copies * weight_bytes(*body[:4]) for body in bodies)
         return held + sum(peak_bytes(*body[:5], self.batch) for body in bodies)
 
-    def seconds(self, processes: int, device: str = "cpu") -> float:
+    def seconds(self, processes: int, device: str = "cpu", burst_seconds: float = 0.05) -> float:
         """About how long all processes of the cell take, on nominal figures; for `--dry-run` alone."""
         nominal = NOMINAL["cpu" if device == "cpu" else "cuda"]
         if self.measure == "memory":
@@ -202,6 +214,8 @@ class Cell:
         flop = self.batch * flops(*self.body("looped")[:5])
         held = self.weight_bytes("unique")
         call = max(flop / nominal.flops, held / nominal.bandwidth) + self.depth * nominal.layer
-        calls = 12 * self.rounds * {"step": 9, "sampler": 3 * self.sampling_steps, "peers": 3}.get(self.measure, 2)
+        each = {"step": 3.0, "sampler": float(self.sampling_steps)}.get(self.measure, 1.0) * call
+        racing = {"step": 3, "sampler": 3, "peers": 3}.get(self.measure, 2)
+        bursts = self.rounds * racing * max(12 * each, 2 * each + burst_seconds)
         loading = {"compiled": 5.0, "unrolled": 3.0, "scan": 2.0}.get(self.mode, 1.5 if self.measure == "step" else 0)
-        return processes * (nominal.start + loading + held / nominal.building + calls * call)
+        return processes * (nominal.start + loading + held / nominal.building + bursts)

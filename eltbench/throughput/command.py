@@ -24,10 +24,10 @@ from eltbench.runs import measurement_hash
 from eltbench.schema import row_schema, validate
 from eltbench.studies import verdicts
 from eltbench.studies.presets import load_table
-from eltbench.throughput import measuring, tables
+from eltbench.throughput import measuring, summary, tables
 from eltbench.throughput.measuring import Record
 from eltbench.throughput.presets import Preset, preset_from_table
-from eltbench.throughput.process import ProcessError
+from eltbench.throughput.process import ProcessError, processors
 from eltbench.throughput.rows import COLUMNS, all_rows, timings
 
 if TYPE_CHECKING:
@@ -58,12 +58,14 @@ def main(study: Throughput, arguments: Sequence[str] | None = None) -> int:
     about = ThroughputCommand.__doc__
     command = tyro.cli(ThroughputCommand, prog=f"eltbench study {study.name}", description=about, args=arguments)
     preset = preset_from_table(*load_table(study.name, command.preset))
-    preset = replace(preset, device=command.device or preset.device)
+    preset = within(replace(preset, device=command.device or preset.device))
     if command.dry_run:
         for cell in preset.cells:
-            print(f"{cell.id}  about {duration(cell.seconds(preset.processes, preset.device))}  {cell.name}")
+            seconds = cell.seconds(preset.processes, preset.device, preset.burst_seconds)
+            print(f"{cell.id}  about {duration(seconds)}  {cell.name}")
         print(
-            f"{len(preset.cells)} cells in {preset.processes} processes each, about {duration(preset.seconds)} in all"
+            f"{len(preset.cells)} cells in {preset.processes} processes each, about {duration(preset.seconds)} in all "
+            "on an idle machine, more where noisy processes are repeated"
         )
         return 0
     backends.get("torch").check_device(preset.device)
@@ -87,6 +89,18 @@ def main(study: Throughput, arguments: Sequence[str] | None = None) -> int:
     for record in failed:
         print(f"failed: {record.cell.name}, process {record.process}: {record.failed}", file=sys.stderr)
     return int(bool(failed))
+
+
+def within(preset: Preset) -> Preset:
+    """The preset with no more threads than this process has processors, which it says; more would wait for each other.
+
+    On CUDA the threads only launch kernels, and are left as they are.
+    """
+    there = processors()
+    if preset.device != "cpu" or preset.threads <= there:
+        return preset
+    print(f"note: preset {preset.name!r} asks for {preset.threads} threads, here are {there}", file=sys.stderr)
+    return replace(preset, threads=there)
 
 
 def say(done: int, of: int, what: str) -> None:
@@ -126,12 +140,19 @@ def write(
     """All files of the study into its folder, each whole, the rows last; returns the verdicts."""
     from eltbench import figures
 
-    decisions = study.decide(rows, smoke=preset.smoke)
+    decisions, table = study.decide(rows, smoke=preset.smoke), study.summarise(rows)
     with replacing(folder / "summary.csv") as temporary:
-        study.summarise(rows).to_csv(temporary, index=False, float_format="%.6g")
+        table.to_csv(temporary, index=False, float_format="%.6g")
     figures.save(study.figure(rows), folder / "figure")
     found = {each.claim.id: {**each.to_dict(), "intervals_cover": COVERS} for each in decisions}
-    about = {"study": study.name, "preset": preset.name, "claims": found, "sentences": study.remarks(rows)}
+    about = {
+        "study": study.name,
+        "preset": preset.name,
+        "claims": found,
+        "machine": tables.machine(rows),
+        "sentences": study.remarks(rows),
+        "left_out": summary.left_out(table).fillna("").to_dict("records"),
+    }
     write_text(folder / "claims.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
     failed = {each.cell.id: each.failed for each in records if each.failed}
     skipped = {each.cell.id: each.skipped for each in records if each.skipped}

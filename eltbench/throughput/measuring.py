@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -39,6 +40,11 @@ class Record:
         """Seconds per call by contender, the median over bursts."""
         return stopwatch.seconds_per_call(self.bursts)
 
+    @property
+    def spread(self) -> float | None:
+        """How restless the machine was (see `stopwatch.spread`); None where nothing was timed."""
+        return stopwatch.spread(self.bursts) if self.bursts else None
+
 
 def measure(
     preset: Preset, report: Report = lambda done, of, what: None, nursery: Callable[[int], Nursery] = Nursery
@@ -53,7 +59,7 @@ def measure(
         if cell.shapes:
             shapes.setdefault(cell.precision, set()).update(cell.shapes)
     known = {"device": preset.device, "threads": preset.threads}
-    asked = {"seconds": preset.ceiling_seconds, "largest": preset.largest_set}
+    asked = {"seconds": preset.ceiling_seconds, "largest": preset.largest_set, "limit": 5 * preset.limit_seconds}
     total = 1 + preset.processes * len(preset.cells)
     report(0, total, "the machine's ceilings")
     sorted_shapes = {name: sorted(its) for name, its in sorted(shapes.items())}
@@ -86,7 +92,7 @@ def _attempts(preset: Preset, cell: Cell, process: int, known: Mapping[str, Any]
 
 def _attempt(preset: Preset, cell: Cell, process: int, attempt: int, known: Mapping[str, Any], ask: Ask) -> Record:
     seed = zlib.crc32(f"{cell.id} {process} {attempt}".encode())
-    message = {**known, "cell": asdict(cell), "seed": seed, "calls": preset.calls}
+    message = {**known, "cell": asdict(cell), "seed": seed, "calls": preset.calls, "limit": preset.limit_seconds}
     message["burst_seconds"] = preset.burst_seconds
     try:
         if cell.measure == "memory":
@@ -99,6 +105,13 @@ def _attempt(preset: Preset, cell: Cell, process: int, attempt: int, known: Mapp
             return Record(cell, process, attempt, peaks=peaks)
         answer = ask({**message, "what": "race"})
     except ProcessError as error:
+        if error.killed == signal.SIGALRM:
+            over = f"took longer than the limit of {preset.limit_seconds:g} s a process"
+            return Record(cell, process, attempt, skipped=over)
+        if error.killed == signal.SIGKILL:  # of CUDA and of arrays that are too large the library says so itself
+            needed = f"needs about {cell.needed_bytes() / 2**30:.2f} GiB"
+            short = f"{error}, as Linux does where memory is short; the cell {needed}"
+            return Record(cell, process, attempt, skipped=short)
         return Record(cell, process, attempt, failed=str(error))
     if "skipped" in answer:
         return Record(cell, process, attempt, skipped=answer["skipped"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from eltbench.fields import build
-from eltbench.throughput.cells import Cell, Measure
+from eltbench.throughput.cells import FEWEST_ROUNDS, Cell, Measure
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Group:
     heads: int = 0  # 0: one for every 64 channels
     sampling_steps: int = 0
     guidance_scale: float = 1.0
-    rounds: int = 4
+    rounds: int = FEWEST_ROUNDS
     scale: str = ""
     assumed: str = ""
 
@@ -68,13 +68,18 @@ class Preset:
     repeats: int = 1  # of a noisy process
     ceiling_seconds: float = 0.02  # of each number of the roofline, three times
     largest_set: int = 0  # bytes that are read at most for the roofline; 0: eight times the last cache
+    limit_seconds: float = 120.0  # of one process; what takes longer is ended, and skipped with that reason
 
     def __post_init__(self) -> None:
         for name, least in (("threads", 1), ("processes", 1), ("calls", 10), ("repeats", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"preset {self.name!r}: {name} must be at least {least}, given {getattr(self, name)}")
-        if not self.spread > 0:
-            raise ValueError(f"preset {self.name!r}: spread must be above 0, given {self.spread}")
+        for name in ("spread", "limit_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"preset {self.name!r}: {name} must be above 0, given {getattr(self, name)}")
+        for name in ("burst_seconds", "ceiling_seconds", "largest_set"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"preset {self.name!r}: {name} must not be below 0, given {getattr(self, name)}")
         graphs = [cell.name for cell in self.cells if cell.mode == "cuda-graph"]
         if graphs and not self.device.startswith("cuda"):
             raise ValueError(f"preset {self.name!r}: mode 'cuda-graph' needs a CUDA device, given {self.device!r}")
@@ -93,7 +98,7 @@ class Preset:
         """About how long the preset takes."""
         shapes = {(cell.precision, shape) for cell in self.cells for shape in cell.shapes}
         ceilings = 3 * (self.processes + 1) + 4 * self.ceiling_seconds * (len(shapes) + 50)
-        return ceilings + sum(cell.seconds(self.processes, self.device) for cell in self.cells)
+        return ceilings + sum(cell.seconds(self.processes, self.device, self.burst_seconds) for cell in self.cells)
 
 
 def preset_from_table(name: str, table: Mapping[str, Any]) -> Preset:

@@ -20,7 +20,14 @@ from typing import IO, Any
 
 
 class ProcessError(RuntimeError):
-    """A process that ended without an answer; the message says how, and what it said last."""
+    """A process that ended without an answer; the message says how, and what it said last.
+
+    killed: the number of the signal that ended it, 0 where it ended by itself.
+    """
+
+    def __init__(self, message: str, killed: int = 0) -> None:
+        super().__init__(message)
+        self.killed = killed
 
 
 class Nursery:
@@ -54,12 +61,13 @@ class Nursery:
             child.wait()
             self._errors.seek(0)
             said = self._errors.read().decode(errors="replace").strip()
-            raise ProcessError(f"process {ending(child.returncode)}" + (f": {said.splitlines()[-1]}" if said else ""))
+            last = f": {said.splitlines()[-1]}" if said else ""
+            raise ProcessError(f"process {ending(child.returncode)}{last}", max(0, -child.returncode))
         answer = json.loads(line)
         if answer.pop("last", False):
             child.wait()
         if "error" in answer:
-            raise ProcessError(answer["error"])
+            raise ProcessError(answer["error"], answer.get("killed", 0))
         return answer
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -83,6 +91,11 @@ class Nursery:
         self._child.kill()
         self._child.wait()
         self._child.stdout.close()
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ending(code: int) -> str:

@@ -24,9 +24,11 @@ from eltbench.config import Run
 from eltbench.evaluation import stopwatch
 from eltbench.statistics import Interval, NonFiniteError, paired_interval
 from eltbench.studies.presets import load_preset, preset_from_dict, preset_names
+from eltbench.throughput.process import processors
 from eltbench.training import parts
 
 CANDIDATE = ["trainer", "role", "unique_layers", "max_loops", "width", "loops"]
+HELD = 8  # networks in memory at a time
 DEPTHS = ("looped", "unique", "universal")  # whose call is as long for every input
 
 
@@ -96,7 +98,8 @@ def quality(rows: pd.DataFrame, world: str = "") -> pd.DataFrame:
     fits = [name for name in known if name == world] or [name for name in known if world in name]
     if len(fits) != 1:
         problem = f"{len(fits)} worlds fit {world!r}" if world else f"the rows hold {len(known)} worlds"
-        raise ValueError(f"{problem}; choose one with --world: {', '.join(known)}")
+        quoted = ", ".join(f"--world {name!r}" for name in known)
+        raise ValueError(f"{problem}, and a loss is comparable within one alone; choose one: {quoted}")
     lines = []
     for key, its in losses[names == fits[0]].groupby(CANDIDATE):
         try:
@@ -133,12 +136,19 @@ def planned_runs(path: Path, rows: pd.DataFrame) -> dict[str, Run]:
 def measured_seconds(
     bodies: Mapping[tuple[Any, ...], Body], backend: str, device: str, threads: int, rounds: int = 5
 ) -> dict[tuple[Any, ...], float]:
-    """Median seconds of one call of each body on this device, in bursts that take turns."""
-    made = speed.registry.get(backend)(device, threads)
-    names = {str(number): key for number, key in enumerate(bodies)}
-    calls = {name: made.call(bodies[key]) for name, key in names.items()}
-    bursts = stopwatch.race(calls, made.wait, np.random.default_rng(0), rounds=rounds, burst_seconds=0.02)
-    return {names[name]: seconds for name, seconds in stopwatch.seconds_per_call(bursts).items()}
+    """Median seconds of one call of each body on this device, in bursts that take turns.
+
+    Equal bodies (of trainers whose networks differ in their weights alone) are timed once. At most HELD networks are in
+    memory at a time, put together at random, so that a slower spell of the machine falls on no kind of network.
+    """
+    made, rng = speed.registry.get(backend)(device, threads), np.random.default_rng(0)
+    different = list(dict.fromkeys(bodies.values()))
+    order, found = rng.permutation(len(different)), {}
+    for start in range(0, len(order), HELD):
+        calls = {str(number): made.call(different[number]) for number in order[start : start + HELD]}
+        bursts = stopwatch.race(calls, made.wait, rng, rounds=rounds, burst_seconds=0.02)
+        found |= {different[int(name)]: seconds for name, seconds in stopwatch.seconds_per_call(bursts).items()}
+    return {key: found[body] for key, body in bodies.items()}
 
 
 def body(run: Run, loops: int, batch: int, precision: str, mode: str) -> Body | None:
@@ -164,12 +174,16 @@ def candidates(
 ) -> list[Candidate]:
     """Every network and exit of one world of the rows at `path`, timed on this device.
 
-    calls: network calls of a sample, of which its seconds are made. Raises ValueError as `quality`, `planned_runs` and
-    the backend do, and for batch, calls or threads below 1.
+    path: the rows, or the folder that holds them. calls: network calls of a sample, of which its seconds are made.
+    Raises ValueError as `quality`, `planned_runs` and the backend do, for batch, calls or threads below 1, and for more
+    threads than there are processors.
     """
     for name, value in (("batch", batch), ("calls", calls), ("threads", threads)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, given {value}")
+    if device == "cpu" and threads > (there := processors()):
+        raise ValueError(f"threads must be at most {there}, the processors of this machine, given {threads}")
+    path = path / "rows.parquet" if path.is_dir() else path
     rows = results.load_rows(path)
     table = quality(rows, world)
     runs = planned_runs(path, rows[rows["run_id"].isin(table["run_id"])])

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from eltbench.accounting import macs, parameters
-from eltbench.evaluation.roofline import Ceilings, predict
+from eltbench.evaluation.roofline import Ceilings, Predicted, Shape, predict
 from eltbench.throughput.cells import Cell
 from eltbench.throughput.measuring import Record
 
@@ -32,6 +32,10 @@ COLUMNS: dict[str, pa.DataType] = {
     "cache_bytes": pa.int64(),  # of the last level of cache
     "bytes": pa.int64(),  # of the set that was read or copied, or of a level of cache
     "shape": pa.string(),  # of a product: vectors × inputs × outputs
+    "part": pa.string(),  # the kernel that a prediction is of
+    "bound": pa.string(),  # what decides a kernel's time: compute, memory, launch
+    "matmul_precision": pa.string(),  # how float32 products are computed: highest or float32 is in float32
+    "spread": pa.float64(),  # of the bursts of this process: quartile distance over median, the worst contender's
     "attempt": pa.int64(),
     "noisy": pa.bool_(),
     "reason": pa.string(),  # why there is no value
@@ -49,7 +53,12 @@ RATIOS: dict[str, tuple[tuple[str, str, str], ...]] = {
 }
 LOWER_IS_BETTER = ("step_time_ratio", "step_time_ratio_to_unique", "peak_memory_ratio")
 TIMES = {"sampler": "sample_seconds", "step": "step_seconds"}
-PREDICTED = ("call", "self", "sampler")
+PREDICTED = {  # measure → whose time is predicted; of two, also their ratio
+    "call": ("unique", "looped"),
+    "self": ("unique",),
+    "sampler": ("unique", "looped"),
+    "hoisting": ("unhoisted", "looped"),
+}
 
 
 def regime(cell: Cell, cache: int | None) -> str | None:
@@ -92,7 +101,7 @@ def timings(records: Iterable[Record]) -> pd.DataFrame:
 
 def _of_machine(ceilings: Ceilings) -> Iterator[dict[str, Any]]:
     known = {"measure": "ceiling", "device": ceilings.device, "threads": ceilings.threads, "name": ceilings.name}
-    known |= {"backend": "torch", "higher_is_better": True}
+    known |= {"backend": "torch", "higher_is_better": True, "matmul_precision": ceilings.matmul or None}
     yield {**known, "metric": "memory_bytes", "value": float(ceilings.memory)}
     yield {**known, "metric": "launch_seconds", "value": ceilings.launch, "higher_is_better": False}
     for level, size in ceilings.caches.items():
@@ -101,10 +110,13 @@ def _of_machine(ceilings: Ceilings) -> Iterator[dict[str, Any]]:
         yield {**known, "metric": "peak_flops_per_second", "precision": precision, "value": rate}
     for precision, rates in ceilings.rates.items():
         for shape, rate in rates.items():
-            words = f"{shape.vectors}×{shape.inputs}×{shape.outputs}"
-            if shape.heads:
-                words = f"attention of {shape.items}×{shape.vectors} tokens, width {shape.inputs}, {shape.heads} heads"
-            yield {**known, "metric": "flops_per_second", "precision": precision, "shape": words, "value": rate}
+            yield {
+                **known,
+                "metric": "flops_per_second",
+                "precision": precision,
+                "shape": in_words(shape),
+                "value": rate,
+            }
     for metric, steps in (("read", ceilings.read), ("copy", ceilings.copy)):
         for size, rate in steps:
             yield {**known, "metric": f"{metric}_bytes_per_second", "bytes": size, "value": rate}
@@ -114,16 +126,21 @@ def _of_cell(cell: Cell, ceilings: Ceilings, records: Sequence[Record]) -> Itera
     known = _known(cell, ceilings)
     for record in records:
         if record.last:
-            yield from _of_record({**known, "seed": record.process, "attempt": record.attempt}, record)
-    if cell.measure in PREDICTED:
-        names = ("unique",) if cell.measure == "self" else ("looped", "unique")
-        seconds = {name: _predicted(cell, name, ceilings) for name in names}
-        for name, value in seconds.items():
-            known_here = {**known, **_shape(cell, name), "higher_is_better": False}
-            yield {**known_here, "metric": "predicted_seconds", "role": name, "value": value}
-        if cell.measure != "self":
-            ratio = {"metric": "predicted_ratio", "role": "looped over unique", "higher_is_better": True}
-            yield {**known, **ratio, "value": seconds["unique"] / seconds["looped"]}
+            about = {"seed": record.process, "attempt": record.attempt, "spread": record.spread}
+            yield from _of_record({**known, **about}, record)
+    seconds = {}
+    for name in PREDICTED.get(cell.measure, ()):
+        known_here = {**known, **_shape(cell, name), "role": name, "higher_is_better": False}
+        kernels = _predicted(cell, name, ceilings)
+        for each in kernels:
+            about = {"part": each.kernel.part, "shape": in_words(each.kernel.shape), "bound": each.bound}
+            yield {**known_here, **about, "metric": "predicted_kernel_seconds", "value": each.seconds}
+        seconds[name] = sum(each.seconds for each in kernels)
+        yield {**known_here, "metric": "predicted_seconds", "value": seconds[name]}
+    if len(seconds) == 2:
+        above, below = seconds
+        ratio = {"metric": "predicted_ratio", "role": f"{below} over {above}", "higher_is_better": True}
+        yield {**known, **ratio, "value": seconds[above] / seconds[below]}
 
 
 def _of_record(known: Mapping[str, Any], record: Record) -> Iterator[dict[str, Any]]:
@@ -164,6 +181,13 @@ def _role(metric: str, above: str, below: str) -> str:
     return f"{above} over {below}" if slower else f"{below} over {above}"
 
 
+def in_words(shape: Shape) -> str:
+    """A product for people: vectors × inputs × outputs."""
+    if shape.heads:
+        return f"attention of {shape.items}×{shape.vectors} tokens, width {shape.inputs}, {shape.heads} heads"
+    return f"{shape.vectors}×{shape.inputs}×{shape.outputs}"
+
+
 def _known(cell: Cell, ceilings: Ceilings) -> dict[str, Any]:
     timed = cell.measure not in ("step", "memory", "peers")
     trained = cell.measure in ("step", "memory")
@@ -195,6 +219,7 @@ def _known(cell: Cell, ceilings: Ceilings) -> dict[str, Any]:
         "block_bytes": cell.looped_bytes("looped") if timed else None,
         "unique_bytes": cell.looped_bytes("unique") if timed else None,
         "cache_bytes": ceilings.cache,
+        "matmul_precision": ceilings.matmul or None if cell.backend == "torch" else "float32",
     }
 
 
@@ -203,7 +228,7 @@ def _shape(cell: Cell, contender: str) -> dict[str, Any]:
     if cell.measure in ("step", "memory", "peers"):
         return {}
     body = cell.body("unique" if contender.startswith("unique") else "looped")
-    flop = macs(*body[:5])
+    flop = None if contender == "unhoisted" else macs(*body[:5])  # which counts the modulation once
     return {
         "unique_layers": body.architecture.unique_layers,
         "max_loops": body.architecture.max_loops,
@@ -211,14 +236,15 @@ def _shape(cell: Cell, contender: str) -> dict[str, Any]:
         "params": sum(parameters(*body[:4]).values()),
         "weight_bytes": cell.weight_bytes("unique" if contender.startswith("unique") else "looped"),
         "macs": flop,
-        "flops": 2 * flop,
+        "flops": None if flop is None else 2 * flop,
     }
 
 
-def _predicted(cell: Cell, contender: str, ceilings: Ceilings) -> float:
-    """Seconds of one call of the contender by the roofline, or of all calls of a sampler."""
-    body = cell.body(contender)
+def _predicted(cell: Cell, contender: str, ceilings: Ceilings) -> list[Predicted]:
+    """The kernels of one call of the contender by the roofline, or of all calls of a sampler."""
+    body = cell.body("looped" if contender == "unhoisted" else contender)
     items = cell.batch * (1 if cell.guidance_scale == 1 else 2)
     launch = cell.mode in ("eager", "compiled")
-    kernels = predict(ceilings, *body[:5], items, cell.precision, launch=launch)
-    return sum(kernel.seconds for kernel in kernels) * (cell.sampling_steps or 1)
+    hoisted = contender != "unhoisted"
+    kernels = predict(ceilings, *body[:5], items, cell.precision, launch=launch, hoisted=hoisted)
+    return [each._replace(seconds=each.seconds * (cell.sampling_steps or 1)) for each in kernels]

@@ -3,14 +3,17 @@
 A line: {"what": "ceilings", "device": …, "threads": …, "shapes": {precision: [shape, …]}, "seconds": …, "largest": …}
 or {"what": "race" or "memory", "cell": …, "device": …, "threads": …, "seed": …, …}. The answer is one JSON line on
 stdout: {"ceilings": …}, {"bursts": [[contender, round, place, calls, seconds], …], "absent": [peers that are not
-installed]}, {"peak_bytes": …}, {"skipped": reason} or {"error": …}.
+installed]}, {"peak_bytes": …}, {"skipped": reason} or {"error": …}. A process that takes longer than the message's
+"limit" in seconds is ended by its own alarm clock, which no library can hold up.
 """
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
+import math
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -42,6 +45,8 @@ def answer(message: Mapping[str, Any]) -> dict[str, Any]:
         backends.registry.check(cell.backend)
     except ValueError as error:
         return {"skipped": str(error)}
+    if cell.mode == "compiled" and (missing := no_compiler(device)):
+        return {"skipped": missing}
     had, needed = available_bytes(device), cell.needed_bytes()
     if needed > had:
         return {"skipped": f"needs about {in_gib(needed)} of memory, {in_gib(had)} are free"}
@@ -61,13 +66,22 @@ def answer(message: Mapping[str, Any]) -> dict[str, Any]:
     return {"bursts": [list(burst) for burst in bursts], "absent": contenders.absent(cell)}
 
 
+def no_compiler(device: str) -> str:
+    """What torch's compiler lacks here, in words; empty where nothing is missing."""
+    if device.startswith("cuda"):
+        return "" if importlib.util.find_spec("triton") else "torch compiles for CUDA with triton, not installed here"
+    asked = os.environ.get("CXX", "")
+    names = [asked] if asked else ["g++", "clang++", "c++"]
+    return "" if any(map(shutil.which, names)) else f"no C++ compiler on PATH (looked for {', '.join(names)})"
+
+
 def available_bytes(device: str) -> int:
-    """Free memory where the cell runs."""
+    """Free memory where the cell runs: of the device, or of the machine and its control groups."""
     if device.startswith("cuda"):
         import torch
 
         return torch.cuda.mem_get_info(device)[0]
-    from eltbench.evaluation.ceilings import memory
+    from eltbench.evaluation.memory import memory
 
     return memory()["available"]
 
@@ -103,6 +117,7 @@ def main() -> int:
     while (line := told()) is not None:
         if not FORKS:
             end_with_sender()
+            _set_alarm(line)
             out.write(json.dumps({**_answered(line), "last": True}) + "\n")
             return 0
         out.write(_in_a_child(line) + "\n")
@@ -116,6 +131,7 @@ def _in_a_child(line: bytes) -> str:
     if not child:
         os.close(reader)
         end_with_sender()
+        _set_alarm(line)
         with os.fdopen(writer, "w", encoding="utf-8") as out:
             out.write(json.dumps(_answered(line)))
         sys.stderr.flush()
@@ -126,7 +142,13 @@ def _in_a_child(line: bytes) -> str:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code == ORPHANED:
         os._exit(ORPHANED)
-    return said if code == 0 else json.dumps({"error": f"process {ending(code)}"})
+    return said if code == 0 else json.dumps({"error": f"process {ending(code)}", "killed": -code if code < 0 else 0})
+
+
+def _set_alarm(line: bytes) -> None:
+    """End this process by SIGALRM when the message's limit is over."""
+    if limit := json.loads(line).get("limit"):
+        signal.alarm(math.ceil(limit))
 
 
 def _answered(line: bytes) -> dict[str, Any]:

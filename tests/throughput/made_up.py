@@ -22,11 +22,12 @@ class Paper:
     """A nursery. `ratio(cell, process)` is what every ratio of the cell comes to; `noisy` and `broken` name cells.
 
     A cell of `noisy` is noisy in so many of its attempts; one of `skipped` says that it does not fit; one of `broken`
-    ends without an answer.
+    ends without an answer, and one of `killed` by that signal.
     """
 
-    def __init__(self, ratio=lambda cell, process: 2.0, noisy=None, skipped=(), broken=(), cache=CACHE):
+    def __init__(self, ratio=lambda cell, process: 2.0, noisy=None, skipped=(), broken=(), killed=None, cache=CACHE):
         self.ratio, self.noisy, self.skipped, self.broken, self.cache = ratio, dict(noisy or {}), skipped, broken, cache
+        self.killed = dict(killed or {})
         self.asked: list[dict] = []
         self.nurseries = 0
 
@@ -47,7 +48,9 @@ class Paper:
         cell = Cell(**message["cell"])
         process = self.nurseries - 2  # the first nursery is the machine's
         if cell.id in self.broken:
-            raise ProcessError("process was killed by SIGKILL")
+            raise ProcessError("process ended with exit code 1")
+        if cell.id in self.killed:
+            raise ProcessError("process was killed", self.killed[cell.id])
         if cell.id in self.skipped:
             return {"skipped": "needs about 9 GiB of memory, 1 GiB are free"}
         times = dict.fromkeys(cell.contenders, 1.0)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from eltbench import cli
+from eltbench.evaluation.stopwatch import Burst
 from eltbench.statistics import paired_interval
 from eltbench.throughput import recommend
 from eltbench.throughput.recommend import Candidate, choose
@@ -105,7 +106,7 @@ def test_a_network_that_diverged_is_left_out():
 def test_a_world_is_named_where_there_are_several():
     two = pd.DataFrame(rows() + rows(task="diffusion", dataset="digits"))
     with pytest.raises(
-        ValueError, match="the rows hold 2 worlds; choose one with --world: diffusion digits, masked relay"
+        ValueError, match="the rows hold 2 worlds, .* choose one: --world 'diffusion digits', --world 'masked relay'"
     ):
         recommend.quality(two)
     with pytest.raises(ValueError, match="0 worlds fit 'video'"):
@@ -134,6 +135,51 @@ def test_published_networks_are_rebuilt_as_they_were_trained(monkeypatch):
     assert {each.seconds for each in found} == {8e-3 * body.loops for body in asked.values()}
 
 
+def test_the_folder_of_the_rows_is_as_good_as_their_file(monkeypatch):
+    monkeypatch.setattr(recommend, "measured_seconds", lambda bodies, *_: dict.fromkeys(bodies, 1e-3))
+    assert recommend.candidates(RELAY.parent, "relay") == recommend.candidates(RELAY, "relay")
+
+
+def test_equal_networks_are_timed_once_and_few_are_held_at_a_time(monkeypatch):
+    alive, most, built = set(), 0, []
+
+    class Network:
+        def __init__(self, body):
+            self.body = body
+            alive.add(id(self))
+
+        def __call__(self):
+            nonlocal most
+            most = max(most, len(alive))
+            return self.body
+
+        def __del__(self):
+            alive.discard(id(self))
+
+    class Speed:
+        def __init__(self, device, threads):
+            pass
+
+        def call(self, body):
+            built.append(body)
+            return Network(body)
+
+        def wait(self, last):
+            pass
+
+    monkeypatch.setattr(recommend.speed.registry, "get", lambda name: Speed)
+    monkeypatch.setattr(recommend.stopwatch, "race", raced)
+    bodies = {(trainer, loops): loops for trainer in ("elt", "no-ilsd") for loops in range(1, 20)}
+    found = recommend.measured_seconds(bodies, "torch", "cpu", 1)
+    assert sorted(built) == list(range(1, 20))  # any order, each once
+    assert 1 < most <= recommend.HELD
+    assert found == {key: float(loops) for key, loops in bodies.items()}  # each its own time
+
+
+def raced(calls, wait, rng, **settings):
+    return [Burst(name, 0, 0, 10, 10.0 * call()) for name, call in calls.items()]
+
+
 def test_runs_that_no_preset_plans_are_refused(tmp_path):
     table = pd.DataFrame(rows()).assign(study="extrapolation", preset="mine")
     with pytest.raises(ValueError, match=r"neither provenance\.json beside it nor a packaged preset 'mine'"):
@@ -149,6 +195,7 @@ def test_runs_that_no_preset_plans_are_refused(tmp_path):
         (["--batch", "0"], "batch must be at least 1, given 0"),
         (["--mode", "scan"], "given 'scan'"),
         (["--backend", "numpy"], "unknown backend that can be timed 'numpy'"),
+        (["--threads", "9999"], "threads must be at most "),
     ],
 )
 def test_what_cannot_be_recommended_is_refused(capsys, options, message):

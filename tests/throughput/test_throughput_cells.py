@@ -9,6 +9,7 @@ from eltbench import accounting
 from eltbench.studies.presets import load_table, preset_names
 from eltbench.throughput.cells import Cell
 from eltbench.throughput.presets import preset_from_table
+from eltbench.throughput.rows import regime
 
 
 def preset(**table):
@@ -54,9 +55,20 @@ def test_the_presets_hold_what_the_study_is_about():
         assert {1, 8} <= {cell.batch for cell in cells}
 
 
-def test_the_cpu_preset_takes_minutes_by_its_own_estimate():
-    assert preset_from_table(*load_table("throughput", "cpu")).seconds < 8.1 * 60
-    assert preset_from_table(*load_table("throughput", "gpu")).seconds < 10 * 60
+def test_the_presets_take_minutes_by_their_own_estimate():
+    assert preset_from_table(*load_table("throughput", "cpu")).seconds < 8.5 * 60
+    assert preset_from_table(*load_table("throughput", "gpu")).seconds < 9 * 60
+
+
+@pytest.mark.parametrize(("name", "mebibytes"), [("cpu", 32), ("gpu", 40), ("gpu", 50), ("gpu", 126)])
+def test_the_presets_straddle_the_last_cache(name, mebibytes):
+    cells = [cell for cell in preset_from_table(*load_table("throughput", name)).cells if cell.measure == "call"]
+    assert {"fits", "spills", "neither"} <= {regime(cell, mebibytes * 2**20) for cell in cells}
+
+
+def test_cells_that_differ_in_rounds_alone_are_one():
+    with pytest.raises(ValueError, match="names 1 cells twice"):
+        preset(groups=[GROUP, {**GROUP, "rounds": 9}])
 
 
 @pytest.mark.parametrize(
@@ -71,7 +83,12 @@ def test_the_cpu_preset_takes_minutes_by_its_own_estimate():
         ({"widths": [30]}, "width must be a multiple of 4"),
         ({"heads": 5}, "heads must divide width"),
         ({"pairs": [[3, 0]]}, "loops must be at least 1"),
-        ({"rounds": 0}, "rounds, batch and loops must be at least 1"),
+        ({"rounds": 3}, "rounds must be at least 4, to see noise by, given 3"),
+        ({"batches": [0]}, "batch and loops must be at least 1"),
+        ({"measure": "sampler", "sampling_steps": 2, "modes": ["cuda-graph"]}, "sampler does not run in mode 'cuda-graph'"),
+        ({"measure": "step", "modes": ["cuda-graph"]}, "step does not run in mode 'cuda-graph'"),
+        ({"measure": "memory", "modes": ["compiled"]}, "memory does not run in mode 'compiled'"),
+        ({"measure": "peers", "modes": ["compiled"]}, "peers does not run in mode 'compiled'"),
         ({"modes": ["cuda-graph"]}, "mode 'cuda-graph' needs a CUDA device, given 'cpu'"),
         ({"widths": [32, 32]}, "names 1 cells twice"),
         ({"width": 32}, "unknown group field 'width'; did you mean 'widths'?"),
@@ -89,6 +106,8 @@ def test_what_cannot_be_timed_is_refused(change, message):
         ({"processes": 0}, "processes must be at least 1, given 0"),
         ({"calls": 9}, "calls must be at least 10, given 9"),
         ({"spread": 0.0}, "spread must be above 0"),
+        ({"limit_seconds": 0.0}, "limit_seconds must be above 0, given 0.0"),
+        ({"largest_set": -1}, "largest_set must not be below 0, given -1"),
         ({"groups": []}, "has no cells"),
         ({"groups": "all"}, "groups must be a list of tables"),
         ({"threds": 2}, "unknown preset field 'threds'; did you mean 'threads'"),

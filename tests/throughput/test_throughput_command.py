@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -62,13 +63,19 @@ def test_one_command_measures_decides_and_writes_everything_into_one_folder(pape
 
     said = capsys.readouterr().out
     assert "machine: paper, cpu" in said
-    assert "looping pays at every block measured at batch 1 with 16 tokens" in said
+    assert "looping pays at every block measured (no crossing within what was measured) at batch 1" in said
     assert "operating-point: the claim compares at least 3 tiers" in said
     line = json.loads(said.strip().splitlines()[-1])
     assert line["claims"]["train-memory"]["verdict"] == "contradicted"  # a ratio of 1.5
     decided = json.loads((folder / "claims.json").read_text())
     assert decided["claims"]["throughput"]["intervals_cover"].startswith("fresh processes")
-    assert decided["claims"]["throughput"]["cells"][0]["dataset"] == "16 tokens, batch 1, bert, fp32"
+    cells = [(cell["task"], cell["dataset"]) for cell in decided["claims"]["throughput"]["cells"]]
+    assert cells[1:] == [
+        (what, "1N×12L against 12, width 64, 16 tokens, batch 1, fp32, threads 1, bert")
+        for what in ("network call", "sampler of 2 steps")
+    ]
+    assert decided["machine"][0].startswith("machine: paper, cpu")
+    assert decided["left_out"] == []
     (entry,) = json.loads((folder / "provenance.json").read_text())["commands"]
     assert len(entry["runs"]["done"]) == 6
     assert entry["runs"]["failed"] == entry["runs"]["skipped"] == {}
@@ -88,7 +95,7 @@ def test_the_published_files_make_the_page_s_table_and_the_report(paper, undrawn
         "9.996",
         "spills",
     ]
-    assert written.endswith(f"- {sentences[0]}\n")
+    assert written.endswith(f"- {sentences[-1]}\n")
     page = tmp_path / "report.html"
     assert cli.main(["report", "--results", str(tmp_path / "results"), "--out", str(page)]) == 0
     assert "throughput, paper" in page.read_text()
@@ -115,6 +122,16 @@ def test_a_dry_run_lists_the_cells_and_measures_nothing(paper, arguments, tmp_pa
     assert len(said) == 7
     assert said[0].endswith("call 1N×12L against 12, width 16, batch 1, 16 tokens, bert, fp32, eager")
     assert said[-1].startswith("6 cells in 5 processes each, about ")
+    assert said[-1].endswith(" in all on an idle machine, more where noisy processes are repeated")
+
+
+def test_more_threads_than_processors_are_not_started_and_that_is_said(paper, undrawn, arguments, monkeypatch, capsys):
+    monkeypatch.setattr("eltbench.throughput.command.processors", lambda: 1)
+    path = arguments[1].split(":")[0]
+    Path(path).write_text(PRESET.replace("[paper]", "[paper]\nthreads = 2"))
+    assert command.main("throughput", arguments) == 0
+    assert "note: preset 'paper' asks for 2 threads, here are 1" in capsys.readouterr().err
+    assert {message["threads"] for message in paper.asked} == {1}
 
 
 def test_a_cell_that_fails_makes_the_command_say_so_and_the_others_stand(paper, undrawn, arguments, capsys):

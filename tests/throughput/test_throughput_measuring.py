@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import signal
+
 import pytest
 from made_up import GROUP, Paper
 
@@ -50,8 +53,24 @@ def test_what_does_not_fit_is_skipped_once_with_its_reason():
 def test_a_process_that_dies_fails_alone_and_is_tried_again_next_time():
     _, records = measuring.measure(TWO, nursery=Paper(broken=[FIRST.id]))
     its = [each for each in records if each.cell == FIRST]
-    assert [each.failed for each in its] == ["process was killed by SIGKILL"] * 3
+    assert [each.failed for each in its] == ["process ended with exit code 1"] * 3
     assert sum(bool(each.bursts) for each in records) == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (signal.SIGKILL, r"as Linux does where memory is short; the cell needs about 0\.00 GiB"),
+        (signal.SIGALRM, "took longer than the limit of 120 s a process"),
+    ],
+)
+def test_a_process_killed_for_memory_or_time_is_skipped_with_its_reason(number, reason):
+    paper = Paper(killed={FIRST.id: number})
+    _, records = measuring.measure(TWO, nursery=paper)
+    (skipped,) = (each for each in records if each.cell == FIRST)
+    assert re.search(reason, skipped.skipped)
+    assert sum(bool(each.bursts) for each in records) == 3
+    assert all(message["limit"] >= 120 for message in paper.asked)
 
 
 def test_without_ceilings_there_is_no_study():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from made_up import CACHE, GROUP, Paper
 
 from eltbench import studies
-from eltbench.throughput import command, measuring, summary
+from eltbench.throughput import command, measuring, sentences, summary
 from eltbench.throughput.cells import Cell
 from eltbench.throughput.presets import preset_from_table
 from eltbench.throughput.rows import all_rows, regime, timings
@@ -106,7 +107,7 @@ def test_a_row_without_a_value_says_why():
     skipped, failed = rows[rows["metric"] == "skipped_call"], rows[rows["metric"] == "failed_call"]
     assert skipped["value"].isna().all()
     assert skipped["reason"].tolist() == ["needs about 9 GiB of memory, 1 GiB are free"]
-    assert failed["reason"].tolist() == ["process was killed by SIGKILL"] * 2
+    assert failed["reason"].tolist() == ["process ended with exit code 1"] * 2
     assert set(STUDY.summarise(rows)["reason"]) == {*skipped["reason"], *failed["reason"]}
     assert STUDY.remarks(rows) == []
     STUDY.figure(rows)
@@ -156,43 +157,175 @@ def test_claims_follow_from_the_ratios():
     assert {each.verdict for each in STUDY.decide(rows, smoke=True)} == {"inconclusive"}
 
 
-def test_a_noisy_cell_decides_nothing():
-    spills = CLAIMED.cells[1]
-    found = verdicts(lambda cell, process: wobble(process) * 1.5, noisy={spills.id: 99})
-    assert found["throughput"] == "inconclusive"
+def decided(claim, preset, **settings):
+    rows, _ = rows_of(preset, **settings)
+    return next(each for each in STUDY.decide(rows, smoke=False) if each.claim.id == claim)
 
 
-def test_a_claim_needs_cells_that_fit_and_cells_that_spill():
-    alone = preset_from_table("made-up", {"groups": [{**GROUP, "widths": [64], "pairs": [[1, 12]]}]})
-    rows, _ = rows_of(alone)
-    assert STUDY.evidence(rows)["throughput"] == {}
-    rows, _ = rows_of(CLAIMED, cache=0)  # a system that does not say how large its cache is
-    assert STUDY.evidence(rows)["throughput"] == {}
+def test_every_cell_is_judged_by_itself_and_never_in_a_mean_with_others():
+    group = {**GROUP, "widths": [16, 64, 68], "pairs": [[1, 12]]}
+    preset = preset_from_table("made-up", {"groups": [group, {**GROUP, "widths": [40]}]})
+    assert [regime(cell, CACHE) for cell in preset.cells] == ["fits", "spills", "spills", "between"]
+    ratio = {16: 1.0, 64: 3.0, 68: 1.0, 40: 5.0}  # the geometric mean of those that spill is 1.7
+    found = decided("throughput", preset, ratio=lambda cell, process: wobble(process) * ratio[cell.width])
+    assert [(each.cell.dataset.split(", ")[1], each.verdict) for each in found.cells] == [
+        ("width 16", "supported"),
+        ("width 64", "supported"),
+        ("width 68", "contradicted"),
+    ]
+    assert [len(each.conditions) for each in found.cells] == [1, 1, 1]
+    assert (found.verdict, found.reason) == ("inconclusive", "of 3 cells: 1 contradicted, 2 supported")
+    assert {each.conditions[0].primary.interval.n for each in found.cells} == {5}
 
 
-def test_the_crossing_lies_between_the_blocks_around_it():
-    at = summary.crossing(np.array([1e6, 4e6, 16e6]), np.array([1.6, 1.3, 0.9]))
-    assert at == pytest.approx(4e6 * 2.0, rel=1e-9)  # ratio 1.1 is half way from 1.3 to 0.9, on a logarithmic scale
-    assert summary.crossing(np.array([1.0, 2.0]), np.array([1.5, 1.2])) is None
-    assert summary.crossing(np.array([1.0, 2.0]), np.array([1.0, 1.05])) is None
-    assert math.isnan(summary.crossing(np.array([1.0, 2.0]), np.array([1.0, 1.5])))
+@pytest.mark.parametrize(
+    ("happened", "reason"),
+    [
+        ({"noisy": 99}, "noisy in 5 of 5 processes, also after repetition"),
+        ({"skipped": ()}, "no value in process 0: needs about 9 GiB of memory, 1 GiB are free"),
+        ({"broken": ()}, "no value in process 0, 1, 2, 3, 4: process ended with exit code 1"),
+    ],
+)
+def test_a_cell_that_is_noisy_or_missing_gives_no_verdict_and_says_why(happened, reason):
+    spills = CLAIMED.cells[1].id
+    settings = {name: {spills: 99} if name == "noisy" else [spills] for name in happened}
+    found = decided("throughput", CLAIMED, ratio=lambda cell, process: 1.0 if cell.width == 16 else 1.5, **settings)
+    assert (found.verdict, found.reason) == ("inconclusive", "of 2 cells: 1 inconclusive, 1 supported")
+    fits, missing = found.cells
+    assert (fits.verdict, missing.verdict) == ("supported", "inconclusive")
+    assert missing.reason == f"spills: {reason}"
+
+
+def test_a_cell_that_lacks_one_process_gives_no_verdict():
+    rows, _ = rows_of(CLAIMED, ratio=lambda cell, process: 1.0 if cell.width == 16 else 1.5)
+    lost = (rows["run_id"] == CLAIMED.cells[1].id) & (rows["seed"] == 3) & (rows["metric"] == "throughput_ratio")
+    reason = "process was killed"
+    rows.loc[lost, ["metric", "value", "reason"]] = ["failed_call", float("nan"), reason]
+    found = next(each for each in STUDY.decide(rows, smoke=False) if each.claim.id == "throughput")
+    assert found.cells[1].reason == f"spills: no value in process 3: {reason}"
+    assert found.cells[1].conditions[0].primary.interval.n == 4  # what there is, is shown
+
+
+@pytest.mark.parametrize(
+    ("group", "settings", "claim", "reason"),
+    [
+        ({"widths": [64], "pairs": [[1, 12]]}, {}, "throughput", r"\+100\.00 %.*; no cell speaks to fits"),
+        ({"widths": [16], "pairs": [[1, 12]]}, {}, "throughput", "; no cell speaks to spills"),
+        ({"widths": [40]}, {}, "throughput", "no cell has layers that fit into half of the cache"),
+        ({}, {"cache": 0}, "throughput", "the system does not say how large its cache is"),
+        ({}, {}, "step-cost", "no cell times training steps"),
+        ({**DIT, "measure": "memory", "pairs": [[2, 4]]}, {}, "train-memory", "no cell trains 8N×4L against 32 layers"),
+    ],
+)
+def test_a_claim_whose_cells_are_missing_is_inconclusive_and_says_which(group, settings, claim, reason):
+    found = decided(claim, preset_from_table("made-up", {"groups": [{**GROUP, **group}]}), **settings)
+    assert found.verdict == "inconclusive"
+    assert re.search(reason, found.reason)
+
+
+def test_every_crossing_is_found_and_whether_the_ratio_falls_there():
+    def at(sizes, ratios):
+        return sentences.crossings(np.array(sizes), np.array(ratios))
+
+    ((size, falls),) = at([1e6, 4e6, 16e6], [1.6, 1.3, 0.9])
+    assert size == pytest.approx(8e6)  # ratio 1.1 is half way from 1.3 to 0.9, on a logarithmic scale
+    assert falls
+    assert at([1.0, 2.0], [1.5, 1.2]) == at([1.0, 2.0], [1.0, 1.05]) == at([1.0], [1.5]) == []
+    assert [falls for _, falls in at([1.0, 2.0], [1.0, 1.5])] == [False]
+    assert [falls for _, falls in at([1.0, 2.0, 4.0, 8.0], [1.5, 1.0, 1.5, 1.0])] == [True, False, True]
+    assert at([2.0, 2.0], [1.5, 1.0]) == [(2.0, True)]  # two cells of one block size
+
+
+def where_it_pays(ratio, pairs=((1, 12), (3, 4), (6, 2)), **group):
+    group = {**GROUP, "widths": [64], "pairs": [list(pair) for pair in pairs], **group}
+    preset = preset_from_table("made-up", {"groups": [group]})
+    return STUDY.remarks(rows_of(preset, ratio=lambda cell, process: ratio[cell.unique_layers])[0]), preset.cells
 
 
 def test_the_sentence_names_the_machine_s_crossing():
-    group = {**GROUP, "widths": [64], "pairs": [[1, 12], [3, 4], [6, 2]]}
-    preset = preset_from_table("made-up", {"groups": [group]})
-    ratio = {1: 1.9, 3: 1.3, 6: 0.9}
-    (said,) = STUDY.remarks(rows_of(preset, ratio=lambda cell, process: ratio[cell.unique_layers])[0])
-    sizes = [preset.cells[place].looped_bytes("looped") for place in (1, 2)]
+    (said,), cells = where_it_pays({1: 1.9, 3: 1.3, 6: 0.9})
+    sizes = [cells[place].looped_bytes("looped") for place in (1, 2)]
     assert f"pays below about {math.sqrt(sizes[0] * sizes[1]) / 2**20:.3g} MB of block weights" in said
-    assert "at batch 1 with 16 tokens (fp32, torch eager)" in said
-    (said,) = STUDY.remarks(rows_of(preset, ratio=lambda cell, process: 1.5)[0])
-    assert "pays at every block measured" in said
-    (said,) = STUDY.remarks(rows_of(preset, ratio=lambda cell, process: 1.0)[0])
-    assert "does not pay at any block measured" in said
+    assert "at batch 1 with 16 tokens (bert, fp32, torch eager)" in said
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        ({1: 1.5, 3: 1.5, 6: 1.5}, "pays at every block measured (no crossing within what was measured)"),
+        ({1: 1.0, 3: 1.0, 6: 1.0}, "does not pay at any block measured (no crossing within what was measured)"),
+        ({1: 1.0, 3: 1.5, 6: 1.5}, "pays above about 0."),
+        ({1: 1.5, 3: 1.0, 6: 1.5}, "pays at some blocks and not at others, with no one bound: the ratio crosses 1.10 at"),
+    ],
+)
+def test_ratios_that_do_not_fall_once_are_said_to_be_so(ratio, words):
+    (said,), _ = where_it_pays(ratio)
+    assert f"looping {words}" in said
+
+
+def test_unlike_blocks_have_sentences_of_their_own():
+    ratio = {1: 1.5}
+    both = [where_it_pays(ratio, [(1, 12)], block=block)[0] for block in ("bert", "dit")]
+    assert ["(bert, fp32" in both[0][0], "(dit, fp32" in both[1][0]] == [True, True]
+    groups = [{**GROUP, "widths": [64], "pairs": [[1, 12]], "block": block} for block in ("bert", "dit")]
+    said = STUDY.remarks(rows_of(preset_from_table("made-up", {"groups": groups}))[0])
+    assert len(said) == 2
+
+
+def test_layers_of_which_a_part_fits_say_nothing_of_where_looping_pays():
     nearly = preset_from_table("made-up", {"groups": [{**GROUP, "widths": [56], "heads": 2, "pairs": [[1, 12]]}]})
-    assert 1 < nearly.cells[0].looped_bytes("unique") / CACHE < 2  # a part of these layers fits: they say nothing
+    assert 1 < nearly.cells[0].looped_bytes("unique") / CACHE < 2
     assert STUDY.remarks(rows_of(nearly)[0]) == []
+
+
+def test_noisy_cells_are_left_out_of_the_sentence_and_counted():
+    group = {**GROUP, "widths": [64], "pairs": [[1, 12], [3, 4]]}
+    preset = preset_from_table("made-up", {"groups": [group]})
+    (said,) = STUDY.remarks(rows_of(preset, noisy={preset.cells[1].id: 99})[0])
+    assert "noisy and left out: 1" in said
+    (said,) = STUDY.remarks(rows_of(preset, noisy={cell.id: 99 for cell in preset.cells})[0])
+    assert said.startswith("nothing can be said at batch 1") and said.endswith("2 of 2 cells are noisy")
+
+
+@pytest.mark.parametrize(("off", "words"), [(1.0, "which holds 1, as it should"), (1.2, "which does not hold 1")])
+def test_the_control_says_whether_a_network_takes_as_long_as_its_copy(off, words):
+    preset = preset_from_table("made-up", {"groups": [{**GROUP, "measure": "self"}]})
+    rows, _ = rows_of(preset)
+    of_ratio = rows["metric"] == "self_ratio"
+    rows.loc[of_ratio, "value"] = [off * wobble(process) for process in range(5)]
+    (said,) = STUDY.remarks(rows)
+    assert words in said
+
+
+def test_the_loops_share_of_a_sampler_is_said_beside_its_aim(measured):
+    rows, _ = measured
+    (said,) = (each for each in STUDY.remarks(rows) if each.startswith("the bare loops take"))
+    assert said.startswith("the bare loops take 1.000 [1.000, 1.000] of the whole sampler's time, aim 0.95 (sampler")
+
+
+def test_the_kernels_of_a_prediction_add_up_and_name_what_decides(measured):
+    rows, _ = measured
+    kernels = rows[rows["metric"] == "predicted_kernel_seconds"]
+    hoisting = rows[rows["measure"] == "hoisting"]["run_id"].iloc[0]
+    whole = rows[rows["metric"] == "predicted_seconds"].set_index(["run_id", "role"])["value"]
+    summed = kernels.groupby(["run_id", "role"])["value"].sum()
+    assert np.allclose(summed, whole.loc[summed.index])
+    assert set(kernels["bound"]) <= {"compute", "memory", "launch"}
+    again = kernels[(kernels["measure"] == "hoisting") & (kernels["part"] == "modulation")].set_index("role")["value"]
+    assert again["unhoisted"] > again["looped"]
+    table = STUDY.summarise(rows)
+    assert not table["metric"].str.startswith("predicted").any()
+    gain = table[table["metric"] == "hoisting_gain"].iloc[0]
+    assert gain["predicted"] == pytest.approx(whole[:, "unhoisted"].iloc[0] / whole[hoisting, "looped"])
+
+
+def test_what_is_left_out_is_listed_with_its_reason():
+    preset = preset_from_table("made-up", {"groups": [{**GROUP, "widths": [32, 64]}]})
+    rows, _ = rows_of(preset, skipped=[preset.cells[0].id])
+    (line,) = summary.left_out(STUDY.summarise(rows)).to_dict("records")
+    assert line["name"] == preset.cells[0].name
+    assert line["reason"].startswith("needs about 9 GiB")
+    assert summary.left_out(summary.summary(rows[rows["measure"] == "ceiling"])).empty
 
 
 def test_rows_of_no_cell_give_an_empty_summary():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from eltbench.throughput.peak import NoAccountError, Peak
 from eltbench.throughput.process import Nursery, ProcessError
 
 SETTINGS = {"device": "cpu", "threads": 1, "seed": 0, "calls": 10, "burst_seconds": 0.0}
-CALL = Cell("call", 2, 2, 16, 2, rounds=1)
+CALL = Cell("call", 2, 2, 16, 2)
 
 
 def message(cell, what="race", **more):
@@ -31,12 +32,12 @@ def message(cell, what="race", **more):
     "cell",
     [
         CALL,
-        Cell("self", 2, 2, 16, 2, rounds=1, precision="bf16"),
-        Cell("sampler", 2, 2, 16, 2, rounds=1, sampling_steps=2, guidance_scale=2.0),
-        Cell("sampler", 2, 2, 16, 2, rounds=1, sampling_steps=2, block="dit"),
-        Cell("hoisting", 2, 2, 16, 2, rounds=1, block="dit"),
-        Cell("step", 1, 2, 16, 2, rounds=1, batch=2, block="dit"),
-        Cell("peers", 1, 1, 16, 2, rounds=1),
+        Cell("self", 2, 2, 16, 2, precision="bf16"),
+        Cell("sampler", 2, 2, 16, 2, sampling_steps=2, guidance_scale=2.0),
+        Cell("sampler", 2, 2, 16, 2, sampling_steps=2, block="dit"),
+        Cell("hoisting", 2, 2, 16, 2, block="dit"),
+        Cell("step", 1, 2, 16, 2, batch=2, block="dit"),
+        Cell("peers", 1, 1, 16, 2),
     ],
     ids=lambda cell: f"{cell.measure} {cell.block}",
 )
@@ -103,6 +104,16 @@ def test_a_backend_that_is_not_installed_skips_the_cell(monkeypatch):
     monkeypatch.setattr("eltbench.backends.EXTRAS", {"jax": ("no_such_library",)})
     found = worker.answer(message(Cell("call", 2, 2, 16, 2, mode="scan")))
     assert "needs no_such_library, not installed here" in found["skipped"]
+
+
+def test_without_a_compiler_compiled_cells_are_skipped_and_eager_ones_are_not(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    found = worker.answer(message(Cell("call", 2, 2, 16, 2, mode="compiled")))
+    assert found == {"skipped": "no C++ compiler on PATH (looked for no-such-compiler)"}
+    monkeypatch.setattr(contenders, "contenders", lambda *_: ({}, None))
+    assert "bursts" in worker.answer(message(CALL))
+    monkeypatch.setattr(worker.importlib.util, "find_spec", lambda name: None)
+    assert "compiles for CUDA with triton" in worker.no_compiler("cuda")
 
 
 def test_ceilings_are_measured_for_the_shapes_asked():
@@ -175,6 +186,9 @@ def test_a_nursery_answers_again_and_again_also_after_an_error():
         with pytest.raises(ProcessError, match="KeyError: 'cell'"):
             nursery.ask({**SETTINGS, "what": "race"})
         assert len(nursery.ask(message(CALL))["bursts"]) == 2
+        with pytest.raises(ProcessError, match="was killed by SIGALRM") as ended:  # however busy it is
+            nursery.ask({**message(Cell("call", 2, 2, 16, 2, rounds=10**9)), "limit": 1})
+        assert ended.value.killed == signal.SIGALRM
         process = nursery._child
         assert process.poll() is None
     assert process.poll() is not None
