@@ -235,9 +235,9 @@ def decide(
 
     The claim is supported where every cell is, contradicted where every cell is, inconclusive otherwise: a claim that
     holds in one cell and fails in another is neither. Where cells are asked different conditions, this is said of the
-    cells of each, and the claim is contradicted where the cells of one of them contradict it. Fewer than three seeds, an effect that is not finite, a smoke
-    preset and a condition that no cell is asked read inconclusive, with the reason. Raises ValueError for a claim without conditions and for evidence
-    whose conditions are not the claim's.
+    cells of each, and the claim is contradicted where the cells of one of them contradict it. Fewer than three seeds,
+    an effect that is not finite, a smoke preset and a condition that no cell is asked read inconclusive, with the
+    reason. Raises ValueError for a claim without conditions and for evidence whose conditions are not the claim's.
     """
     if not claim.conditions:
         raise ValueError(f"claim {claim.id!r} has no interval to decide by: its region is {claim.words!r}")

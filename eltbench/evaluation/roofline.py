@@ -78,8 +78,9 @@ def kernels(
 ) -> list[Kernel]:
     """The matrix products of one call on `batch` items that reads one exit; their FLOPs add up to `accounting.flops`.
 
-    hoisted: the modulation is made once a call, not in every loop (which those FLOPs do not count). Raises ValueError for an impossible call, and where there are products that are not timed here: input injection,
-    loop conditioning and loop adapters, universal and equilibrium depth.
+    hoisted: the modulation is made once a call, not in every loop (which those FLOPs do not count). Raises ValueError
+    for an impossible call, and where there are products that are not timed here: input injection, loop conditioning and
+    loop adapters, universal and equilibrium depth.
     """
     check_call(depth, loops, batch=batch)
     plain = architecture.loop_conditioning or architecture.loop_adapter_rank or architecture.input_injection

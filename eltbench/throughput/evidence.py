@@ -66,9 +66,7 @@ def _size(one: pd.Series[Any]) -> str:
     )
 
 
-def _add(
-    found: dict[Cell, Evidence], task: str, where: str, its: pd.DataFrame, metric: str, condition: str
-) -> None:
+def _add(found: dict[Cell, Evidence], task: str, where: str, its: pd.DataFrame, metric: str, condition: str) -> None:
     one = its.iloc[0]
     cell = Cell(task, where, f"{one['backend']} {one['mode']}")
     if cell in found:  # they differ in what the words leave out: heads, guidance

@@ -1,4 +1,4 @@
-"""What the rows of the throughput study say: a line a cell, metric and role, with its interval and what was predicted."""
+"""What the rows of the throughput study say: a line a cell, metric and role, with interval and prediction."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ PREDICTED = {  # metric → the roofline's
     **dict.fromkeys(("throughput_ratio", "hoisting_gain"), "predicted_ratio"),
     **dict.fromkeys(("call_seconds", "sample_seconds"), "predicted_seconds"),
 }
-COUNTS = ("unique_layers", "max_loops", "effective_depth", "width", "batch_size", "tokens", "sampling_steps", "seed", "threads")
-WHOLE = (*COUNTS, "block_bytes", "unique_bytes", "cache_bytes")
+SHAPE = ("unique_layers", "max_loops", "effective_depth", "width", "batch_size", "tokens")
+WHOLE = (*SHAPE, "sampling_steps", "seed", "threads", "block_bytes", "unique_bytes", "cache_bytes")
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

@@ -106,7 +106,7 @@ def test_a_network_that_diverged_is_left_out():
 def test_a_world_is_named_where_there_are_several():
     two = pd.DataFrame(rows() + rows(task="diffusion", dataset="digits"))
     with pytest.raises(
-        ValueError, match="the rows hold 2 worlds, .* choose one: --world 'diffusion digits', --world 'masked relay'"
+        ValueError, match=r"the rows hold 2 worlds, .* choose one: --world 'diffusion digits', --world 'masked relay'"
     ):
         recommend.quality(two)
     with pytest.raises(ValueError, match="0 worlds fit 'video'"):

@@ -85,7 +85,10 @@ def test_cells_that_differ_in_rounds_alone_are_one():
         ({"pairs": [[3, 0]]}, "loops must be at least 1"),
         ({"rounds": 3}, "rounds must be at least 4, to see noise by, given 3"),
         ({"batches": [0]}, "batch and loops must be at least 1"),
-        ({"measure": "sampler", "sampling_steps": 2, "modes": ["cuda-graph"]}, "sampler does not run in mode 'cuda-graph'"),
+        (
+            {"measure": "sampler", "sampling_steps": 2, "modes": ["cuda-graph"]},
+            "sampler does not run in mode 'cuda-graph'",
+        ),
         ({"measure": "step", "modes": ["cuda-graph"]}, "step does not run in mode 'cuda-graph'"),
         ({"measure": "memory", "modes": ["compiled"]}, "memory does not run in mode 'compiled'"),
         ({"measure": "peers", "modes": ["compiled"]}, "peers does not run in mode 'compiled'"),

@@ -255,7 +255,10 @@ def test_the_sentence_names_the_machine_s_crossing():
         ({1: 1.5, 3: 1.5, 6: 1.5}, "pays at every block measured (no crossing within what was measured)"),
         ({1: 1.0, 3: 1.0, 6: 1.0}, "does not pay at any block measured (no crossing within what was measured)"),
         ({1: 1.0, 3: 1.5, 6: 1.5}, "pays above about 0."),
-        ({1: 1.5, 3: 1.0, 6: 1.5}, "pays at some blocks and not at others, with no one bound: the ratio crosses 1.10 at"),
+        (
+            {1: 1.5, 3: 1.0, 6: 1.5},
+            "pays at some blocks and not at others, with no one bound: the ratio crosses 1.10",
+        ),
     ],
 )
 def test_ratios_that_do_not_fall_once_are_said_to_be_so(ratio, words):
@@ -284,7 +287,8 @@ def test_noisy_cells_are_left_out_of_the_sentence_and_counted():
     (said,) = STUDY.remarks(rows_of(preset, noisy={preset.cells[1].id: 99})[0])
     assert "noisy and left out: 1" in said
     (said,) = STUDY.remarks(rows_of(preset, noisy={cell.id: 99 for cell in preset.cells})[0])
-    assert said.startswith("nothing can be said at batch 1") and said.endswith("2 of 2 cells are noisy")
+    assert said.startswith("nothing can be said at batch 1")
+    assert said.endswith("2 of 2 cells are noisy")
 
 
 @pytest.mark.parametrize(("off", "words"), [(1.0, "which holds 1, as it should"), (1.2, "which does not hold 1")])
