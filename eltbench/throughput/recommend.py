@@ -143,7 +143,8 @@ def measured_seconds(
     """
     made, rng = speed.registry.get(backend)(device, threads), np.random.default_rng(0)
     different = list(dict.fromkeys(bodies.values()))
-    order, found = rng.permutation(len(different)), {}
+    order = rng.permutation(len(different))
+    found: dict[Body, float] = {}
     for start in range(0, len(order), HELD):
         calls = {str(number): made.call(different[number]) for number in order[start : start + HELD]}
         bursts = stopwatch.race(calls, made.wait, rng, rounds=rounds, burst_seconds=0.02)

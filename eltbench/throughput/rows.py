@@ -126,8 +126,8 @@ def _of_cell(cell: Cell, ceilings: Ceilings, records: Sequence[Record]) -> Itera
     known = _known(cell, ceilings)
     for record in records:
         if record.last:
-            about = {"seed": record.process, "attempt": record.attempt, "spread": record.spread}
-            yield from _of_record({**known, **about}, record)
+            attempt = {"seed": record.process, "attempt": record.attempt, "spread": record.spread}
+            yield from _of_record({**known, **attempt}, record)
     seconds = {}
     for name in PREDICTED.get(cell.measure, ()):
         known_here = {**known, **_shape(cell, name), "role": name, "higher_is_better": False}
