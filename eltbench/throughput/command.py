@@ -151,7 +151,7 @@ def write(
         "claims": found,
         "machine": tables.machine(rows),
         "sentences": study.remarks(rows),
-        "left_out": summary.left_out(table).fillna("").to_dict("records"),
+        "left_out": summary.left_out(table).to_dict("records"),
     }
     write_text(folder / "claims.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
     failed = {each.cell.id: each.failed for each in records if each.failed}

@@ -51,9 +51,10 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 def left_out(table: pd.DataFrame) -> pd.DataFrame:
     """Of a summary the lines without a value: `name`, `metric` (skipped_…, failed_…, or of a peer) and `reason`."""
+    names = ["name", "metric", "role", "reason"]
     if table.empty:
-        return pd.DataFrame(columns=["name", "metric", "role", "reason"])
-    return table.loc[table["reason"].notna(), ["name", "metric", "role", "reason"]].reset_index(drop=True)
+        return pd.DataFrame(columns=names)
+    return table.loc[table["reason"].notna(), names].reset_index(drop=True).astype(object).fillna("")
 
 
 def whole(rows: pd.DataFrame) -> pd.DataFrame:

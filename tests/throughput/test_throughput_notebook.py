@@ -1,4 +1,4 @@
-"""The throughput notebook on rows of a machine that exists on paper: it shows what was measured and why some was not."""
+"""The throughput notebook on rows of a machine that exists on paper: it shows what was measured and why some not."""
 
 from __future__ import annotations
 
