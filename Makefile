@@ -2,11 +2,12 @@
 # make run     … and run the quick extrapolation study
 # make test    … and pass the tests
 # make report  … and write report.html from the committed results
+# make docs    … and build the documentation into docs/_build
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup run report test lint benchmark clean
+.PHONY: setup run report docs test lint benchmark clean
 
 setup: $(STAMP)
 
@@ -20,6 +21,10 @@ run: setup
 
 report: setup
 	$(BIN)/eltbench report
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
 
 lint: setup
 	$(BIN)/ruff check .

@@ -3,7 +3,8 @@
 A table stands between two marks: `<!-- claims: FOLDER -->` (a results folder's verdicts, every interval),
 `<!-- compare: FOLDER FOLDER -->` (what moved between two), `<!-- audit: FOLDER -->` (the paper's figures recounted),
 `<!-- throughput: FOLDER -->` (a machine's ceilings and ratios), `<!-- signals: FOLDER -->` (what signals add and rules
-save), `<!-- past: FOLDER -->` (what models do past L_max) or `<!-- overview -->` (all), and `<!-- end of … -->`.
+save), `<!-- past: FOLDER -->` (what models do past L_max), `<!-- overview -->` (all) or `<!-- declared: WHAT -->`
+(columns, keys, limits, as the package declares them), and `<!-- end of … -->`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 import pandas as pd
 
 import eltbench
+from eltbench import schema, studies, tables
+from eltbench.report.page import limits
 from eltbench.report.published import folders
 from eltbench.studies import audit_tables, comparison, disagreement_page, past_max
 from eltbench.studies.verdicts import markdown, overview
@@ -23,10 +26,8 @@ from eltbench.throughput import tables as throughput_tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
-MARKED = re.compile(
-    r"(<!-- (claims|compare|audit|throughput|signals|past|overview)(?:: (.*?))? -->\n)(.*?)(<!-- end of \2 -->)",
-    re.DOTALL,
-)
+KINDS = "claims|compare|audit|throughput|signals|past|overview|declared"
+MARKED = re.compile(rf"(<!-- ({KINDS})(?:: (.*?))? -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 
 
 def published() -> list[str]:
@@ -39,8 +40,23 @@ def decided(folder: str) -> dict[str, Any]:
     return json.loads((ROOT / folder / "claims.json").read_text(encoding="utf-8"))
 
 
+def declared(what: str) -> str:
+    """The shared columns of rows, or what the package cannot show (limits)."""
+    if what == "columns":
+        shared = [(f"`{name}`", str(it.type), it.meaning) for name, it in schema.COLUMNS.items()]
+        return tables.markdown(("column", "type", "what it is"), shared)
+    if what == "keys":
+        own = [(name, studies.create(name).columns) for name in studies.names()]
+        return tables.markdown(
+            ("study", "key columns"), [(name, ", ".join(f"`{it}`" for it in its)) for name, its in own]
+        )
+    return tables.markdown(("what", "why", "shown instead"), [tuple(line.values()) for line in limits()])
+
+
 def table(kind: str, about: str) -> str:
     """The table that a mark asks for."""
+    if kind == "declared":
+        return declared(about)
     if kind == "overview":
         return overview([decided(folder) for folder in published()])
     if kind in ("claims", "throughput") and not (ROOT / about / "claims.json").exists():

@@ -35,11 +35,11 @@ def test_a_table_that_is_not_of_the_results_is_seen():
     assert GENERATE["refreshed"](altered) == README != altered
 
 
-def test_the_python_examples_on_results_run(tmp_path):
+def test_the_python_examples_on_results_run(monkeypatch, capsys):
     (example,) = (block for block in blocks("python") if "load_rows" in block)
-    done = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "diffusion" in done.stdout
+    monkeypatch.chdir(ROOT)
+    exec(example, {})
+    assert "diffusion" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -55,24 +55,6 @@ def test_the_trainer_of_the_readme_trains(tmp_path):
     assert done.returncode == 0, done.stderr
     (log,) = (tmp_path / "runs").glob("*/log.jsonl")
     assert set(json.loads(log.read_text().splitlines()[0])) >= {"exit 1", "exit 2", "exit 3", "exit 4"}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=str)
-def test_every_local_link_leads_somewhere(page):
-    links = re.findall(r"\]\(([^)#]+)\)", PAGES[page])
-    missing = [link for link in links if not link.startswith("https://") and not (ROOT / page.parent / link).exists()]
-    assert not missing
-
-
-def test_every_option_in_a_shell_example_exists():
-    from dataclasses import fields
-
-    from eltbench.studies.command import StudyCommand
-
-    known = {"--" + field.name.replace("_", "-") for field in fields(StudyCommand)}
-    for line in "".join(blocks("sh")).splitlines():
-        if "eltbench.studies." in line:
-            assert set(re.findall(r"--[a-z-]+", line.split("#")[0])) <= known, line
 
 
 def test_the_any_time_example_is_that_of_its_page_which_is_run_there():

@@ -36,7 +36,7 @@ def render(found: Sequence[Published], unreadable: Mapping[str, str]) -> str:
         found=found,
         unreadable=unreadable,
         undecided=_undecided(found),
-        limits=_limits(),
+        limits=limits(),
         covers=claims.COVERS,
         marks=MARKS,
         machines=_machines(found),
@@ -94,7 +94,8 @@ def _undecided(found: Sequence[Published]) -> list[dict[str, str]]:
     ]
 
 
-def _limits() -> list[dict[str, str]]:
+def limits() -> list[dict[str, str]]:
+    """What cannot be shown with this package alone: what, why, and what is shown instead."""
     with (files(__package__) / "limits.csv").open(encoding="utf-8") as file:
         return [{str(name): value for name, value in line.items()} for line in pd.read_csv(file).to_dict("records")]
 

@@ -1,0 +1,43 @@
+"""The documentation site: `make docs` builds it from these pages and the docstrings, warnings being errors."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import eltbench
+
+project, author, release = "eltbench", "eltbench contributors", eltbench.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+myst_heading_anchors = 4
+default_role = "literal"  # in docstrings a single backtick marks code
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # they stand in the signatures of the code
+html_theme = "alabaster"
+html_theme_options = {"description": "What does looping a transformer block buy, and where does it stop?"}
+html_sidebars = {"**": ["about.html", "searchfield.html", "navigation.html"]}
+
+ELSEWHERE = re.compile(r"(?<!!)\[([^]]+)\]\(\.\./([^)]+)\)")  # links out of docs/: to code, presets, results
+MARKUP = re.compile(r"([*|_])")
+
+
+def without_links_elsewhere(app: Any, page: str, source: list[str]) -> None:
+    """What lies outside these pages is named by its place in the repository; a site holds no copy of it."""
+    source[0] = ELSEWHERE.sub(
+        lambda found: f"`{found[2]}`" if found[1].strip("`") in found[2] else f"{found[1]} (`{found[2]}`)", source[0]
+    )
+
+
+def plain(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are plain text with code in backticks, their lines wrapped: no markup but that and paragraphs."""
+    for place, line in enumerate(lines):
+        parts = re.split(r"(`[^`]*`)", line.strip())  # every second one is code
+        lines[place] = "".join(MARKUP.sub(r"\\\1", part) if part[:1] != "`" else part for part in parts)
+
+
+def setup(app: Any) -> None:
+    """Register both."""
+    app.connect("source-read", without_links_elsewhere)
+    app.connect("autodoc-process-docstring", plain)
