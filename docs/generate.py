@@ -4,7 +4,7 @@ A table stands between two marks: `<!-- claims: FOLDER -->` (a results folder's 
 `<!-- compare: FOLDER FOLDER -->` (what moved between two), `<!-- audit: FOLDER -->` (the paper's figures recounted),
 `<!-- throughput: FOLDER -->` (a machine's ceilings and ratios), `<!-- signals: FOLDER -->` (what signals add and rules
 save), `<!-- past: FOLDER -->` (what models do past L_max), `<!-- overview -->` (all) or `<!-- declared: WHAT -->`
-(columns, keys, limits, as the package declares them), and `<!-- end of … -->`.
+(columns, limits: as the package declares them), and `<!-- end of … -->`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 import eltbench
-from eltbench import schema, studies, tables
+from eltbench import schema, tables
 from eltbench.report.page import limits
 from eltbench.report.published import folders
 from eltbench.studies import audit_tables, comparison, disagreement_page, past_max
@@ -45,11 +45,6 @@ def declared(what: str) -> str:
     if what == "columns":
         shared = [(f"`{name}`", str(it.type), it.meaning) for name, it in schema.COLUMNS.items()]
         return tables.markdown(("column", "type", "what it is"), shared)
-    if what == "keys":
-        own = [(name, studies.create(name).columns) for name in studies.names()]
-        return tables.markdown(
-            ("study", "key columns"), [(name, ", ".join(f"`{it}`" for it in its)) for name, its in own]
-        )
     return tables.markdown(("what", "why", "shown instead"), [tuple(line.values()) for line in limits()])
 
 

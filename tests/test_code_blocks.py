@@ -112,7 +112,7 @@ def test_a_command_that_does_not_exist_is_seen(line, only_parsing, capsys):
 
 
 def test_every_python_block_is_executed_by_a_test():
-    here = {"docs/tutorial.md", "docs/extending.md", "docs/verdicts.md"}
+    here = {"docs/columns.md", "docs/tutorial.md", "docs/extending.md", "docs/verdicts.md"}
     with_code = {str(page.relative_to(ROOT)) for page in PAGES if blocks(page, "python")}
     assert with_code == here | set(EXECUTED_ELSEWHERE)
 
@@ -130,6 +130,12 @@ def test_the_tutorial_runs(tmp_path, beside_results, capsys):
     assert capsys.readouterr().out.startswith("(10, 8, 8, 1) ")
     exec(read, {})
     assert "no-ilsd" in capsys.readouterr().out
+
+
+def test_every_study_tells_its_key_columns(capsys):
+    (example,) = blocks(ROOT / "docs" / "columns.md", "python")
+    exec(example, {})
+    assert "extrapolation ['role', 'stratum'," in capsys.readouterr().out
 
 
 def test_the_verdicts_of_the_page_are_decided(beside_results, capsys):
