@@ -67,10 +67,15 @@ class Plan:
     def fields(self) -> tuple[str, ...]:
         """What is read of every exit."""
         needs = {SIGNALS[name].needs for name in self.signals}
-        return ("prediction", *(field for field in ("state", "ponder") if field in needs))
+        return ("prediction", *(field for field in ("state", "ponder", "unhalted") if field in needs))
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The signals that the rule reads."""
+        return () if self.rule is None else tuple(_needs(self.rule, self.gate))
 
     def stop(self, seen: dict[str, np.ndarray], read: int, items: int) -> np.ndarray:
-        """Which of the items (R,) stop at the latest of `read` exits, by their signals so far {name: (E, R)}."""
+        """Which of the items (R,) stop at the latest of `read` exits, by what the rule read so far {name: (E, R)}."""
         if self.rule is None:
             return np.zeros(items, bool)
         if self.rule.signal == "minus_loops":
@@ -114,7 +119,7 @@ def anytime(
 def _run(model: Model, plan: Plan, steps: Steps, trace: Trace | None, items: int, elapsed: Clock) -> Iterator[Current]:
     running, read = np.arange(items), np.zeros(items, np.int64)
     prediction: np.ndarray | None = None
-    signals = {name: np.empty((0, items)) for name in plan.signals}  # of all exits so far
+    signals = {name: np.empty((0, items)) for name in plan.read}  # of all exits so far
     at_exit = {name: np.full(items, np.nan) for name in plan.signals}
     for place, (before, exit) in enumerate(pairwise((0, *plan.exits))):
         started = elapsed()
@@ -131,7 +136,7 @@ def _run(model: Model, plan: Plan, steps: Steps, trace: Trace | None, items: int
             problems = tuple(_nonfinite(values, trace, running, exit))
             for name, value in values.items():
                 at_exit[name][running] = value
-                signals[name] = np.vstack([signals[name], at_exit[name]])
+            signals = {name: np.vstack([rows, at_exit[name]]) for name, rows in signals.items()}
         stopped = plan.stop({name: rows[:, running] for name, rows in signals.items()}, place + 1, len(running))
         now = elapsed()
         ahead = 0.0
@@ -216,7 +221,7 @@ def _readable(model: Model, name: str) -> bool:
     signal = SIGNALS[name]
     if not (signal.one_pass and signal.may_stop and model.spec.kind in signal.kinds):
         return False
-    return signal.needs != "ponder" or model.trainer.depth == "universal"
+    return signal.needs not in ("ponder", "unhalted") or model.trainer.depth == "universal"
 
 
 def _nonfinite(values: dict[str, np.ndarray], trace: Trace, running: np.ndarray, exit: int) -> Iterator[str]:

@@ -36,6 +36,11 @@ def ponder(trace: Trace, exit: int) -> Array:
     return trace.outputs[exit].ponder
 
 
+def unhalted(trace: Trace, exit: int) -> Array:
+    """1 - Σ_{t≤L} p_t, the probability that halting has not come by loop L; 0 once it has (arXiv 1603.08983)."""
+    return trace.outputs[exit].unhalted
+
+
 def variance_bound(trace: Trace, exit: int) -> Array:
     """(1 - x̂)(1 + x̂), x̂ clipped to [-1, 1]: the largest variance in [-1, 1] at mean x̂ (Bhatia, Davis 2000)."""
     bounded = trace.xp.clip(trace.outputs[exit].prediction, -1.0, 1.0)

@@ -45,7 +45,7 @@ class Rule:
             raise ValueError(f"rule: hits must be at least 1, given {self.hits}")
 
 
-HUGINN, BEND = "arXiv 2502.05171, code", "arXiv 2509.23314"
+HUGINN, BEND, ACT = "arXiv 2502.05171, code", "arXiv 2509.23314", "arXiv 1603.08983"
 RULES: dict[str, Rule] = {
     "fixed": Rule("minus_loops"),
     "entropy": Rule("entropy", source="arXiv 1709.01686"),
@@ -57,6 +57,7 @@ RULES: dict[str, Rule] = {
     "cosine": Rule("state_turn", threshold=1e-3, source=HUGINN),
     "acceleration": Rule("relative_acceleration", hits=2, source=BEND),
     "argmax-stability": Rule("argmax_unsettled", threshold=-5, source=HUGINN),
+    "halting": Rule("unhalted", threshold=0.0, source=ACT),  # where all tokens have halted
     "learned-gate": Rule("not_ready"),
     "oracle": Rule("excess_error", threshold=0.0),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import array_api_compat
@@ -67,7 +68,7 @@ class Trace:
         self.items = 0  # B, known at the first exit
         self.xp: Any = None  # the Array API functions of the arrays' library, known likewise
         self.loops: list[int] = []
-        self.outputs: list[ExitOutput] = []  # prediction (M, V) or (B·H·W·C, 1), state (M, D), ponder (M,)
+        self.outputs: list[ExitOutput] = []  # prediction (M, V) or (B·H·W·C, 1), state (M, D), the others (M,)
         self.initial = None if initial is None else self._rows(initial)
         self._small: dict[tuple[str, int], Any] = {}
         self._large: dict[tuple[str, int], Any] = {}
@@ -79,13 +80,12 @@ class Trace:
         """Add the exit after `loops` loops, which must lie beyond those that are there (ValueError)."""
         if self.loops and loops <= self.loops[-1]:
             raise ValueError(f"trace: exits come in the order of their loops, given {loops} after {self.loops[-1]}")
-        prediction, state, ponder = output
+        prediction, *others = output
         self.items = prediction.shape[0]
         self.xp = namespace(prediction)
         rows = self.xp.reshape(prediction, (-1, 1)) if self.kind == "continuous" else self._rows(prediction)
-        state, ponder = (None if field is None else self._rows(field) for field in (state, ponder))
         self.loops.append(loops)
-        self.outputs.append(ExitOutput(rows, state, ponder))
+        self.outputs.append(ExitOutput(rows, *(None if field is None else self._rows(field) for field in others)))
 
     def select(self, kept: np.ndarray) -> Trace:
         """The trace of the items where `kept` (B,) is true, with all that is computed already."""
@@ -93,15 +93,18 @@ class Trace:
         part.kind, part.numpy, part.xp, part.loops = self.kind, self.numpy, self.xp, list(self.loops)
         part.hidden, part.level = (None if each is None else each[kept] for each in (self.hidden, self.level))
         part.items = int(kept.sum())
-        per_item = None if self.hidden is None else self.hidden.sum(axis=1)
+        places: dict[int, Array] = {}  # of the rows that stay, by how many there were
+        per_item = None if self.hidden is None else self._counts[0]
 
         def of(value: Any) -> Any:
             if isinstance(value, tuple):
                 return type(value)(*map(of, value))
             if value is None:
                 return None
-            rows = np.repeat(kept, value.shape[0] // self.items if per_item is None else per_item)
-            return self.xp.take(value, self._places(rows, value), axis=0)
+            if (count := value.shape[0]) not in places:
+                rows = np.repeat(kept, count // self.items if per_item is None else per_item)
+                places[count] = self._places(rows, value)
+            return self.xp.take(value, places[count], axis=0)
 
         part.initial, part.outputs = of(self.initial), [of(output) for output in self.outputs]
         part._small, part._large = (
@@ -114,11 +117,17 @@ class Trace:
         if self.hidden is None or rows.shape[-1] == self.items:
             split = rows.reshape(*rows.shape[:-1], self.items, -1)
             return split.max(axis=-1) if worst else split.mean(axis=-1)
-        counts = self.hidden.sum(axis=1)
-        starts = np.cumsum(counts) - counts
+        counts, starts = self._counts
         if worst:
             return np.maximum.reduceat(rows, starts, axis=-1)
         return np.add.reduceat(rows, starts, axis=-1, dtype=np.float64) / counts
+
+    @cached_property
+    def _counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """How many rows each item has, and where they begin (B,)."""
+        assert self.hidden is not None
+        counts = self.hidden.sum(axis=1)
+        return counts, np.cumsum(counts) - counts
 
     # Of the predictions
 
@@ -253,6 +262,11 @@ class Trace:
         return self._large[name, exit]
 
 
+def observed_fields(depth: str) -> tuple[str, ...]:
+    """What is read of the exits of a depth scheme where all signals of one pass are wanted."""
+    return ("prediction", "state", *(("ponder", "unhalted") if depth == "universal" else ()))
+
+
 def trace(model: Model, batch: Batch, exits: Sequence[int]) -> Trace:
     """The trace of a host batch at these exits (loop counts), from one pass; raises ValueError for impossible ones.
 
@@ -261,8 +275,7 @@ def trace(model: Model, batch: Batch, exits: Sequence[int]) -> Trace:
     exits = model.exits(exits)
     engine, depth = model.engine, model.trainer.depth
     uploaded = engine.upload(batch)
-    fields = ("prediction", "state", "ponder") if depth == "universal" else ("prediction", "state")
-    outputs = engine.predict(uploaded, exits, fields)
+    outputs = engine.predict(uploaded, exits, observed_fields(depth))
     initial = None
     if exits[0] == 1 and depth != "unique":
         embedded = engine.recurrence(uploaded).initial  # (B, P + T, D), with a prefix token P that exits leave out

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,20 +20,20 @@ from eltbench.tasks.base import Array
 
 TOKENS, CONTINUOUS = ("tokens",), ("continuous",)
 ANY = TOKENS + CONTINUOUS
-IN_PASS = ("prediction", "state", "ponder", "level")
+IN_PASS = ("prediction", "state", "ponder", "unhalted", "level")
 
 
 @dataclass(frozen=True)
 class Signal:
     """What is declared of a signal; its formula and its source are the docstring of its function.
 
-    needs: what it reads: "prediction", "state", "ponder" (universal depth) or "level" of the pass itself; "recurrence"
-    (further loops), or the predictions of other networks on the same input: "dropout", "ensemble", "unique-depth".
-    kinds: the data for which it exists (`Task.data_kind`). looks_back: how many earlier exits it reads at least.
-    may_stop: whether it reads no later exit and no other network, so that a stopping rule may use it. extra_loops,
-    extra_passes: its cost beyond the pass for each item, a pass being the loops of the exit in question once, or the
-    other network once; for each partner, perturbation or member where there are several. baseline: whether signals of
-    exits have to beat it. reduction: how the values of an item's masked tokens become one.
+    needs: what it reads: "prediction", "state", "ponder" or "unhalted" (universal depth) or "level" of the pass
+    itself; "recurrence" (further loops), or the predictions of other networks on the same input: "dropout", "ensemble",
+    "unique-depth". kinds: the data for which it exists (`Task.data_kind`). looks_back: how many earlier exits it reads
+    at least. may_stop: whether it reads no later exit and no other network, so that a stopping rule may use it.
+    extra_loops, extra_passes: its cost beyond the pass for each item, a pass being the loops of the exit in question
+    once, or the other network once; for each partner, perturbation or member where there are several. baseline: whether
+    signals of exits have to beat it. reduction: how the values of an item's masked tokens become one.
     """
 
     compute: Callable[..., Array]
@@ -75,6 +75,7 @@ SIGNALS: dict[str, Signal] = {
     "variance_bound": Signal(_exit.variance_bound, "prediction", CONTINUOUS, baseline=True),
     "corruption_level": Signal(_exit.corruption_level, "level", baseline=True),
     "ponder": Signal(_exit.ponder, "ponder"),
+    "unhalted": Signal(_exit.unhalted, "unhalted"),
     "kl_to_previous": Signal(_exit.kl_to_previous, "prediction", TOKENS, looks_back=1),
     "kl_to_deepest": Signal(_exit.kl_to_deepest, "prediction", TOKENS, may_stop=False),
     "jensen_shannon_to_previous": Signal(_exit.jensen_shannon_to_previous, "prediction", TOKENS, looks_back=1),
@@ -143,7 +144,7 @@ def measure(trace: Trace, names: Collection[str] | None = None) -> dict[str, np.
             for name in chosen:
                 if exit >= SIGNALS[name].first_exit(trace):
                     found[name].append(SIGNALS[name].compute(trace, exit))
-        return {name: _over_items(name, rows, trace) for name, rows in found.items()}
+        return _over_items(found, trace)
 
 
 def measure_latest(trace: Trace, names: Collection[str]) -> dict[str, np.ndarray]:
@@ -151,12 +152,11 @@ def measure_latest(trace: Trace, names: Collection[str]) -> dict[str, np.ndarray
 
     names: of signals that can be read from it and may stop.
     """
-    last, latest = len(trace) - 1, {}
+    last = len(trace) - 1
     with np.errstate(all="ignore"):
-        for name in names:
-            defined = last >= SIGNALS[name].first_exit(trace)
-            latest[name] = _over_items(name, [SIGNALS[name].compute(trace, last)] if defined else [], trace)[-1]
-    return latest
+        defined = {name: last >= SIGNALS[name].first_exit(trace) for name in names}
+        found = {name: [SIGNALS[name].compute(trace, last)] if defined[name] else [] for name in names}
+        return {name: values[-1] for name, values in _over_items(found, trace).items()}
 
 
 def measure_members(source: str, predictions: np.ndarray, hidden: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -198,12 +198,25 @@ def nonfinite(measured: Mapping[str, np.ndarray]) -> list[str]:
     return found
 
 
-def _over_items(name: str, rows: list[Array], trace: Trace) -> np.ndarray:
-    """Values (M,) at each exit from the first on as one per item (E, B), NaN before the first."""
-    items = np.full((len(trace), trace.items), np.nan)
-    if SIGNALS[name].needs == "level":
-        items[:] = trace.level
-    elif rows:
-        stacked = trace.numpy(trace.xp.stack(rows))  # (E - first, M)
-        items[len(trace) - len(rows) :] = trace.over_items(stacked, worst=SIGNALS[name].reduction == "max")
-    return items
+def _over_items(found: Mapping[str, list[Array]], trace: Trace) -> dict[str, np.ndarray]:
+    """Values (M,) at each exit from a signal's first on, as one per item (E, B) with NaN before the first.
+
+    What has as many rows comes to the host together: one transfer and one sum cost less than one a signal.
+    """
+    measured = {name: np.full((len(trace), trace.items), np.nan) for name in found}
+    together: dict[tuple[Any, ...], list[str]] = {}
+    for name, rows in found.items():
+        if SIGNALS[name].needs == "level":
+            measured[name][:] = trace.level
+        elif rows:
+            alike = len(rows[0]), rows[0].dtype, SIGNALS[name].reduction
+            together.setdefault(alike, []).append(name)
+    for (_, _, reduction), names in together.items():
+        stacked = trace.numpy(trace.xp.stack([row for name in names for row in found[name]]))  # (signals · exits, M)
+        items = trace.over_items(stacked, worst=reduction == "max")
+        start = 0
+        for name in names:
+            count = len(found[name])
+            measured[name][len(trace) - count :] = items[start : start + count]
+            start += count
+    return measured

@@ -50,12 +50,14 @@ class ExitOutput(NamedTuple):
     """What the network gives at one exit; fields that were not asked for are None.
 
     prediction: shaped (B, H, W, C), or logits (B, T, vocabulary). state: (B, T, width), the hidden state after that
-    loop. ponder: (B, T), loops spent plus remainder (universal depth).
+    loop. ponder: (B, T), loops spent plus remainder (universal depth). unhalted: (B, T), the probability that a token
+    has not halted by that loop, 0 once it has (universal depth).
     """
 
     prediction: Array = None
     state: Array = None
     ponder: Array = None
+    unhalted: Array = None
 
 
 class Ops(Protocol):

@@ -77,6 +77,7 @@ def test_the_rules_of_the_sources_are_all_there():
         "cosine",
         "acceleration",
         "argmax-stability",
+        "halting",
         "learned-gate",
         "oracle",
     }

@@ -48,3 +48,7 @@ class Halting(eqx.Module):
     def ponder(self, tally: Tally) -> Array:
         """Loops spent plus remainder (B, T) if the current loop is the cap."""
         return (tally.loops + tally.unspent)[..., 0]
+
+    def unhalted(self, tally: Tally) -> Array:
+        """The probability (B, T) left to the loops from the tally's current one on: 0 for tokens that have halted."""
+        return (tally.unspent * tally.running)[..., 0]

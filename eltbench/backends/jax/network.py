@@ -59,7 +59,7 @@ class Carry(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What an exit takes from a loop, before the head: what the head reads and the state (B, P + T, D), and ponder.
+    """What an exit takes from a loop, before the head: what it reads and the state (B, P + T, D), ponder and unhalted.
 
     What is not asked is None.
     """
@@ -67,6 +67,7 @@ class Reading(NamedTuple):
     read: Array | None
     state: Array | None
     ponder: Array | None
+    unhalted: Array | None
 
 
 class InputEmbedding(eqx.Module):
@@ -262,21 +263,23 @@ class Network(eqx.Module):
         state, tally, history = self.loop(carry.state, conditioning, index), carry.tally, carry.history
         if self.solver is not None and history is not None:
             state, history = self.solver.step(history, carry.state, state, index)
-        read, ponder = state, None
+        read, ponder, unhalted = state, None, None
         if self.halting is not None and tally is not None:
             read, ponder = self.halting.output(tally, state), self.halting.ponder(tally)[:, self.prefix :]
             tally = self.halting.advance(tally, state)
+            unhalted = self.halting.unhalted(tally)[:, self.prefix :]
         return Carry(state, tally, history), Reading(
             read if "prediction" in fields else None,
             state if "state" in fields else None,
             ponder if "ponder" in fields else None,
+            unhalted if "unhalted" in fields else None,
         )
 
     def output(self, reading: Reading, conditioning: Conditioning) -> ExitOutput:
         """What an exit gives, predictions in float32; or several exits at once, (E, …) for (E, …)."""
         prediction = None if reading.read is None else self.read(reading.read, conditioning).astype(jnp.float32)
         state = None if reading.state is None else reading.state[..., self.prefix :, :]  # (…, B, T, D)
-        return ExitOutput(prediction, state, reading.ponder)
+        return ExitOutput(prediction, state, reading.ponder, reading.unhalted)
 
     def _outputs(self, readings: Reading, conditioning: Conditioning, exits: int) -> list[ExitOutput]:
         """The head on all exits' states at once."""

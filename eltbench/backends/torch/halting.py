@@ -45,3 +45,7 @@ class Halting(nn.Module):
     def ponder(self, tally: Tally) -> Tensor:
         """Loops spent plus remainder (B, T) if the current loop is the cap."""
         return (tally.loops + tally.unspent).squeeze(-1)
+
+    def unhalted(self, tally: Tally) -> Tensor:
+        """The probability (B, T) left to the loops from the tally's current one on: 0 for tokens that have halted."""
+        return (tally.unspent * tally.running).squeeze(-1)

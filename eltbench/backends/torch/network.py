@@ -176,7 +176,7 @@ class Network(nn.Module):
         """One output per exit, from one run of loops 1 … exits[-1]; the head is read at the exits only.
 
         inputs (B, H, W, C) or (B, T), labels (B,), context (B, T), log_snr (B,), dropped (B, N, 2, P + T, D). Of
-        ExitOutput's fields only those named are filled; `ponder` stays None unless the depth is universal. Raises
+        ExitOutput's fields only those named are filled; `ponder` and `unhalted` only at universal depth. Raises
         ValueError for exits that are not strictly increasing from 1 on, or lie beyond a unique-depth network, for
         unknown fields, and for masks of dropout where the architecture has none.
         """
@@ -218,7 +218,7 @@ class Network(nn.Module):
     def output(self, carry: Carry, conditioning: Conditioning, fields: tuple[str, ...]) -> ExitOutput:
         """The named fields of the exit after the loop that `carry` comes out of."""
         state, tally, _ = carry
-        prediction = ponder = None
+        prediction = ponder = unhalted = None
         if self.solver is not None:
             state = phantom_gradient(self.solver, lambda point: self.loop(point, conditioning, 1), state)
         if "prediction" in fields:
@@ -226,7 +226,9 @@ class Network(nn.Module):
             prediction = self.read(halted, conditioning)
         if "ponder" in fields and self.halting is not None and tally is not None:
             ponder = self.halting.ponder(tally)[:, self.prefix :]  # (B, T)
-        return ExitOutput(prediction, state[:, self.prefix :] if "state" in fields else None, ponder)
+        if "unhalted" in fields and self.halting is not None and tally is not None:
+            unhalted = self.halting.unhalted(self.halting.advance(tally, state))[:, self.prefix :]  # (B, T)
+        return ExitOutput(prediction, state[:, self.prefix :] if "state" in fields else None, ponder, unhalted)
 
     def embed(
         self,

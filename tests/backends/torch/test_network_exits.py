@@ -71,15 +71,16 @@ def build(depth="looped", block="dit", data="continuous", seed=0, **options):
 def test_each_exit_equals_a_shallower_run(depth, block, data, options):
     network, call = build(depth, block, data, **options)
     exits = (1,) if depth == "unique" else (1, 2, 4, 5)  # beyond max_loops too
-    fields = ("prediction", "state", "ponder")
+    fields = ("prediction", "state", "ponder", "unhalted")
     together = network(*call, exits, fields)
     assert len(together) == len(exits)
     for exit, output in zip(exits, together, strict=True):
         (alone,) = network(*call, (exit,), fields)
         assert torch.equal(output.prediction, alone.prediction)
         assert torch.equal(output.state, alone.state)
-        assert (output.ponder is None) == (alone.ponder is None) == (depth != "universal")
-        assert output.ponder is None or torch.equal(output.ponder, alone.ponder)
+        for field, expected in ((output.ponder, alone.ponder), (output.unhalted, alone.unhalted)):
+            assert (field is None) == (expected is None) == (depth != "universal")
+            assert field is None or torch.equal(field, expected)
     predictions = [output.prediction for output in together]
     assert all(not torch.allclose(a, b) for a, b in pairwise(predictions))
 
@@ -88,11 +89,11 @@ def test_each_exit_equals_a_shallower_run(depth, block, data, options):
 @pytest.mark.parametrize("block", BLOCKS)
 def test_shapes_are_those_of_the_grid_without_the_prefix_token(block, data):
     network, call = build("universal", block, data)
-    (output,) = network(*call, (2,), ("prediction", "state", "ponder"))
+    (output,) = network(*call, (2,), ("prediction", "state", "ponder", "unhalted"))
     spec, tokens = network.spec, 6 if data == "continuous" else network.spec.tokens
     assert output.prediction.shape == (call[0].shape if data == "continuous" else (3, tokens, spec.vocabulary))
     assert output.state.shape == (3, tokens, 16)
-    assert output.ponder.shape == (3, tokens)
+    assert output.ponder.shape == output.unhalted.shape == (3, tokens)
 
 
 @pytest.mark.parametrize("data", SPECS)
@@ -194,7 +195,9 @@ def test_loop_conditioning_modulates_in_every_loop():
     assert calls["head.modulation"] == 1
 
 
-@pytest.mark.parametrize("asked", [("prediction",), ("state",), ("ponder",), ("prediction", "ponder"), ()])
+@pytest.mark.parametrize(
+    "asked", [("prediction",), ("state",), ("ponder",), ("unhalted",), ("prediction", "ponder"), ()]
+)
 def test_only_asked_fields_are_filled(asked):
     network, call = build("universal")
     calls = count_calls(network)

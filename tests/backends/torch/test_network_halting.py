@@ -35,7 +35,7 @@ def halting_with(bias, seed=0):
 
 
 @pytest.mark.parametrize("bias", [-4.0, -1.0, 1.0, 8.0])
-def test_outputs_and_ponder_equal_the_reference_at_every_cap(bias):
+def test_outputs_ponder_and_what_is_left_equal_the_reference_at_every_cap(bias):
     halting, states = halting_with(bias)
     logits = (states @ halting.linear.weight[0] + bias).detach().numpy()
     probabilities = 1 / (1 + np.exp(-logits))  # (loop, B, T)
@@ -44,6 +44,10 @@ def test_outputs_and_ponder_equal_the_reference_at_every_cap(bias):
         if cap > 1:
             tally = halting.advance(tally, states[cap - 2])
         output, ponder = halting.output(tally, states[cap - 1]), halting.ponder(tally)
+        left = 1 - probabilities[:cap].sum(axis=0)
+        expected = np.where(np.cumsum(probabilities, axis=0)[:cap].max(axis=0) >= 1 - 0.01, 0, left)
+        unhalted = halting.unhalted(halting.advance(tally, states[cap - 1])).detach().numpy()
+        np.testing.assert_allclose(unhalted, expected, atol=1e-12)
         ponders.append(ponder)
         for item, token in np.ndindex(6, 16):
             expected = reference(states[:, item, token].numpy(), probabilities[:, item, token], cap)
@@ -83,7 +87,7 @@ def test_the_networks_exits_are_those_of_the_reference(block):
         logits = network.halting.linear(states)
         network.halting.linear.weight /= logits.std()
         network.halting.linear.bias.fill_(-logits.mean() / logits.std() - 1)  # so that halting differs among tokens
-        outputs = network(*call, exits, ("prediction", "state", "ponder"))
+        outputs = network(*call, exits, ("prediction", "state", "ponder", "unhalted"))
         _, conditioning = network.embed(*call)
     states = torch.stack([output.state for output in outputs]).numpy()  # (loop, B, T, D)
     weight, bias = network.halting.linear.weight[0].detach().numpy(), network.halting.linear.bias.item()
@@ -96,6 +100,8 @@ def test_the_networks_exits_are_those_of_the_reference(block):
             torch.testing.assert_close(output.prediction, network.read(padded, conditioning))
         ponder = torch.tensor([[case[1] for case in row] for row in cases])
         torch.testing.assert_close(output.ponder, ponder)
+        spent = torch.as_tensor(probabilities[:cap].sum(axis=0))
+        torch.testing.assert_close(output.unhalted, torch.where(spent >= 1 - 0.01, 0, 1 - spent))
     assert outputs[-1].ponder.min() < 4 < outputs[-1].ponder.max()  # some tokens halt early, some late
 
 
