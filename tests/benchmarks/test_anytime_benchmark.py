@@ -3,10 +3,11 @@
     pytest tests/benchmarks/test_anytime_benchmark.py --benchmark-enable -s
 
 prints what a call takes where items leave after 25, 50, 75 and 100 % of L_max loops on average, and the share of the
-signals: on the clock, and of this process alone, in which neighbours on the machine are not counted. Without
---benchmark-enable everything runs once at a small size, to see that it works. Nothing is asserted about time: a
-busy machine must not fail a test. In place of a rule every item ends at a loop that is set beforehand, evenly about the
-mean and as far apart as L_max allows, so that the batch thins out as it does with real signals.
+signals: on the clock, and of this process alone, in which neighbours on the machine are not counted; then that share at
+greater widths, where a loop costs more and a signal hardly. Without --benchmark-enable everything runs once at a small
+size, to see that it works. Nothing is asserted about time: a busy machine must not fail a test. In place of a rule
+every item ends at a loop that is set beforehand, evenly about the mean and as far apart as L_max allows, so that the
+batch thins out as it does with real signals.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from eltbench.model import Model
 from eltbench.training import build_engine, parts
 
 LOOPS = 8  # L_max
+WIDTHS = (128, 256, 512)
 MEANS = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -83,4 +85,28 @@ def test_the_time_falls_with_the_mean_exit(backend, request, monkeypatch):
             f"  mean exit {plans[mean].mean() / loops:4.0%} of L_max: {clock:7.1f} ({own:7.1f}), "
             f"{own / np.median(plain[1.0], axis=0)[1]:4.0%} of the full pass; with all signals {clock_watched:7.1f} "
             f"({own_watched:7.1f}), {own_watched / own - 1:+.0%} (target under 15 %)"
+        )
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_what_all_signals_cost_by_width(backend, request):
+    enabled = request.config.getoption("--benchmark-enable")
+    items, widths, loops, repeats = (64, WIDTHS, 4, 15) if enabled else (4, (16,), 2, 1)
+    if backend == "jax":
+        pytest.importorskip("jax")
+    for width in widths:
+        model = model_of(backend, width, loops)
+        clean = model.dataset.batch(np.random.default_rng(0), items)
+        (batch,) = model.task.heldout(clean, model.spec, np.random.default_rng(0), 1)
+        times: dict[tuple[str, ...] | None, list[float]] = {(): [], None: []}
+        for repeat in range(repeats + 1):  # the first is compiled and warms up
+            for signals, taken in times.items():
+                started = time.process_time()
+                *_, last = model.anytime(batch.inputs, batch.labels, signals=signals)
+                taken += [1000 * (time.process_time() - started)] if repeat else []
+                assert bool(last.signals) == (signals is None)
+        plain, watched = (float(np.median(taken)) for taken in times.values())
+        print(
+            f"\n{backend}, {items} items, width {width}, N = 2, L_max = {loops}; ms of this process: {plain:.1f}; "
+            f"with all signals {watched:.1f}, {watched / plain - 1:+.0%}"
         )
