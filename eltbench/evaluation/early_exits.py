@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from eltbench.evaluation import guarantees, stopping
+from eltbench.evaluation import guarantees, selective, stopping
 from eltbench.evaluation.per_sample import PerSample
 from eltbench.evaluation.probe import Gate
 from eltbench.evaluation.signal_scores import Parted
@@ -72,6 +72,34 @@ def curves(observed: PerSample, parted: Parted, rules: dict[str, np.ndarray], po
     return rows
 
 
+def by_level(
+    observed: PerSample, parted: Parted, rules: dict[str, np.ndarray], levels: int = 4, points: int = 6
+) -> Rows:
+    """Each rule's curve on the test units of each of `levels` bands of corruption; none where all are corrupted alike.
+
+    Rows {metric `excess_error_at_level`, stratum, noise (mean level of the band), setting, threshold, …}; a batch of 64
+    is of one band, as a batch inside sampling is of one noise level.
+    """
+    level, error = observed.level[parted.test], observed.error[:, parted.test]
+    band = selective.level_strata(level, selective.level_edges(level, levels))
+    rows: Rows = []
+    for name, values in rules.items():
+        grid = stopping.thresholds(values[:, parted.fit], points).tolist()
+        for number in np.unique(band) if len(np.unique(band)) > 1 else ():
+            here = band == number
+            curve = stopping.curve(
+                values[:, parted.test][:, here], error[:, here], observed.loops, grid, hits=stopping.get(name).hits
+            )
+            known = {"loops": observed.loops[-1], "split": "heldout", "rule": name, "n_samples": int(here.sum())}
+            known |= {"higher_is_better": False, "target": next(iter(observed.errors)), "scope": "stratum"}
+            known |= {"stratum": f"level {number} of {levels}", "noise": float(level[here].mean())}
+            for setting, point in enumerate(curve):
+                at = {"setting": setting, "threshold": point["threshold"] if setting else None}
+                at |= {key: point[key] for key in ("loops_per_sample", "loops_per_batch")}
+                rows.append({**known, **at, "metric": "excess_error_at_level", "value": point["excess_error"]})
+    return rows
+
+
 def guaranteed(
     observed: PerSample,
     parted: Parted,
@@ -87,13 +115,16 @@ def guaranteed(
     The loss is the excess over the deepest exit: of the error rate of hidden tokens, or of the x_0 error in units of
     its mean at the deepest exit over the fit units, gains counting nothing, cut at 1. Rows {metric, value, rule,
     guarantee, alpha, delta, …} with metric `risk` (mean over the splits, on their test items), `violations` (share of
-    the splits whose risk exceeds α), `loops_saved` a sample, and `loops_saved_by_batch`. Raises ValueError where too
-    few items are left for a level, with the number it takes.
+    the splits whose risk exceeds α), `loops_saved` a sample, `loops_saved_by_batch`, and for all rules but `fixed` how
+    much that is above what a fixed depth saves under the same guarantee and on the same splits
+    (`loops_saved_over_fixed`, `loops_saved_by_batch_over_fixed`). Raises ValueError where too few items are left for a
+    level, with the number it takes.
     """
     rest = np.concatenate([parted.calibrate, parted.test])
     error, unit = losses_of(observed, parted)
     deepest, sets = observed.loops[-1], [_two_sets(observed.item[rest], rng) for _ in range(splits)]
     depth = np.asarray(observed.loops)
+    fixed: dict[tuple[float, str, str], float] = {}  # what a fixed depth saves, by level, guarantee and metric
     rows = []
     for name, values in rules.items():
         if name in UNGUARANTEED:
@@ -106,18 +137,19 @@ def guaranteed(
             for kind in ("conformal risk control", "learn then test"):
                 outcome = np.array([_once(kind, loss, ran, *both, alpha, delta) for both in sets])
                 risk, by_sample, by_batch = outcome.T
-                found = {
-                    "risk": (risk.mean(), False),
-                    "violations": ((risk > alpha).mean(), False),
-                    "loops_saved": (1 - by_sample.mean() / deepest, True),
-                    "loops_saved_by_batch": (1 - by_batch.mean() / deepest, True),
-                }
+                saved = {"loops_saved": by_sample.mean(), "loops_saved_by_batch": by_batch.mean()}
+                saved = {metric: 1 - taken / deepest for metric, taken in saved.items()}
+                found = {"risk": risk.mean(), "violations": (risk > alpha).mean(), **saved}
+                if name == "fixed":
+                    fixed |= {(alpha, kind, metric): value for metric, value in saved.items()}
+                elif "fixed" in rules:
+                    found |= {f"{metric}_over_fixed": of - fixed[alpha, kind, metric] for metric, of in saved.items()}
                 known = {"loops": deepest, "split": "heldout", "rule": name, "guarantee": kind, "alpha": alpha}
                 known |= {"target": unit}
                 known |= {"delta": delta if kind == "learn then test" else None, "n_samples": len(sets[0][1])}
                 rows += [
-                    {**known, "metric": metric, "value": float(value), "higher_is_better": better}
-                    for metric, (value, better) in found.items()
+                    {**known, "metric": of, "value": float(value), "higher_is_better": of.startswith("loops_saved")}
+                    for of, value in found.items()
                 ]
     return rows
 

@@ -18,8 +18,9 @@ from scipy.special import softmax
 from eltbench.data.latin import Latin, valid
 from eltbench.evaluation import stopping
 from eltbench.evaluation.features import extract
+from eltbench.evaluation.probe import Gate
 from eltbench.evaluation.quality import reference
-from eltbench.evaluation.trace import Trace
+from eltbench.evaluation.trace import Trace, observed_fields
 from eltbench.evaluation.uncertainty import measure
 from eltbench.model import Model
 from eltbench.streams import stream
@@ -30,18 +31,25 @@ from eltbench.tasks.base import Array, Batch
 class Generated:
     """n samples and what was seen on their way.
 
-    samples: (n, …) on the host. signals: {name: (steps, E, n)} at each step and exit. loops: (steps, n), the loops that
-    each item ran at each step.
+    path: (steps, n, …), the states after each step on the host. signals: {name: (steps, E, n)} at each step and exit.
+    loops: (steps, n), the loops that each item ran at each step. noise: (steps,), how noisy the states were that each
+    step began with (`Task.noisiness`): -log-SNR, or the share of masked tokens.
     """
 
-    samples: np.ndarray
+    path: np.ndarray
     signals: dict[str, np.ndarray]
     loops: np.ndarray
+    noise: np.ndarray
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The samples (n, …): the last states."""
+        return self.path[-1]
 
     def summed(self) -> dict[str, np.ndarray]:
         """Every signal at the deepest exit summed over the trajectory {name: (n,)}, but for those not defined there."""
         totals = {name: values[:, -1].sum(axis=0) for name, values in self.signals.items()}
-        return {name: total for name, total in totals.items() if np.isfinite(total).all()}
+        return {name: total for name, total in totals.items() if not np.isnan(self.signals[name][:, -1]).all()}
 
 
 def generate(
@@ -53,38 +61,44 @@ def generate(
     sampling: Mapping[str, Any] | None = None,
     rule: str | None = None,
     threshold: float = -np.inf,
+    gate: Gate | None = None,
 ) -> Generated:
     """One sample per label; with a rule each item stops looping at every step where the rule says so.
 
-    Signals are those of one pass, without the state before the first loop. Raises ValueError for impossible exits, a
-    rule that needs more than such signals or the loop count, and guidance, under which a step has two predictions.
+    Signals are those of one pass, without the state before the first loop: all of them, or those that the rule reads.
+    gate: of the rule "learned-gate". Raises ValueError for impossible exits, a rule that needs more than such signals
+    or the loop count, a gate missing, and guidance, under which a step has two predictions.
     """
     exits = model.exits(exits)
     settings = model.task.sampling(**(sampling or {}))
     if settings.guidance_scale != 1.0:
         raise ValueError(f"generate: signals are of one prediction a step, given guidance {settings.guidance_scale}")
-    engine, steps = model.engine, _Steps(model, exits, rule, threshold)
+    if (gate is not None) != (rule == "learned-gate"):
+        raise ValueError(f"generate: a gate belongs to the rule 'learned-gate' alone, given {gate} with {rule!r}")
+    engine, steps = model.engine, _Steps(model, exits, rule, threshold, gate)
     rng = stream(model.run.dataset, seed, "sampling")
     states = model.task.sample(steps, model.spec, labels, exits[-1], rng, engine.ops, settings)
-    *_, last = states
+    path = np.stack([engine.numpy(state) for state in states])
     signals = {name: np.stack([of[name] for of in steps.signals]) for name in steps.signals[0]}
-    return Generated(engine.numpy(last), signals, np.stack(steps.loops))
+    return Generated(path, signals, np.stack(steps.loops), np.array(steps.noise))
 
 
 class _Steps:
     """The predictor that a sampler calls; it keeps what it saw at each step."""
 
-    def __init__(self, model: Model, exits: tuple[int, ...], rule: str | None, threshold: float) -> None:
-        self.model, self.exits, self.threshold = model, exits, threshold
+    def __init__(
+        self, model: Model, exits: tuple[int, ...], rule: str | None, threshold: float, gate: Gate | None
+    ) -> None:
+        self.model, self.exits, self.threshold, self.gate = model, exits, threshold, gate
         self.rule = None if rule is None else stopping.get(rule)
         self.signals: list[dict[str, np.ndarray]] = []
         self.loops: list[np.ndarray] = []
+        self.noise: list[float] = []
 
     def __call__(self, inputs: Array, labels: Array, log_snr: Array, context: Array, loops: int) -> Array:
         engine, spec = self.model.engine, self.model.spec
         batch = Batch(inputs, labels, context, log_snr, None, None)
-        universal = self.model.trainer.depth == "universal"
-        outputs = engine.predict(batch, self.exits, ("prediction", "state", *(("ponder",) if universal else ())))
+        outputs = engine.predict(batch, self.exits, observed_fields(self.model.trainer.depth))
         if spec.kind == "tokens":
             hidden = engine.numpy(inputs) == spec.vocabulary
             trace = Trace("tokens", hidden=hidden, level=hidden.mean(axis=1), numpy=engine.numpy)
@@ -92,20 +106,32 @@ class _Steps:
             trace = Trace("continuous", level=-engine.numpy(log_snr).astype(np.float64), numpy=engine.numpy)
         for exit, output in zip(self.exits, outputs, strict=True):
             trace.append(exit, output)
-        measured = measure(trace)
+        self.noise.append(float(np.asarray(trace.level).mean()))
+        measured = measure(trace, self._names())
         self.signals.append(measured)
         items = trace.items
         stop = np.full(items, len(self.exits) - 1)
         if self.rule is not None:
-            values = stopping.minus_loops(self.exits, items) if self.rule.signal == "minus_loops" else None
-            stop = stopping.stops(
-                measured[self.rule.signal] if values is None else values, self.threshold, self.rule.hits
-            )
+            if self.gate is not None:
+                values = self.gate(measured, self.exits)
+            elif self.rule.signal == "minus_loops":
+                values = stopping.minus_loops(self.exits, items)
+            else:
+                values = measured[self.rule.signal]
+            stop = stopping.stops(values, self.threshold, self.rule.hits)
         self.loops.append(np.asarray(self.exits)[stop])
         if (stop == len(self.exits) - 1).all():
             return outputs[-1].prediction
         predictions = np.stack([engine.numpy(output.prediction) for output in outputs])  # (E, B, …)
         return engine.ops.asarray(predictions[stop, np.arange(items)])
+
+    def _names(self) -> list[str] | None:
+        """The signals to measure: all, or those that the rule reads."""
+        if self.rule is None:
+            return None
+        if self.gate is not None:
+            return self.gate.names
+        return [] if self.rule.signal == "minus_loops" else [self.rule.signal]
 
 
 def sample_errors(model: Model, samples: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from eltbench.evaluation import calibration, selective
+from eltbench.evaluation import calibration, risk_coverage, selective
 from eltbench.evaluation.per_sample import PerSample
 from eltbench.evaluation.probe import Kind, Probe
 from eltbench.evaluation.uncertainty import SIGNALS, nonfinite
@@ -68,12 +68,14 @@ def score(observed: PerSample, parted: Parted, deepest: int) -> Rows:
     At the exit after `deepest` loops all scores, at the others the AUROC alone. metric: those of `selective.scores`;
     `ece_…` and `brier_…` of the event after isotonic regression, of probes also before; `auroc_gain`, the AUROC
     within strata of the signal of a family that is best on the calibration items less that of the cheap baseline chosen
-    likewise: for the error itself and, where it is known, for the model's own. Signals that are not defined at an exit
-    are left out there; one that is not finite has a row that says so.
+    likewise: for the error itself and, where it is known, for the model's own; and the curves of `risk_coverage`.
+    Signals that are not defined at an exit are left out there; one that is not finite has a row that says so.
     """
     rows = [row for loops in observed.loops for row in _at_exit(observed, parted, loops, full=loops == deepest)]
     signals = {name: values[observed.at(deepest)] for name, values in observed.signals.items()}
-    signals |= _probes(observed, parted, deepest)
+    learned = _probes(observed, parted, deepest)
+    signals |= learned
+    rows += risk_coverage.rows(observed, parted.test, parted.strata, deepest, learned)
     rows += [
         row
         for name in signals
@@ -191,7 +193,7 @@ def _gains(observed: PerSample, parted: Parted, deepest: int, signals: dict[str,
     cheap = best(FAMILIES["cheap"])
     contenders = {family: best(FAMILIES[family]) for family in ("disagreement", "convergence")}
     contenders |= {name: best([name]) for name in signals if name.startswith("probe_")}
-    sources = ("ensemble", "dropout", "unique_depth", "ponder")
+    sources = ("ensemble", "dropout", "unique_depth", "ponder", "unhalted")
     contenders |= {of: best(name for name in signals if name.startswith(of)) for of in sources}
     rows = []
     for family, name in contenders.items():

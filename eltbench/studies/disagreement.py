@@ -68,7 +68,7 @@ class Measurement:
                 raise ValueError(f"measurement: {name} must be at least {least}, given {getattr(self, name)}")
 
 
-@register("disagreement", version=2)
+@register("disagreement", version=3)
 class Disagreement(Study):
     """Signals against errors, stopping rules as quality against compute, and stopping with a guarantee."""
 
@@ -82,6 +82,7 @@ class Disagreement(Study):
         "setting": pa.int64(),  # of a rule's grid of thresholds; 0 never stops early
         "threshold": pa.float64(),  # of that setting
         "saved": pa.float64(),  # share of the loops that a rule is compared at
+        "coverage": pa.float64(),  # share of the items that a risk is the mean error of, the surest first
         "loops_per_sample": pa.float64(),  # mean loops where stopped items leave the batch
         "loops_per_batch": pa.float64(),  # mean loops where a batch of 64 runs on until its last item stops
         "guarantee": pa.string(),  # conformal risk control, or learn then test
@@ -89,6 +90,8 @@ class Disagreement(Study):
         "delta": pa.float64(),  # how often it may be missed
         "sampler": pa.string(),
         "sampling_steps": pa.int64(),
+        "sampling_step": pa.int64(),  # of them, from 1, where a row is about one
+        "noise": pa.float64(),  # mean corruption there, or in a stratum: -log-SNR, or the share of masked tokens
         "guidance_scale": pa.float64(),
         "reason": pa.string(),  # why a value is missing, or what was chosen
     }
@@ -161,7 +164,7 @@ class Disagreement(Study):
         parted = self._parted(model, items, settings)
         rules = early_exits.signals_of_rules(items, parted)
         rng = stream(model.run.dataset, 0, "calibration sets")
-        rows = early_exits.curves(items, parted, rules)
+        rows = early_exits.curves(items, parted, rules) + early_exits.by_level(items, parted, rules)
         limits = settings["levels"], settings["delta"], rng, settings["splits"]
         return rows + early_exits.guaranteed(items, parted, rules, *limits)
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from eltbench.evaluation.per_sample import ERRORS
 from eltbench.evaluation.uncertainty import SIGNALS
+from eltbench.studies import disagreement_curves
 from eltbench.studies.curves import CELL, MODEL, spread
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     chosen where a family was, seed by seed.
     """
     signals = rows["signal"].notna() & (rows["loops"] == rows["max_loops"]) & (rows["scope"] != "stratum")
+    signals &= rows["metric"] != "risk_at_coverage"
     shown = rows[signals | rows["saved"].notna() | rows["guarantee"].notna()]
     lines = []
     for _, group in shown.groupby([*CELL, *MODEL, *POINT], dropna=False):
@@ -38,18 +40,23 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(rows: pd.DataFrame) -> Figure:
-    """A row of panels a world: the AUROC of every signal of elt, and what its early exits cost."""
+    """Four panels a world, of elt: the AUROC of every signal, risk by coverage, and what early exits cost and run.
+
+    The last is of sampling, where a rule's loops change along the way.
+    """
     from eltbench import figures
 
     elt = rows[(rows["trainer"] == "elt") & (rows["role"] == "main")]
     elt = elt if len(elt) else rows
     cells = [here for _, here in elt.groupby(CELL)]
-    canvas, axes = figures.grid(len(cells), 2)
-    for row, here in zip(axes, cells, strict=True):
+    canvas, axes = figures.grid(2 * len(cells), 2)
+    for (upper, lower), here in zip(axes.reshape(-1, 2, 2), cells, strict=True):
         title = figures.heading(here[CELL].iloc[0], rows)
-        _signals(row[0], here, f"{title}: errors foreseen at L_max")
-        _rules(row[1], here, f"{title}: cost of stopping early")
-    canvas.set_figheight(6.2 * len(cells))
+        _signals(upper[0], here, f"{title}: errors foreseen at L_max")
+        _rules(upper[1], here, f"{title}: cost of stopping early")
+        disagreement_curves.risk_coverage(lower[0], here, f"{title}: error of what is kept, L_max")
+        disagreement_curves.sampling(lower[1], here, f"{title}: loops along sampling")
+    canvas.set_figheight(10.5 * len(cells))
     return canvas
 
 

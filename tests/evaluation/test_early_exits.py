@@ -83,6 +83,46 @@ def test_guarantees_keep_their_level_and_a_telling_signal_saves_where_fixed_dept
         assert value("violations", rule, "learn then test") <= 0.1
 
 
+def test_what_is_saved_over_a_fixed_depth_is_under_the_same_guarantee_and_on_the_same_splits():
+    observed = made_up()
+    parted, rules = all_of(observed)
+    rows = early_exits.guaranteed(observed, parted, rules, (0.05, 0.4), 0.1, np.random.default_rng(2), splits=10)
+    assert not found(rows, rule="fixed", metric="loops_saved_over_fixed")
+    for rule in ("entropy", "kl", "learned-gate"):
+        for metric in ("loops_saved", "loops_saved_by_batch"):
+            mine, over, fixed = (
+                [row["value"] for row in found(rows, rule=name, metric=of)]
+                for name, of in ((rule, metric), (rule, f"{metric}_over_fixed"), ("fixed", metric))
+            )
+            assert len(over) == 4  # two levels, two guarantees
+            np.testing.assert_allclose(np.subtract(mine, fixed), over)
+
+
+def test_bands_of_corruption_have_curves_of_their_own_that_average_to_the_whole():
+    observed = made_up()
+    parted, rules = all_of(observed)
+    whole = early_exits.curves(observed, parted, {"entropy": rules["entropy"]}, points=6)
+    rows = early_exits.by_level(observed, parted, {"entropy": rules["entropy"]}, levels=3, points=6)
+    noise = [found(rows, stratum=f"level {band} of 3", setting=0)[0]["noise"] for band in range(3)]
+    assert noise == sorted(noise)
+    level = np.sort(observed.level[parted.test])
+    assert noise[0] == pytest.approx(level[: len(level) // 3].mean(), abs=0.01)
+    for point in found(whole, metric="excess_error"):
+        parts = found(rows, metric="excess_error_at_level", setting=point["setting"])
+        weights = [part["n_samples"] for part in parts]
+        assert sum(weights) == point["n_samples"]
+        for name in ("value", "loops_per_sample"):
+            assert np.average([part[name] for part in parts], weights=weights) == pytest.approx(point[name])
+        assert all(part["loops_per_sample"] <= part["loops_per_batch"] for part in parts)
+
+
+def test_a_world_that_corrupts_all_alike_has_no_bands():
+    observed = made_up()
+    alike = PerSample(**{**vars(observed), "level": np.full(ITEMS, 0.9)})
+    parted, rules = all_of(alike)
+    assert early_exits.by_level(alike, parted, rules) == []
+
+
 def test_too_few_items_for_a_level_are_refused_with_the_number_it_takes():
     observed = made_up().select(np.arange(60))
     parted, rules = all_of(observed)

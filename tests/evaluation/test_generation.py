@@ -73,6 +73,25 @@ def test_a_universal_transformer_tells_how_long_it_pondered():
     assert (generate(model, labels_of(model), EXITS, sampling=STEPS).summed()["ponder"] >= 3).all()
 
 
+def test_the_path_ends_in_the_sample_and_noise_falls_along_it():
+    for world in WORLDS:
+        model = fresh(*world)
+        found = generate(model, labels_of(model), EXITS, seed=5, sampling=STEPS)
+        states = list(model.trajectory(labels_of(model), 3, seed=5, **STEPS))
+        assert np.array_equal(found.path, np.stack(states))
+        assert np.array_equal(found.samples, found.path[-1])
+        assert (np.diff(found.noise) < 0).all()
+        if model.spec.kind == "tokens":
+            masked = [1.0, *(float((state == model.spec.vocabulary).mean()) for state in states[:-1])]
+            np.testing.assert_allclose(found.noise, masked)
+
+
+def test_a_gate_and_its_rule_go_together():
+    model = fresh("masked", "latin")
+    with pytest.raises(ValueError, match="belongs to the rule 'learned-gate' alone, given None with 'learned-gate'"):
+        generate(model, labels_of(model), EXITS, sampling=STEPS, rule="learned-gate", threshold=0.5)
+
+
 def test_guidance_is_refused():
     model = fresh("diffusion", "digits")
     with pytest.raises(ValueError, match=r"one prediction a step, given guidance 2\.0"):
@@ -100,21 +119,6 @@ def test_the_best_of_each_label_are_kept():
 def test_distances_are_shares_of_tokens_and_root_mean_squares():
     assert distance(np.array([[1, 2, 3, 4]]), np.array([[1, 2, 0, 0]])).tolist() == [0.5]
     assert distance(np.full((1, 2, 2), 3.0), np.zeros((1, 2, 2))).tolist() == [3.0]
-
-
-def test_a_model_is_scored_on_what_tells_its_samples_what_choosing_gains_and_what_stopping_costs():
-    model = fresh("masked", "latin")
-    settings = {"samples": 192, "sampling": {"steps": 2}, "exits": [1, 2, 3], "levels": [0.2], "delta": 0.1}
-    rows = score(model, settings, 10, np.random.default_rng(0))
-    assert {row["target"] for row in rows if "signal" in row} == {"invalid"}
-    gains = {row["signal"]: row["value"] for row in rows if row["metric"] == "selection_gain"}
-    assert gains["oracle"] == max(gains.values())
-    fixed = [row for row in rows if row.get("rule") == "fixed" and row["metric"] == "distance_to_full_loops"]
-    assert (fixed[0]["value"], fixed[0]["loops_per_sample"], fixed[0]["loops_per_batch"]) == (0, 3, 3)
-    assert fixed[-1]["loops_per_sample"] == 1
-    violations = [row["value"] for row in rows if row["metric"] == "violations"]
-    assert len(violations) == 3  # fixed, kl, latent-difference
-    assert max(violations) <= 0.1
 
 
 def test_more_samples_than_held_out_items_are_refused():

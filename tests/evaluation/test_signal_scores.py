@@ -86,7 +86,7 @@ def test_what_finds_the_models_own_error_is_asked_apart_from_what_finds_the_loss
 def test_scores_beside_the_auroc_are_given_at_the_deepest_exit_alone():
     observed = made_up(entropy=lambda level, own, noise: own)
     rows = score(observed, parted_of(observed, 4), deepest=2)
-    assert {row["metric"] for row in rows if row["loops"] == 1} == {"auroc"}
+    assert {row["metric"] for row in rows if row["loops"] == 1} == {"auroc", "risk_at_coverage"}
     beside = {"auroc", "auprc", "aurc", "excess_aurc", "spearman", "ece_after", "brier_after"}
     assert beside <= {row["metric"] for row in rows if row["loops"] == 2}
 
@@ -105,8 +105,10 @@ def test_isotonic_regression_makes_the_probability_of_wrong_tokens_honest():
 def test_a_signal_that_is_not_finite_at_an_item_is_reported_with_it_and_not_scored():
     observed = made_up(entropy=lambda level, own, noise: np.where(np.arange(len(own)) == 5, np.inf, own))
     rows = score(observed, parted_of(observed, 4), deepest=2)
-    assert {row["metric"] for row in rows} == {"auroc"}
-    assert all(row["value"] is None and "inf at item 5" in row["reason"] for row in rows)
+    told = [row for row in rows if row["signal"] == "entropy"]
+    assert {row["metric"] for row in told} == {"auroc"}
+    assert all(row["value"] is None and "inf at item 5" in row["reason"] for row in told)
+    assert {row["signal"] for row in rows} == {"entropy", "oracle"}
 
 
 def test_no_signal_is_in_two_families_and_none_of_them_needs_more_than_its_own_exits():

@@ -115,9 +115,10 @@ def measured(arm, world=LATIN, **changes):
 def test_a_looped_model_has_scores_rules_and_guarantees_and_a_table_a_unit():
     rows, tables = measured(Arm("universal-transformer"))
     assert list(rows.columns) == part_schema(STUDY.columns).names
-    assert {"entropy", "ponder", "residual", "probe_boosted"} <= set(rows["signal"])
+    assert {"entropy", "ponder", "unhalted", "residual", "probe_boosted"} <= set(rows["signal"])
     assert {"negative_log_likelihood", "model_error", "irreducible"} <= set(rows["target"])
-    assert {"fixed", "kl", "learned-gate", "oracle"} <= set(rows["rule"])
+    assert {"fixed", "kl", "halting", "learned-gate", "oracle"} <= set(rows["rule"])
+    assert {"risk_at_coverage", "excess_error_at_level", "loops_saved_over_fixed"} <= set(rows["metric"])
     assert set(rows["guarantee"].dropna()) == {"conformal risk control", "learn then test"}
     assert set(rows["alpha"].dropna()) == set(disagreement.LEVELS)
     assert set(rows["loops"]) == {1, 2, 3}
@@ -207,7 +208,8 @@ def test_the_summary_has_one_line_a_score_over_all_seeds_and_the_figure_a_row_a_
     )
     line = (table["signal"] == "entropy") & (table["metric"] == "auroc") & (table["scope"] == "within")
     assert np.array_equal(table[line].sort_values("target")["mean"], first[at].sort_values("target")["value"])
-    assert len(STUDY.figure(rows).axes) == 2
+    assert len(STUDY.figure(rows).axes) == 4
+    assert "risk_at_coverage" not in set(table["metric"])
 
 
 def test_the_page_shows_what_families_add_and_rules_save_with_the_baseline_they_are_held_against(tmp_path):
@@ -239,6 +241,74 @@ def test_the_page_shows_what_choosing_samples_by_a_signal_gains_of_what_could_be
     page = disagreement_page.markdown(pd.read_csv(tmp_path / "summary.csv"))
     expected = "| masked latin torch | invalid | entropy | 0.600 | +0.100 [+0.100, +0.100] | 25 % |"
     assert page.splitlines()[-1] == expected
+
+
+def held_page(tmp_path, lows, highs, **known):
+    """The page of guarantees whose savings over a fixed depth have these intervals over two seeds."""
+    (first, *_) = decisive().to_dict("records")
+    first |= {
+        "signal": None,
+        "scope": None,
+        "guarantee": "learn then test",
+        "alpha": 0.05,
+        "delta": 0.1,
+        "target": None,
+    }
+    rows = []
+    for rule, low, high in zip(("kl", "entropy", "learned-gate"), lows, highs, strict=True):
+        for seed, value in enumerate((low, high)):
+            for metric in ("risk", "violations", "loops_saved", "loops_saved_by_batch", "loops_saved_over_fixed"):
+                rows.append({**first, "rule": rule, "metric": metric, "value": value, "seed": seed, **known})
+    STUDY.summarise(pd.DataFrame(rows)).to_csv(tmp_path / "summary.csv", index=False)
+    return disagreement_page.markdown(pd.read_csv(tmp_path / "summary.csv"))
+
+
+def test_the_page_decides_what_a_rule_saves_over_a_fixed_depth_by_its_interval(tmp_path):
+    page = held_page(tmp_path, (0.2, 0.0, -0.3), (0.201, 0.5, -0.301))
+    cells = {line.split("|")[2].strip(): line.split("|")[-2].strip() for line in page.splitlines() if "`" in line}
+    assert cells["`kl`"] == "20 % [19, 21]: **more**"
+    assert cells["`entropy`"].endswith("undecided")
+    assert cells["`learned-gate`"].endswith(": **less**")
+
+
+def test_the_page_says_why_a_value_inside_sampling_is_missing(tmp_path):
+    few = "40 samples calibrate; it takes 45"
+    page = held_page(tmp_path, [None] * 3, [None] * 3, scope="sampling", reason=few)
+    (line,) = (line for line in page.splitlines() if "`kl`" in line)
+    assert f"– ({few})" in line
+    assert "nan" not in page
+
+
+def test_halting_is_shown_beside_a_fixed_depth_of_the_same_model(tmp_path):
+    page = held_page(tmp_path, (0.2, 0.2, 0.2), (0.2, 0.2, 0.2), trainer="universal-transformer", rule="halting")
+    assert "| masked latin torch, universal-transformer | `halting` | 0.200 |" in page
+
+
+def test_the_page_of_a_summary_without_the_later_measurements_has_no_columns_for_them(tmp_path):
+    rows = decisive()
+    STUDY.summarise(rows[rows["guarantee"].notna()]).to_csv(tmp_path / "summary.csv", index=False)
+    page = disagreement_page.markdown(pd.read_csv(tmp_path / "summary.csv"))
+    assert "| `kl` | – | 0.002 | 50 % [50, 50] | – |" in page
+    assert "fixed depth" not in page
+    assert "inside sampling" not in page
+
+
+def test_an_arm_trained_with_dropout_is_asked_with_dropout_left_on():
+    jobs = STUDY.plan(load_preset("disagreement", "digits-dropout"))
+    passes = {(job.keys["role"], job.run.task): job.settings["dropout_passes"] for job in jobs}
+    assert {role: {passes[role, task] for task in ("diffusion", "masked")} for role in ("main", "dropout")} == {
+        "main": {0},
+        "dropout": {8},
+    }
+    assert len({job.run_id for job in jobs}) == len(jobs) == 20
+    shared = {job.run_id for job in STUDY.plan(load_preset("disagreement", "digits"))}
+    assert len({job.run_id for job in jobs} - shared) == 10  # trainings of its own
+
+
+def test_a_model_trained_with_dropout_has_its_passes_among_the_signals_and_contenders():
+    rows, _ = measured(Arm("elt", "dropout", {"dropout": 0.1}), heldout_draws=1)
+    assert {"dropout_entropy", "dropout_information"} <= set(rows["signal"])
+    assert "dropout" in set(rows[rows["metric"] == "auroc_gain"]["signal"])
 
 
 def _baseline(rows):
