@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PLACE = ["batch_size", "tokens", "precision", "mode"]
+PLACE = ["measure", "block", "batch_size", "tokens", "precision", "mode"]
+HOLLOW = "hollow: all layers take less than twice the cache; faint: noisy"
+FAINT = 0.3  # opacity of a cell that stayed noisy
 
 
 def figure(rows: pd.DataFrame) -> Figure:
-    """Four panels; a cell's colour and marker are those of its batch, tokens, precision and mode."""
+    """Four panels; a cell's colour and marker are those of its measure, block, batch, tokens, precision and mode."""
     from eltbench import figures
 
     table = summary(rows)
@@ -35,15 +37,15 @@ def _styles(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, Any]
 
     found = []
     for number, (place, here) in enumerate(table.groupby(PLACE, sort=False)):
-        batch, tokens, precision, mode = place
+        measure, block, batch, tokens, precision, mode = place
         colour, marker = figures.PALETTE[number % 10], figures.MARKERS[number % len(figures.MARKERS)]
         style = {"color": colour, "marker": marker, "ls": "", "ms": 5}
-        found.append((f"batch {batch}, {tokens} tokens, {precision}, {mode}", here, style))
+        found.append((f"{measure}, {block}, batch {batch}, {tokens} tokens, {precision}, {mode}", here, style))
     return found
 
 
 def _where_it_pays(axis: Axes, calls: pd.DataFrame) -> None:
-    """Measured ratio with its interval against block weights over cache; hollow where the layers do not spill."""
+    """Measured ratio with its interval against block weights over cache; hollow: layers do not spill; faint: noisy."""
     axis.set(xlabel="weights of the shared block over the last cache", ylabel="throughput, looped over unique")
     known = calls[calls["cache_bytes"].notna()] if len(calls) else calls
     axis.set_title("where looping pays")
@@ -55,14 +57,14 @@ def _where_it_pays(axis: Axes, calls: pd.DataFrame) -> None:
     axis.axvline(1, color="0.6", ls=":", lw=1)
     for label, here, style in _styles(known):
         here = here.assign(at=here["block_bytes"].astype(float) / here["cache_bytes"].astype(float))
-        parts = list(here.groupby(here["unique_bytes"] > SPILLED * here["cache_bytes"]))
-        for number, (spilled, part) in enumerate(parts):
+        spilled_or_not, noisy_or_not = here["unique_bytes"] > SPILLED * here["cache_bytes"], here["noisy"] > 0
+        for number, ((spilled, noisy), part) in enumerate(here.groupby([spilled_or_not, noisy_or_not])):
             low, high = (part[bound].where(part[bound].between(1e-6, 1e6), part["mean"]) for bound in ("low", "high"))
-            fill: dict[str, Any] = {} if spilled else {"mfc": "white"}
+            fill: dict[str, Any] = {"alpha": FAINT if noisy else 1.0} | ({} if spilled else {"mfc": "white"})
             errors = [part["mean"] - low, high - part["mean"]]
             axis.errorbar(part["at"], part["mean"], errors, **style, **fill, label=None if number else label)
     axis.set_ylim(0.9 * min(1, known["mean"].min()), 1.1 * known["mean"].max())  # a wide interval is cut
-    axis.legend(fontsize=6, frameon=False, title="hollow: all layers take less than twice the cache", title_fontsize=6)
+    axis.legend(fontsize=6, frameon=False, title=HOLLOW, title_fontsize=6)
 
 
 def _predicted(axis: Axes, calls: pd.DataFrame) -> None:

@@ -28,7 +28,8 @@ def machine(rows: pd.DataFrame) -> list[str]:
     levels = {str(line["role"]): float(line["value"]) for _, line in of("cache_bytes").iterrows()}
     reads = of("read_bytes_per_second").sort_values("bytes")
     ladder = [(int(size), float(rate)) for size, rate in zip(reads["bytes"], reads["value"], strict=True)]
-    sizes = [size / 2 for size in levels.values() if size / 2 >= ladder[0][0]] + [ladder[-1][0]]
+    halves = [size / 2 for size in levels.values()]
+    sizes = [size for size in halves if ladder[0][0] <= size < ladder[-1][0]] + [ladder[-1][0]]
     rates = ", ".join(f"{bandwidth(ladder, size) / 1e9:.0f} GB/s of {size / UNIT:.3g} MB" for size in sizes)
     peaks = ", ".join(
         f"{line['value'] / 1e9:.0f} GFLOP/s in {line['precision']}"
@@ -37,10 +38,11 @@ def machine(rows: pd.DataFrame) -> list[str]:
     caches = ", ".join(f"{name} {size / UNIT:.3g} MB" for name, size in levels.items()) or "not told"
     memory, launch = of("memory_bytes")["value"].iloc[0], of("launch_seconds")["value"].iloc[0]
     threads = int(first["threads"])
+    matmul = "" if pd.isna(first["matmul_precision"]) else f" (float32 at precision {first['matmul_precision']!r})"
     return [
         f"machine: {first['name']}, {first['device']}, threads: {threads}, memory: {memory / 2**30:.0f} GiB",
         f"caches: {caches}; a launch takes {launch * 1e6:.1f} µs",
-        f"products: {peaks}; reading again and again: {rates}",
+        f"products: {peaks}{matmul}; reading again and again: {rates}",
     ]
 
 

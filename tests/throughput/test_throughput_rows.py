@@ -291,6 +291,18 @@ def test_noisy_cells_are_left_out_of_the_sentence_and_counted():
     assert said.endswith("2 of 2 cells are noisy")
 
 
+def test_the_figure_draws_noisy_cells_faint_and_only_those():
+    group = {**GROUP, "widths": [64], "pairs": [[1, 12], [3, 4]]}
+    preset = preset_from_table("made-up", {"groups": [group]})
+    quiet, noisy = preset.cells
+    drawn = STUDY.figure(rows_of(preset, noisy={noisy.id: 99})[0]).axes[0].containers
+    at = {float(each[0].get_xdata()[0]): each[0].get_alpha() for each in drawn}
+    assert at == {
+        quiet.looped_bytes("looped") / CACHE: 1.0,
+        noisy.looped_bytes("looped") / CACHE: pytest.approx(0.3),
+    }
+
+
 @pytest.mark.parametrize(("off", "words"), [(1.0, "which holds 1, as it should"), (1.2, "which does not hold 1")])
 def test_the_control_says_whether_a_network_takes_as_long_as_its_copy(off, words):
     preset = preset_from_table("made-up", {"groups": [{**GROUP, "measure": "self"}]})

@@ -115,6 +115,7 @@ class Cuda:
 
     def __init__(self, monkeypatch):
         self.recorded, self.capturing, self.launches = [], False, 0
+        monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
         monkeypatch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(wait_stream=lambda other: None))
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(wait_stream=lambda it: None))
         monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
