@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from eltbench import results
+from eltbench import claims, results
 
 MODEL = ("run_id", "trainer", "role", "task", "dataset", "backend", "unique_layers", "max_loops", "seed")
 NARROW = ("smoke", "quick")  # presets that show the way; what they print is no result
@@ -28,6 +28,13 @@ class Published:
     summary: pd.DataFrame
     models: pd.DataFrame  # one line a run and role: those columns of MODEL that the study has
     rows: int
+    told: dict[str, Any] = field(default_factory=dict)  # all of claims.json
+
+    @property
+    def covers(self) -> str:
+        """What this study's intervals cover, where that is not what those over training seeds do."""
+        said = {decided.get("intervals_cover", claims.COVERS) for decided in self.claims.values()}
+        return ", ".join(sorted(said - {claims.COVERS}))
 
     @property
     def name(self) -> str:
@@ -64,7 +71,7 @@ def read(folder: Path) -> Published:
     decided, made = (_json(folder / name) for name in ("claims.json", "provenance.json"))
     try:
         about = decided["study"], decided["preset"], decided["claims"], made["commands"]
-        return Published(folder, *about, pd.read_csv(folder / "summary.csv"), models, len(rows))
+        return Published(folder, *about, pd.read_csv(folder / "summary.csv"), models, len(rows), decided)
     except (OSError, KeyError, TypeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"{folder} cannot be read: {type(error).__name__}: {error}") from None
 
