@@ -24,6 +24,7 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 SMALL = Architecture(unique_layers=1, max_loops=4, width=8, heads=2)
 BRIEF = Optimisation(steps=2, batch_size=4, warmup_steps=1)
 EXECUTED_ELSEWHERE = {"docs/anytime.md": "test_anytime", "README.md": "test_readme"}
+EXECUTED_ELSEWHERE |= {"docs/disagreement.md": "test_disagreement"}
 
 
 def blocks(page: Path, language: str) -> list[str]:

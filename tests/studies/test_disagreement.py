@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -192,11 +195,24 @@ def test_a_seed_that_lacks_a_result_is_named_and_leaves_no_verdict():
     assert [decision.verdict for decision in decide_all(STUDY, rows, smoke=False)][1] == "inconclusive"
 
 
-def test_the_summary_has_one_line_a_score_over_all_seeds_and_the_figure_a_row_a_world():
-    first, _ = measured(Arm("elt"))
-    rows = pd.concat(
-        [first.assign(seed=seed, role="main", study="disagreement", preset="made-up") for seed in range(2)]
-    )
+@pytest.fixture(scope="module")
+def of_elt():
+    return measured(Arm("elt"), samples=180, sampling={"steps": 2})[0].assign(role="main")
+
+
+def test_the_example_of_the_page_reads_the_curves_of_what_is_measured(of_elt, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "disagreement.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.setattr("eltbench.load_rows", lambda folder: of_elt)
+    space: dict = {}
+    exec(example, space)
+    assert space["risk"]["masked", "oracle", 0.1] < space["risk"]["masked", "entropy", 0.1]
+    assert space["along"].loc["masked", "fixed", 0]["loops_per_batch"].tolist() == [3, 3]
+
+
+def test_the_summary_has_one_line_a_score_over_all_seeds_and_the_figure_a_row_a_world(of_elt):
+    first = of_elt
+    rows = pd.concat([first.assign(seed=seed, study="disagreement", preset="made-up") for seed in range(2)])
     table = STUDY.summarise(rows)
     assert set(table["seeds"]) == {2}
     assert not table.duplicated(disagreement.disagreement_tables.COLUMNS[:16]).any()
