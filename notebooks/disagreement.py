@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -28,7 +30,7 @@ import eltbench
 from eltbench import figures, studies
 from eltbench.evaluation.per_sample import ERRORS
 from eltbench.report import published
-from eltbench.studies import verdicts
+from eltbench.studies import disagreement_curves, verdicts
 
 root = Path("../results/disagreement")
 folders = [*published.folders(root)] or [root / "digits"]  # without any, the error says what to run
@@ -59,6 +61,18 @@ for axis, (cell, here) in zip(axes.flat, areas.groupby(["task", "dataset", "back
     axis.set_yticks(range(len(by)), by.index.str.replace("_", " "), fontsize=7)
     axis.set(xlabel="excess area under risk–coverage", title=" · ".join(cell[:2]))
 key = axes[0, 0].legend(fontsize=7)
+
+# %% [markdown]
+# The curves themselves, at L_max and within strata, where they were measured (since version 3 of the study):
+
+# %%
+curved = [(cell, here) for cell, here in cells if (here["metric"] == "risk_at_coverage").any()]
+if curved:
+    canvas, axes = plt.subplots(1, len(curved), figsize=(5.4 * len(curved), 4.2), layout="constrained", squeeze=False)
+    for axis, (cell, here) in zip(axes.flat, curved, strict=True):
+        disagreement_curves.risk_coverage(axis, here, " · ".join(cell[:2]))
+else:
+    print("these rows hold no curves; `python -m eltbench.studies.disagreement --preset digits --force` measures them")
 
 # %% [markdown]
 # ## Stopping early
