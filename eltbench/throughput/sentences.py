@@ -52,6 +52,8 @@ def _sentence(where: str, here: pd.DataFrame, noisy: int) -> str:
 def _pays(sizes: np.ndarray, ratios: np.ndarray, cache: float) -> str:
     found = crossings(sizes, ratios)
     at = " and ".join(f"{size / UNIT:.3g} MB" for size, _ in found)
+    if len(sizes) == 1:
+        return f"{'pays' if ratios[0] > PAYS else 'does not pay'} at the one block measured"
     if not found:
         every = "pays at every block measured" if ratios[0] > PAYS else "does not pay at any block measured"
         return f"{every} (no crossing within what was measured)"

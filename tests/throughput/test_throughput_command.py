@@ -65,7 +65,7 @@ def test_one_command_measures_decides_and_writes_everything_into_one_folder(pape
 
     said = capsys.readouterr().out
     assert "machine: paper, cpu" in said
-    assert "looping pays at every block measured (no crossing within what was measured) at batch 1" in said
+    assert "looping pays at the one block measured at batch 1" in said
     assert "operating-point: the claim compares at least 3 tiers" in said
     line = json.loads(said.strip().splitlines()[-1])
     assert line["claims"]["train-memory"]["verdict"] == "contradicted"  # a ratio of 1.5
@@ -105,7 +105,7 @@ def test_the_published_files_make_the_page_s_table_and_the_report(paper, undrawn
     told = page.read_text()
     assert "throughput, paper" in told
     assert "machine: paper, cpu, threads: 1" in told
-    assert "looping pays at every block measured" in told
+    assert "looping pays at the one block measured" in told
     assert f"{missing.name}: needs about 9 GiB of memory" in told
     assert "Intervals here cover fresh processes on this machine" in told
     assert "supported if between -5.00 % and +5.00 %" in told

@@ -266,6 +266,12 @@ def test_ratios_that_do_not_fall_once_are_said_to_be_so(ratio, words):
     assert f"looping {words}" in said
 
 
+@pytest.mark.parametrize(("ratio", "words"), [(1.5, "pays"), (1.0, "does not pay")])
+def test_of_one_block_no_bound_is_said(ratio, words):
+    (said,), _ = where_it_pays({1: ratio}, [(1, 12)])
+    assert said.startswith(f"looping {words} at the one block measured at batch 1")
+
+
 def test_unlike_blocks_have_sentences_of_their_own():
     ratio = {1: 1.5}
     both = [where_it_pays(ratio, [(1, 12)], block=block)[0] for block in ("bert", "dit")]
