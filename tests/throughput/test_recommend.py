@@ -217,6 +217,6 @@ def test_the_command_answers_with_this_device_s_own_times(monkeypatch, capsys):
     line = json.loads(said[-1])
     assert 0 < line["best"]["seconds"] < 1e3
     assert line["runner_up"]["loss"] >= line["best"]["loss"]
-    monkeypatch.setattr(recommend, "measured_seconds", lambda bodies, *_: dict.fromkeys(bodies, 5.0))
+    monkeypatch.setattr(recommend, "candidates", lambda *_, **__: [BEST._replace(seconds=5.0)])
     assert cli.main(["recommend", "--latency-ms", "20", "--rows", str(RELAY)]) == 1
     assert "nothing fits 20 ms: the fastest, " in capsys.readouterr().out
