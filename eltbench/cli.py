@@ -1,11 +1,11 @@
-"""The command `eltbench`: list · train · sample · study · compare · recommend · report · doctor."""
+"""The command `eltbench`: list · train · sample · study · compare · recommend · report · runs · doctor."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
-from eltbench import commands
 from eltbench.fields import unknown
 
 USAGE = """usage: eltbench COMMAND …
@@ -17,9 +17,23 @@ USAGE = """usage: eltbench COMMAND …
   compare A B           which verdicts and estimates moved between two folders of results
   recommend             the best (N, L) within a latency on this device, from the rows of a study
   report                one page of everything in results/: claims, figures, where they come from
+  runs [verify|prune]   list the run cache, check its files, remove runs
   doctor                versions, devices, weights, and what is missing
 
 eltbench COMMAND --help says more."""
+
+COMMANDS = {
+    "list": "listing:list_names",
+    "train": "commands:train",
+    "sample": "commands:sample",
+    "study": "commands:study",
+    "compare": "commands:compare",
+    "recommend": "commands:recommend",
+    "report": "commands:report",
+    "runs": "bookkeeping:runs",
+    "doctor": "commands:doctor",
+}
+"""Where each command is; only that of the command that was given is imported."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,30 +41,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "" not in sys.path:
         sys.path.insert(0, "")  # a user's own trainer in this folder is found, as it is by python -m
-    known: dict[str, Callable[[list[str]], int]] = {
-        "list": commands.list_names,
-        "train": commands.train,
-        "sample": commands.sample,
-        "study": commands.study,
-        "compare": commands.compare,
-        "recommend": commands.recommend,
-        "report": commands.report,
-        "doctor": commands.doctor,
-    }
     if not given or given[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if given else 2
-    if given[0] not in known:
-        print(f"error: {unknown('command', given[0], list(known))}", file=sys.stderr)
+    if given[0] not in COMMANDS:
+        print(f"error: {unknown('command', given[0], list(COMMANDS))}", file=sys.stderr)
         return 2
     try:
-        return known[given[0]](given[1:])
+        return _command(given[0])(given[1:])
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    module, _, function = COMMANDS[name].partition(":")
+    found: Callable[[list[str]], int] = getattr(import_module(f"eltbench.{module}"), function)
+    return found
 
 
 if __name__ == "__main__":

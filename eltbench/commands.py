@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from eltbench import backends, data, studies, tasks, trainers
+from eltbench import backends, studies
 from eltbench.atomic import check_writable
 from eltbench.config import OPTIONS, Architecture, Optimisation, Run
 from eltbench.fields import unknown
@@ -25,20 +25,7 @@ from eltbench.model import load_model, runs_root
 from eltbench.provenance import provenance
 from eltbench.runs import Job, RunStore
 from eltbench.studies.command import PIPED_WIDTH
-from eltbench.studies.presets import preset_names
 from eltbench.sweep import sweep
-
-
-def list_names(arguments: list[str]) -> int:
-    """Print every registered name."""
-    if arguments:
-        raise ValueError(f"list takes no arguments, given {arguments}")
-    for registry in (trainers.registry, tasks.registry, data.registry, backends.registry):
-        print(f"{registry.plural}: {', '.join(registry.names())}")
-    for name in studies.names():
-        presets = preset_names(name)
-        print(f"study {name}, presets: {', '.join(presets)}" if presets else f"study {name}")
-    return 0
 
 
 @dataclass(frozen=True)
@@ -276,7 +263,7 @@ def doctor(arguments: list[str]) -> int:
     print(f"processor: {known['cpu']}, {known['cpu_count']} processors")
     for name, version in known["libraries"].items():
         print(f"  {name} {version}")
-    for module, extra in (("jax", "jax"), ("dask", "dask"), ("diffusers", "diffusers")):
+    for module, extra in (("jax", "jax"), ("dask", "cluster"), ("diffusers", "diffusers")):
         if importlib.util.find_spec(module) is None:
             print(f"  {module}: not installed; pip install 'eltbench[{extra}]'")
     for index in range(torch.cuda.device_count()):

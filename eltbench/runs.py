@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from eltbench import atomic
@@ -106,6 +106,16 @@ class RunStore:
         self.directory(run_id).mkdir(parents=True, exist_ok=True)
         return FileLock(self.directory(run_id) / "lock")
 
+    def at_work(self, run_id: str) -> bool:
+        """Whether a process holds the run's lock now."""
+        if not (self.directory(run_id) / "lock").exists():
+            return False
+        try:
+            with self.lock(run_id).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
     def state(self, run_id: str) -> State:
         """What is there, judged by names and sizes alone; only `repair` reads whole checkpoints."""
         directory = self.directory(run_id)
@@ -184,13 +194,13 @@ class RunStore:
                 leftover.unlink(missing_ok=True)
         if (directory / "done.json").exists() and self.record(run_id) is None:
             warn(set_aside(directory / "done.json", "unreadable"))
-        if damage := self._damage(run_id):
+        if damage := self.damage(run_id):
             damaged, problem = damage
             for name in dict.fromkeys((*CHECKPOINT, "done.json", damaged)):  # a lost snapshot takes a new training too
                 if (directory / name).exists():
                     warn(set_aside(directory / name, f"{damaged} {problem}"))
         for path in sorted((directory / "measurements").glob("*.parquet")):
-            if path.exists() and (problem := _parquet_damage(path)):
+            if path.exists() and (problem := parquet_damage(path)):
                 warn(set_aside(path, problem))
                 rows = path.with_name(path.name.partition(".")[0] + ".parquet")
                 if rows.exists():  # a raw table is made again with its rows
@@ -207,7 +217,7 @@ class RunStore:
         except OSError:
             return False
 
-    def _damage(self, run_id: str) -> tuple[str, str] | None:
+    def damage(self, run_id: str) -> tuple[str, str] | None:
         """A checkpoint file or snapshot and what is wrong with it: by hash where the run is done, else by form."""
         directory, record = self.directory(run_id), self.record(run_id)
         if record is not None:
@@ -260,7 +270,7 @@ def _ends_as_parquet(path: Path) -> bool:
     return begin == b"PAR1" == end[4:] and 0 < footer <= size - 12
 
 
-def _parquet_damage(path: Path) -> str:
+def parquet_damage(path: Path) -> str:
     """What is wrong with a parquet file, found by reading all of it; empty where nothing is."""
     try:
         pq.read_table(path, page_checksum_verification=True)

@@ -1,7 +1,14 @@
 """Studies: one question asked of many runs. `python -m eltbench.studies.NAME` is `eltbench study NAME`."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from eltbench.registry import Registry
-from eltbench.studies.base import Measured, Study
+
+if TYPE_CHECKING:
+    from eltbench.studies.base import Measured, Study
 
 registry: Registry[Study] = Registry(
     "study",
@@ -18,3 +25,10 @@ registry: Registry[Study] = Registry(
 register, get, create, names = registry.register, registry.get, registry.create, registry.names
 
 __all__ = ["Measured", "Study", "create", "get", "names", "register", "registry"]
+
+
+def __getattr__(name: str) -> Any:
+    """What a study is made of; it needs pandas and pyarrow, which naming studies does not."""
+    if name not in ("Measured", "Study"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("eltbench.studies.base"), name)

@@ -1,0 +1,179 @@
+"""What `eltbench runs` does: list, verify and prune the run cache."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from eltbench import cache
+from eltbench.cache import Cached, Filter
+from eltbench.cache_damage import problems, set_damage_aside
+from eltbench.fields import unknown
+from eltbench.model import runs_root
+from eltbench.runs import RunStore, State
+
+AGES = {"d": 86400.0, "h": 3600.0, "m": 60.0}
+SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """List the runs of the cache. What is named narrows the list; all of it must hold."""
+
+    run: tyro.conf.Positional[tuple[str, ...]] = ()
+    """run ids, or beginnings of them"""
+    trainers: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    states: tuple[State, ...] = ()
+    """done; partial: begun and to be gone on with; failed; missing: a folder without a model"""
+    older_than: str | None = None
+    """since the newest file of the run was written: 30d, 12h, 90m"""
+    newer_than: str | None = None
+    runs: Path | None = None
+    """where trained runs are kept (default: $ELTBENCH_RUNS, else the user's cache folder)"""
+
+    @property
+    def wanted(self) -> Filter:
+        """The filter that the command line names; ValueError for an age of another form."""
+        ages = {
+            name: None if text is None else seconds(name.replace("_", "-"), text)
+            for name, text in (("older_than", self.older_than), ("newer_than", self.newer_than))
+        }
+        names = (self.trainers, self.tasks, self.datasets, self.backends, self.seeds, self.states)
+        return Filter(self.run, *names, **ages)
+
+
+@dataclass(frozen=True)
+class Verifying(Listing):
+    """Read every file of the runs and hold it against its checksum; exits 1 where one is damaged."""
+
+    repair: bool = False
+    """set damaged files aside, so that the next command that needs them makes them again"""
+
+
+@dataclass(frozen=True)
+class Pruning(Listing):
+    """Remove runs with all that was measured of them. Something must be named; a run in work stays."""
+
+    dry_run: bool = False
+    """only say what would be removed"""
+
+
+def runs(arguments: Sequence[str]) -> int:
+    """List, verify or prune the run cache; returns the exit code."""
+    actions: dict[str, Callable[[Sequence[str]], int]] = {"list": listing, "verify": verify, "prune": prune}
+    first, *rest = arguments or ["list"]
+    if first in actions:
+        return actions[first](rest)
+    if not first.startswith("-") and not re.fullmatch("[0-9a-f]{1,16}", first):
+        raise ValueError(unknown("action of runs", first, list(actions)) + ", or the beginning of a run's id")
+    return listing(arguments)
+
+
+def listing(arguments: Sequence[str]) -> int:
+    """Print a line for each run, and how many there are."""
+    asked = tyro.cli(Listing, prog="eltbench runs", args=arguments)
+    store, found = _found(asked)
+    in_work = {each.run_id for each in found if each.state != "done" and store.at_work(each.run_id)}
+    now = time.time()
+    sys.stdout.write("".join(f"{_line(each, now, each.run_id in in_work)}\n" for each in found))
+    _sum_up(store, found, in_work=len(in_work))
+    return 0
+
+
+def verify(arguments: Sequence[str]) -> int:
+    """Say which runs are damaged, and what to do; exits 1 where one is."""
+    asked = tyro.cli(Verifying, prog="eltbench runs verify", args=arguments)
+    store, found = _found(asked)
+    counts = Counter(damaged=0, unused=0, in_work=0)
+    for each in found:
+        if store.at_work(each.run_id):
+            counts["in_work"] += 1
+            print(f"{each.run_id} is in work: not looked at")
+            continue
+        wrong = problems(store, each.run_id)
+        damaged = any(problem.damaged for problem in wrong)
+        counts["damaged"] += damaged
+        counts["unused"] += bool(wrong) and not damaged
+        for problem in wrong:
+            kind = "damaged" if problem.damaged else "of no use here"
+            print(f"{each.run_id} {kind}: {problem.path.relative_to(store.directory(each.run_id))} {problem.what}")
+        if damaged and asked.repair and not set_damage_aside(store, each.run_id, print):
+            print(f"{each.run_id} is in work now: left alone")
+    if counts["damaged"]:
+        first = "" if asked.repair else "eltbench runs verify --repair sets damaged files aside; "
+        print(f"{first}the command that made these runs then makes them again")
+    if counts["unused"]:
+        print("what is of no use here can be removed: eltbench runs prune RUN")
+    _sum_up(store, found, verified=len(found) - counts["in_work"], **counts)
+    return int(counts["damaged"] > 0)
+
+
+def prune(arguments: Sequence[str]) -> int:
+    """Remove the runs that are named, or say which they would be."""
+    asked = tyro.cli(Pruning, prog="eltbench runs prune", args=arguments)
+    if not asked.wanted:
+        raise ValueError(
+            "prune: name what to remove, for example --states failed partial, --older-than 90d or ids of runs; "
+            "--dry-run shows what that would be"
+        )
+    store, found = _found(asked)
+    if asked.dry_run:
+        in_work = [each for each in found if store.at_work(each.run_id)]
+        removed = [each for each in found if each not in in_work]
+    else:
+        removed, in_work = cache.prune(store, found)
+    now = time.time()
+    sys.stdout.write("".join(f"{_line(each, now)}\n" for each in removed))
+    for each in in_work:
+        print(f"{each.run_id} is in work: stays")
+    _sum_up(store, removed, removed=0 if asked.dry_run else len(removed), in_work=len(in_work))
+    return 0
+
+
+def seconds(name: str, text: str) -> float:
+    """The seconds of an age such as 30d, 12h or 90m; ValueError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([dhm])", text.strip())
+    if not found:
+        raise ValueError(f"--{name}: give days, hours or minutes such as 30d, 12h or 90m, given {text!r}")
+    return float(found[1]) * AGES[found[2]]
+
+
+def _found(asked: Listing) -> tuple[RunStore, list[Cached]]:
+    store = RunStore(runs_root(asked.runs))
+    return store, cache.cached_runs(store, asked.wanted)
+
+
+def _line(each: Cached, now: float, in_work: bool = False) -> str:
+    state = "in work" if in_work else each.state
+    return f"{each.run_id}  {state:8} {_age(now - each.modified):>6} {_size(each.size):>10}  {each.name}"
+
+
+def _age(seconds: float) -> str:
+    unit = next((unit for unit, length in AGES.items() if seconds >= 2 * length), "m")
+    return f"{max(0, seconds) / AGES[unit]:.0f} {'min' if unit == 'm' else unit}"
+
+
+def _size(size: float) -> str:
+    for unit in SIZES:
+        if size < 1024 or unit == SIZES[-1]:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError
+
+
+def _sum_up(store: RunStore, found: Sequence[Cached], **more: int) -> None:
+    states = Counter(each.state for each in found)
+    line = {"cache": str(store.root), "runs": len(found), **states, **more, "bytes": sum(each.size for each in found)}
+    print(json.dumps(line), flush=True)
