@@ -1,4 +1,4 @@
-"""What `eltbench runs` does: list, verify and prune the run cache."""
+"""What `eltbench runs` and `eltbench merge` do: list, verify and prune the run cache; join what machines have."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from eltbench import cache
 from eltbench.cache import Cached, Filter
 from eltbench.cache_damage import problems, set_damage_aside
+from eltbench.cache_merge import merge_caches
 from eltbench.fields import unknown
 from eltbench.model import runs_root
 from eltbench.runs import RunStore, State
@@ -46,12 +48,12 @@ class Listing:
     @property
     def wanted(self) -> Filter:
         """The filter that the command line names; ValueError for an age of another form."""
-        ages = {
-            name: None if text is None else seconds(name.replace("_", "-"), text)
-            for name, text in (("older_than", self.older_than), ("newer_than", self.newer_than))
-        }
-        names = (self.trainers, self.tasks, self.datasets, self.backends, self.seeds, self.states)
-        return Filter(self.run, *names, **ages)
+        older, newer = (
+            None if text is None else seconds(name, text)
+            for name, text in (("older-than", self.older_than), ("newer-than", self.newer_than))
+        )
+        names = (self.trainers, self.tasks, self.datasets, self.backends)
+        return Filter(self.run, *names, self.seeds, self.states, older, newer)
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,55 @@ def prune(arguments: Sequence[str]) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Merging:
+    """Merge results folders, or run caches, of several machines; what contradicts another is refused, naming both."""
+
+    origins: tyro.conf.Positional[tuple[Path, ...]]
+    """two or more folders of one kind"""
+    into: Path
+    """where all of it is written; what is there already counts as one more origin"""
+    dry_run: bool = False
+    """only check, and say what would be merged"""
+
+
+def merge(arguments: Sequence[str]) -> int:
+    """Merge results, or run caches; what a folder is, its content tells."""
+    asked = tyro.cli(Merging, prog="eltbench merge", args=arguments)
+    if len({path.resolve() for path in asked.origins}) < 2:
+        raise ValueError("merge: name two folders or more, each once")
+    for path in asked.origins:
+        if not path.is_dir():
+            raise ValueError(f"merge: no folder {path}")
+    kinds = {_kind(path) for path in asked.origins}
+    if len(kinds) > 1:
+        raise ValueError("merge: results and run caches cannot be mixed: merge the ones, then the others")
+    if kinds == {"run cache"}:
+        done = merge_caches(asked.origins, asked.into, asked.dry_run)
+        line = {"into": str(asked.into), **asdict(done)}
+    else:
+        from eltbench.studies.merge import read_folders, write_folder
+
+        folders = read_folders(asked.origins, asked.into)
+        for folder in folders:
+            if not asked.dry_run:
+                write_folder(folder, asked.into)
+            print(f"{asked.into / folder.path}: {len(folder.rows)} rows of {len(folder.origins)} folders")
+            if len(folder.origins) > 1 and len(folder.clocks) > 1:
+                print(f"  its wall-clocks are of {' and '.join(folder.clocks)}: do not compare them across machines")
+        line = {"into": str(asked.into), "folders": len(folders), "rows": sum(len(each.rows) for each in folders)}
+    print(json.dumps({**line, "dry_run": asked.dry_run}), flush=True)
+    return 0
+
+
+def _kind(path: Path) -> str:
+    if any(path.glob("*/run.json")) or any(path.glob("*/done.json")):
+        return "run cache"
+    if any(path.rglob("rows.parquet")):
+        return "results"
+    raise ValueError(f"merge: {path} holds neither results (rows.parquet) nor runs (RUN/run.json)")
+
+
 def seconds(name: str, text: str) -> float:
     """The seconds of an age such as 30d, 12h or 90m; ValueError for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([dhm])", text.strip())
@@ -175,5 +226,11 @@ def _size(size: float) -> str:
 
 def _sum_up(store: RunStore, found: Sequence[Cached], **more: int) -> None:
     states = Counter(each.state for each in found)
-    line = {"cache": str(store.root), "runs": len(found), **states, **more, "bytes": sum(each.size for each in found)}
+    line: dict[str, Any] = {
+        "cache": str(store.root),
+        "runs": len(found),
+        **states,
+        **more,
+        "bytes": sum(each.size for each in found),
+    }
     print(json.dumps(line), flush=True)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -33,10 +33,13 @@ class End:
 
 
 class Children:
-    """The processes at work. Each watches the pipe that this process holds open, and ends when it closes."""
+    """The processes at work. Each watches the pipe that this process holds open, and ends when it closes.
 
-    def __init__(self, store: RunStore, progress: Reporter) -> None:
-        self.store, self.progress = store, progress
+    environment: variables that they have beside those of this process.
+    """
+
+    def __init__(self, store: RunStore, progress: Reporter, environment: Mapping[str, str] | None = None) -> None:
+        self.store, self.progress, self.environment = store, progress, environment or {}
         self._talking = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._starting = threading.Lock()
@@ -83,7 +86,7 @@ class Children:
                 stdin=subprocess.PIPE,  # kept open for the child's lifetime; no other child inherits it
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, **thread_environment(threads)},
+                env={**os.environ, **thread_environment(threads), **self.environment},
             )
             self._running.add(child)
             if self._ended:  # interrupted while it started

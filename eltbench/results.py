@@ -76,6 +76,11 @@ def read_rows(path: Path) -> pd.DataFrame:
     return _read(path).to_pandas()
 
 
+def read_table(path: Path) -> pa.Table:
+    """The rows of one file as they are typed there; raises as `read_rows` does."""
+    return _read(path)
+
+
 def read_columns(path: Path, names: Iterable[str]) -> pd.DataFrame:
     """Those of the named columns that the rows of one file have; nothing else is read. Raises as `read_rows` does."""
     return _read(path, set(names)).to_pandas()

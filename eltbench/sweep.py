@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import statistics
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from joblib import Parallel, delayed
 
 from eltbench.atomic import check_writable
 from eltbench.config import Run
-from eltbench.processes import Children, End
+from eltbench.executors import Executor, Local
+from eltbench.processes import End
 from eltbench.progress import Reporter, duration, reporter
 from eltbench.runs import Job, RunStore
 from eltbench.training import check_vectorised
@@ -66,8 +62,11 @@ def sweep(
     progress: Reporter | None = None,
     *,
     vectorise_seeds: bool = False,
+    executor: Executor | None = None,
 ) -> Outcome:
     """Train and measure what is missing, `workers` processes at a time; a run that fails does not stop the others.
+
+    executor: where the processes run, if not on this machine; it says then how many at a time.
 
     Each run has a process of its own; with `vectorise_seeds`, runs that differ in their seed alone are trained in one
     process, as one program. Raises NotWritableError before anything starts when the store cannot be written to,
@@ -78,10 +77,10 @@ def sweep(
         for run in {replace(job.run, seed=0) for job in jobs}:
             check_vectorised(run)
     check_writable(store.root)
-    outcome = Outcome()
+    executor, outcome = executor or Local(workers), Outcome()
     if len(every := with_companions(jobs, store)) > len(jobs):
         trainings = [Job(run) for run in dict.fromkeys(job.run for job in every)]
-        outcome = sweep(trainings, store, workers, progress, vectorise_seeds=vectorise_seeds)
+        outcome = sweep(trainings, store, progress=progress, vectorise_seeds=vectorise_seeds, executor=executor)
         jobs = [job for job in jobs if job.run_id not in outcome.failed]
     planned = plan(jobs, store)
     outcome.cached = planned.cached
@@ -89,10 +88,8 @@ def sweep(
         return outcome
     progress = progress or reporter()
     durations = Durations(store, jobs)
-    children = Children(store, progress)
     left = grouped(planned.missing, store, vectorise_seeds)
     progress.begin(len(planned.missing), len(planned.cached))
-    heard = _on_interrupt(children.kill)
 
     def ended(end: End) -> None:
         run_id = end.job.run_id
@@ -106,19 +103,14 @@ def sweep(
         else:
             outcome.cached.append(run_id)  # another sweep made it while this one waited
         going = [[its[0].run for its in group.values()] for group in left if group]
-        estimate = durations.expected([run for runs in going for run in runs], min(workers, max(1, len(going))))
+        estimate = durations.expected([run for runs in going for run in runs], min(executor.lanes, max(1, len(going))))
         number = len(planned.missing) - sum(map(len, going))
         progress.finished(run_id, _line(end, number, len(planned.missing), estimate))
 
     try:
-        parallel = Parallel(n_jobs=workers, backend="threading", return_as="generator_unordered", batch_size=1)
-        for _ in parallel(delayed(children.make)(list(group.values()), ended) for group in left):
-            pass
+        executor.make([list(group.values()) for group in left], store, progress, ended)
     finally:
-        children.end()
         progress.end()
-        if heard is not None:
-            signal.signal(signal.SIGINT, heard)
     return outcome
 
 
@@ -133,18 +125,6 @@ def grouped(missing: Mapping[str, list[Job]], store: RunStore, vectorise_seeds: 
         run = replace(its[0].run, seed=0) if together else its[0].run
         groups.setdefault((run, together), {})[run_id] = its
     return list(groups.values())
-
-
-def _on_interrupt(act: Callable[[], None]) -> Any:
-    """Let Ctrl-C act before it is raised, since joblib may wait for its threads then; returns the handler before."""
-    if threading.current_thread() is not threading.main_thread():
-        return None  # only the main thread hears signals
-
-    def interrupted(number: int, frame: Any) -> None:
-        act()
-        raise KeyboardInterrupt
-
-    return signal.signal(signal.SIGINT, interrupted)
 
 
 class Durations:

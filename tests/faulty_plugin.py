@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,19 +30,24 @@ RUN = Run(
 
 @dataclass(frozen=True)
 class Faulty(NoILSD):
-    """No-ILSD that logs a line per step, stands still from line `held` on while `gate` exists, and may turn NaN."""
+    """No-ILSD that logs a line per step, stands still from line `held` on while `gate` exists, turns NaN, or kills."""
 
     log: str = os.devnull
     gate: str = ""
     held: int = 3
     nan_from: float = 2.0  # progress at which the loss turns NaN
     nan_label: int = -1  # of a batch's first item, where the loss turns NaN
+    kills: str = ""  # from line `held` on, the process that started this one is killed, once: then this file is there
 
     def exits(self, architecture, rng):
         with open(self.log, "a") as log:
             log.write(f"{os.getpid()}\n")
         while self.gate and Path(self.gate).exists() and len(logged(Path(self.log))) >= self.held:
             time.sleep(0.05)
+        if self.kills and not Path(self.kills).exists() and len(logged(Path(self.log))) >= self.held:
+            Path(self.kills).touch()
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(600)  # until this process notices
         return super().exits(architecture, rng)
 
     def objective(self, outputs, batch, progress, task, ops):

@@ -11,23 +11,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import pandas as pd
 import tyro
 from filelock import FileLock
 from rich.console import Console
 
-from eltbench import backends, claims, results, studies, torchrun
-from eltbench.atomic import check_writable, replacing, write_text
+from eltbench import backends, claims, executors, results, studies, torchrun
+from eltbench.atomic import check_writable
 from eltbench.estimate import estimate
 from eltbench.model import runs_root
 from eltbench.provenance import provenance
 from eltbench.runs import Job, RunStore, set_aside
-from eltbench.schema import row_schema
 from eltbench.studies import budget, reading, verdicts
-from eltbench.studies.base import Study
 from eltbench.studies.presets import Preset, load_preset
+from eltbench.studies.publishing import publish
 from eltbench.sweep import Durations, Outcome, grouped, sweep, with_companions
 from eltbench.sweep import plan as plan_sweep
 from eltbench.training import check_vectorised
@@ -55,7 +54,11 @@ class StudyCommand:
     devices: int = 0
     """the preset's, or another number of devices among which every batch is divided"""
     workers: int = 0
-    """processes at a time; 0 means as many as the processors serve"""
+    """processes at a time; 0 means as many as the processors serve; a dask cluster has its own number"""
+    engine: Literal["local", "dask"] = "local"
+    """where the runs are made: on this machine, or on a dask cluster, which shares the run cache with it"""
+    scheduler: str = ""
+    """of engine dask: an address such as tcp://HOST:8786, or a TOML file that describes a cluster of dask-jobqueue"""
     vectorise_seeds: bool = False
     """train the seeds of one configuration together, as one program; the backend must be able to (jax)"""
     runs: Path | None = None
@@ -99,6 +102,8 @@ def execute(study_name: str, command: StudyCommand) -> int:
     jobs = [job for preset in presets for job in study.plan(preset)]
     if command.vectorise_seeds:
         _check_vectorised(jobs)
+    if command.scheduler and command.engine != "dask":
+        raise ValueError(f"--scheduler belongs to --engine dask, given {command.scheduler!r} with {command.engine!r}")
     store = RunStore(runs_root(command.runs))
     folder = command.results / study.name / presets[0].name
     if not command.dry_run:
@@ -121,7 +126,8 @@ def execute(study_name: str, command: StudyCommand) -> int:
         if command.dry_run:
             _say(budget.listing(with_companions(jobs, store), planned, expected), to=sys.stdout)
             return 0
-    outcome = sweep(jobs, store, workers, vectorise_seeds=command.vectorise_seeds)
+    with executors.opened(command.engine, command.scheduler, workers) as executor:
+        outcome = sweep(jobs, store, vectorise_seeds=command.vectorise_seeds, executor=executor)
     new = results.collect(jobs, store, study.name, presets[0].name, study.columns)
     with FileLock(_publishing_lock(folder)):  # another command may have published here in the meantime
         published = None if command.force else _published(folder / "rows.parquet", touch=True)
@@ -136,12 +142,13 @@ def execute(study_name: str, command: StudyCommand) -> int:
                 "wall_seconds": round(time.monotonic() - started, 1),
                 "training_seconds": _training_seconds(store, jobs),
                 "workers": workers,
+                "engine": command.engine,
                 "presets": [preset.to_dict() for preset in presets],
                 **({} if choice is None else {"budget": {"asked": command.budget, **choice.lacks()}}),
                 "runs": {"done": outcome.done, "cached": outcome.cached, "failed": outcome.failed},
             }
             earlier = [] if command.force else _commands(folder / "provenance.json")
-            decisions = _write(folder, study, presets[0], rows, [*earlier, entry])
+            decisions = publish(folder, study, presets[0], rows, [*earlier, entry])
             remarks = study.remarks(rows)
     _print(study.name, presets[0], folder, decisions, remarks, outcome)
     return FAILED if outcome.failed else 0
@@ -172,7 +179,7 @@ def _presets(study: str, command: StudyCommand) -> list[Preset]:
         raise ValueError(f"--backend: name one of {', '.join(backends.names())}, given {command.backend!r}")
     for backend in asked:
         backends.registry.check(backend)
-        if preset.device != "cpu" or preset.devices > 1:
+        if command.engine == "local" and (preset.device != "cpu" or preset.devices > 1):
             backends.get(backend).check_device(preset.device, preset.devices)
     return [replace(preset, backend=backend) for backend in asked]
 
@@ -209,25 +216,6 @@ def _published(path: Path, *, touch: bool) -> pd.DataFrame | None:
     except results.DamagedError as error:
         print(f"warning: {set_aside(path, str(error)) if touch else error}", file=sys.stderr)
         return None
-
-
-def _write(
-    folder: Path, study: Study, preset: Preset, rows: pd.DataFrame, commands: list[dict[str, Any]]
-) -> list[claims.Decision]:
-    """Rows, summary, figure, claims and provenance into the study's folder, each file whole; rows come last.
-
-    All that is derived from the rows is made before they replace the published ones.
-    """
-    from eltbench import figures
-
-    decisions = verdicts.decide_all(study, rows, smoke=preset.smoke)
-    with replacing(folder / "summary.csv") as temporary:
-        study.summarise(rows).to_csv(temporary, index=False, float_format="%.6g")
-    figures.save(study.figure(rows), folder / "figure")
-    write_text(folder / "claims.json", verdicts.as_json(study.name, preset.name, decisions))
-    write_text(folder / "provenance.json", json.dumps({"commands": commands}, indent=1) + "\n")
-    results.write_rows(folder / "rows.parquet", rows, row_schema(study.columns))
-    return decisions
 
 
 def _training_seconds(store: RunStore, jobs: Sequence[Job]) -> float:

@@ -1,0 +1,147 @@
+"""Run caches of several machines in one, run by run: a run that two of them have must be the same to the bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+
+from eltbench import atomic, results
+from eltbench.cache import Cached, cached_runs
+from eltbench.cache_damage import problems
+from eltbench.merging import ContradictionError, merged_rows
+from eltbench.runs import RunStore
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge of run caches did: runs by how many origins had them, and unfinished ones, which it left."""
+
+    runs: int
+    duplicates: int
+    unfinished: int
+
+
+def merge_caches(origins: Sequence[Path], into: Path, dry_run: bool = False) -> Merged:
+    """Copy the finished runs of all origins, with what was measured of them, into one cache, which counts as one too.
+
+    Of a run in several of them the record of the first making stands, and keeps those of the others as `also_made`; of
+    a measurement, the one that was made first. Everything is checked before anything is written: raises
+    ContradictionError for other weights or values of one run, ValueError for damage, rows of another schema and a run
+    that a process works on.
+    """
+    stores = {str(path): RunStore(path) for path in (*origins, *([into] if into.is_dir() else []))}
+    unfinished, holders = 0, dict[str, dict[str, Cached]]()
+    for origin, store in stores.items():
+        for each in cached_runs(store):
+            if each.state == "done":
+                holders.setdefault(each.run_id, {})[origin] = each
+            else:
+                unfinished += origin != str(into)
+    for run_id, its in holders.items():
+        _check(run_id, {origin: stores[origin] for origin in its})
+    if not dry_run:
+        target = RunStore(into)
+        atomic.check_writable(into)
+        for run_id, its in holders.items():
+            if set(its) != {str(into)}:
+                _copy(run_id, [stores[origin] for origin in its], target)
+    return Merged(len(holders), sum(len(its) > 1 for its in holders.values()), unfinished)
+
+
+def _check(run_id: str, stores: Mapping[str, RunStore]) -> None:
+    """Raise ValueError where the run is damaged somewhere or not the same everywhere."""
+    weights: dict[str, dict[str, str]] = {}
+    for origin, store in stores.items():
+        for problem in problems(store, run_id):
+            if problem.damaged or problem.path.suffix == ".parquet":
+                mend = f"eltbench runs verify {run_id} --repair --runs {origin}"
+                raise ValueError(f"{problem.path} {problem.what}; what is damaged is set aside by {mend}")
+        files = _record(store, run_id)["checkpoint"]
+        weights[origin] = {name: file["sha256"] for name, file in files.items() if name.endswith(".safetensors")}
+    (first, expected), *others = weights.items()
+    for other, found in others:
+        if found != expected:
+            made = [f"{origin} ({_made(stores[origin], run_id)})" for origin in (first, other)]
+            raise ContradictionError(
+                f"run {run_id} has other weights in {' and in '.join(made)}: the two machines do not compute the same "
+                "bits. Keep the caches apart, or remove the run from one of them: eltbench runs prune "
+                f"{run_id} --runs {other}"
+            )
+    for stem in {path.name for store in stores.values() for path in _measurements(store, run_id)}:
+        paths = {origin: store.directory(run_id) / "measurements" / stem for origin, store in stores.items()}
+        tables = {str(path): results.read_table(path) for path in paths.values() if path.exists()}
+        if len(tables) > 1:
+            merged_rows(tables)
+
+
+def _copy(run_id: str, stores: Iterable[RunStore], target: RunStore) -> None:
+    """The run's files from where each was made first, done.json last, so that a run looks finished only when it is."""
+    stores = sorted(stores, key=lambda store: (_record(store, run_id)["provenance"]["time"], str(store.root)))
+    directory = target.directory(run_id)
+    try:
+        with target.lock(run_id).acquire(timeout=0):
+            for path in sorted(stores[0].directory(run_id).iterdir()):
+                if path.is_file() and path.name not in ("lock", "done.json", "failure.txt"):
+                    _bring(path, directory / path.name)
+            for path in _first_made(run_id, stores):
+                for each in [*path.parent.glob(f"{path.stem}.*.parquet"), path]:  # raw tables before their rows
+                    _bring(each, directory / "measurements" / each.name)
+            atomic.write_text(directory / "done.json", json.dumps(_joint_record(run_id, stores), indent=2) + "\n")
+    except Timeout:
+        raise ValueError(f"run {run_id} is in work in {target.root}: wait for its end and merge again") from None
+
+
+def _bring(path: Path, to: Path) -> None:
+    """Copy a file, whole and with its time, unless it is that one."""
+    if path.resolve() != to.resolve():
+        with atomic.replacing(to) as temporary:
+            shutil.copy2(path, temporary)
+
+
+def _first_made(run_id: str, stores: Sequence[RunStore]) -> list[Path]:
+    """Of every measurement of the run, the rows that were measured first."""
+    first: dict[str, tuple[Any, Path]] = {}
+    for store in stores:
+        for path in _measurements(store, run_id):
+            time = results.read_columns(path, ["time"])["time"].min()
+            if path.name not in first or time < first[path.name][0]:
+                first[path.name] = time, path
+    return [path for _, path in first.values()]
+
+
+def _joint_record(run_id: str, stores: Sequence[RunStore]) -> dict[str, Any]:
+    """The record of the first making, which keeps when and where the run was made again."""
+    first, *others = [_record(store, run_id) for store in stores]
+    again = [*first.get("also_made", [])]
+    for other in others:
+        again += [
+            *other.get("also_made", []),
+            {name: other[name] for name in ("seconds", "seeds_together", "resumed", "provenance") if name in other},
+        ]
+    own = {name: first[name] for name in ("seconds", "seeds_together", "resumed", "provenance") if name in first}
+    unlike = [each for place, each in enumerate(again) if each != own and each not in again[:place]]
+    return {**first, **({"also_made": unlike} if unlike else {})}
+
+
+def _record(store: RunStore, run_id: str) -> dict[str, Any]:
+    record = store.record(run_id)
+    if record is None:
+        raise ValueError(f"{store.directory(run_id) / 'done.json'} is gone or unreadable")
+    return record
+
+
+def _made(store: RunStore, run_id: str) -> str:
+    about = _record(store, run_id)["provenance"]
+    return f"made on {about.get('host')}, {about.get('time')}"
+
+
+def _measurements(store: RunStore, run_id: str) -> list[Path]:
+    """The files of rows, without the raw tables beside them."""
+    folder = store.directory(run_id) / "measurements"
+    return [path for path in sorted(folder.glob("*.parquet")) if "." not in path.stem]

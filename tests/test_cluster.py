@@ -1,0 +1,203 @@
+"""A sweep on a dask cluster: what a worker that is killed had begun, another one finishes, to the same bits."""
+
+import json
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+from faulty_plugin import STEPS, job, logged, plug_in
+
+from eltbench import cluster, gpus, results
+from eltbench.cluster import Dask, described
+from eltbench.executors import opened
+from eltbench.progress import Lines
+from eltbench.runs import RunStore
+from eltbench.sweep import sweep
+
+KEPT = ("checkpoint.safetensors", "checkpoint.json")
+TOLD = ("host", "time", "git_commit", "git_dirty", "package_version", "libraries")
+
+JOBS = """
+kind = "local"   # jobs are processes of this machine
+jobs = 2
+
+[options]
+cores = 1
+memory = "1GB"
+local_directory = "{folder}"
+worker_extra_args = ["--no-dashboard"]
+scheduler_options = {{ host = "127.0.0.1", dashboard_address = ":0" }}
+"""
+
+
+@pytest.fixture
+def plugin(monkeypatch, tmp_path):
+    plug_in(monkeypatch, tmp_path / "plugin")
+
+
+def made(jobs, store):
+    """What the runs left: the bytes of every checkpoint, and every row but where and when it was measured."""
+    weights = {each.run_id: [(store.directory(each.run_id) / name).read_bytes() for name in KEPT] for each in jobs}
+    rows = results.collect(jobs, store, "weighing", "tiny", {"role": results.pa.string(), "turn": results.pa.int64()})
+    return weights, rows.drop(columns=list(TOLD)).to_dict("records")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_nothing_and_changes_no_bit(tmp_path, plugin, monkeypatch):
+    said, log = [], tmp_path / "log"
+    monkeypatch.setattr(Lines, "_say", lambda self, text: said.append(text))
+    # the second run kills the worker that started it, at its third step, after a checkpoint at the second
+    jobs = [job(0), job(1, log=str(log), kills=str(tmp_path / "killed")), job(2), job(3, nan_from=0.5)]
+    file = tmp_path / "cluster.toml"
+    file.write_text(JOBS.format(folder=tmp_path))
+    with opened("dask", str(file), workers=1) as executor:
+        there = RunStore(tmp_path / "there")
+        outcome = sweep(jobs, there, progress=Lines(), executor=executor)
+        assert sweep(jobs[:3], there, progress=Lines(), executor=executor).cached == [each.run_id for each in jobs[:3]]
+        address = executor.client.scheduler.address
+        with opened("dask", address, workers=1) as other:  # by its address, as one that others started
+            again = sweep([job(4)], there, progress=Lines(), executor=other)
+    assert (tmp_path / "killed").exists()
+    assert len(set(logged(log))) == 2  # begun by one process, gone on with by another
+    assert len(logged(log)) == STEPS + 1  # from the checkpoint, not from the beginning
+    assert set(outcome.done + outcome.cached) == {each.run_id for each in jobs[:3]}
+    assert set(outcome.failed) == {jobs[3].run_id}
+    assert "nan at step 2" in outcome.failed[jobs[3].run_id]
+    assert again.done == [job(4).run_id]
+    assert not list(there.root.glob("*.tmp"))
+
+    here = RunStore(tmp_path / "here")
+    assert not sweep(jobs[:3], here, progress=Lines()).failed
+    assert made(jobs[:3], there) == made(jobs[:3], here)
+
+
+class Clients:
+    """A cluster whose workers answer what they are told to, for what is refused before any work."""
+
+    def __init__(self, *answers):
+        self.answers = answers
+
+    def run(self, function, *arguments, on_error):
+        return dict(enumerate(self.answers))
+
+
+class TestRefusals:
+    def test_workers_that_do_not_see_the_run_cache(self, tmp_path):
+        said = cluster.greeting(str(tmp_path / "nowhere" / "sweep-1.tmp"), cluster.eltbench.__version__)
+        assert f"does not see {tmp_path / 'nowhere'}: give --runs a folder that all machines share" in said
+
+    def test_workers_of_another_version(self, tmp_path):
+        (tmp_path / "sweep-1.tmp").touch()
+        assert "the sweep has 9.9: install one version" in cluster.greeting(str(tmp_path / "sweep-1.tmp"), "9.9")
+
+    def test_one_worker_in_its_place_and_one_not(self):
+        cluster.refuse_strangers(Clients("", ""), "mark", "1")
+        with pytest.raises(ValueError, match="cannot work for this sweep: ModuleNotFoundError: no eltbench; blind"):
+            cluster.refuse_strangers(Clients("", "blind", ModuleNotFoundError("no eltbench")), "mark", "1")
+
+    def test_engine_dask_without_an_address(self):
+        with pytest.raises(ValueError, match="--engine dask: give --scheduler an address"), opened("dask", "", 1):
+            pass
+
+    def test_an_address_where_nothing_answers(self, monkeypatch):
+        monkeypatch.setattr(cluster, "ANSWER", 0.2)
+        with ExitStack() as held, pytest.raises(ValueError, match=r"no dask scheduler answers at 'tcp://127.0.0.1:9'"):
+            _ = Dask("tcp://127.0.0.1:9", held).client
+
+    def test_dask_that_is_not_installed(self, monkeypatch):
+        def missing(name):
+            raise ImportError(name)
+
+        monkeypatch.setattr(cluster, "import_module", missing)
+        with pytest.raises(ValueError, match=r"pip install 'eltbench\[cluster\]'"), opened("dask", "tcp://a:1", 1):
+            pass
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("kind = 'slrum'\njobs = 1", "unknown kind of cluster 'slrum'; did you mean 'slurm'?"),
+            ("kind = 'slurm'\njobs = 0", "jobs must be at least 1, given 0"),
+            ("kind = 'slurm'", "jobs is missing"),
+            ("kind = 'slurm'\njobs = 1\nworkers = 2", "unknown description field 'workers'"),
+            ("kind = ", "Invalid value"),
+        ],
+    )
+    def test_a_file_that_describes_no_cluster(self, tmp_path, text, words):
+        path = tmp_path / "cluster.toml"
+        path.write_text(text)
+        with pytest.raises(ValueError, match="cluster file") as refused:
+            described(path)
+        assert words in str(refused.value)
+        assert str(path) in str(refused.value)
+
+    def test_options_that_the_batch_system_does_not_know(self, tmp_path):
+        path = tmp_path / "cluster.toml"
+        path.write_text("kind = 'slurm'\njobs = 1\noptions = {cores = 1, memory = '1GB', qeue = 'gpu'}")
+        with pytest.raises(ValueError, match=r"options of kind 'slurm': .*qeue"):
+            described(path).cluster()
+
+    def test_what_dask_gave_up_fails_its_runs_alone(self):
+        jobs = [job(0), job(1)]
+        lost = (RuntimeError, RuntimeError("4 workers died"), None)
+        ends = cluster._ends([[each] for each in jobs], "error", lost, Lines())
+        assert [(end.job, end.error) for end in ends] == [
+            (each, "RuntimeError: 4 workers died; what it had finished stays") for each in jobs
+        ]
+        assert "dropped it (cancelled)" in cluster._ends([[jobs[0]]], "cancelled", None, Lines())[0].error
+
+
+class TestGPUs:
+    @pytest.fixture(autouse=True)
+    def three(self, monkeypatch, tmp_path):
+        monkeypatch.setenv(gpus.VISIBLE, "0,1, GPU-7f")
+        monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+
+    def test_no_two_processes_have_one_gpu(self):
+        with gpus.claimed(1) as first, gpus.claimed(2) as others:
+            assert (first, others) == ({gpus.VISIBLE: "0"}, {gpus.VISIBLE: "1,GPU-7f"})
+        with gpus.claimed(1) as freed:
+            assert freed == first
+
+    def test_who_finds_too_few_free_ones_holds_none_while_it_waits(self, monkeypatch):
+        taken = ExitStack()
+        taken.enter_context(gpus.claimed(2))
+
+        def meanwhile(seconds):
+            with gpus.claimed(1) as last:  # the one that the waiting claimant could have kept
+                assert last == {gpus.VISIBLE: "GPU-7f"}
+            taken.close()
+
+        monkeypatch.setattr(gpus.time, "sleep", meanwhile)
+        with gpus.claimed(2) as mine:
+            assert mine == {gpus.VISIBLE: "0,1"}
+
+    def test_more_than_there_are_is_refused(self):
+        with pytest.raises(ValueError, match=r"4 GPUs are asked for, and .* has 3"), gpus.claimed(4):
+            pass
+
+    def test_no_gpu_is_visible_where_none_is_named(self, monkeypatch):
+        monkeypatch.setenv(gpus.VISIBLE, "")
+        assert gpus.visible() == []
+
+    def test_the_indices_of_what_the_driver_lists(self, monkeypatch, tmp_path):
+        lines = ("GPU 0: NVIDIA H200 (UUID: GPU-1)", "  MIG 1g.18gb Device 0: (UUID: MIG-2)", "GPU 1: NVIDIA H200")
+        (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
+        (tmp_path / "nvidia-smi").chmod(0o755)
+        monkeypatch.delenv(gpus.VISIBLE)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        assert gpus.visible() == ["0", "1"]
+
+
+def test_a_run_on_a_gpu_has_one_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv(gpus.VISIBLE, "5,6")
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    seen = []
+    monkeypatch.setattr(
+        cluster.Children, "make", lambda self, group, tell: seen.append(json.dumps(dict(self.environment)))
+    )
+    (tmp_path / "mark").touch()
+    asked = job(0)
+    for device in ("cuda", "cpu"):
+        cluster.make_there([[replace(asked, run=replace(asked.run, device=device))]], str(tmp_path / "mark"), "0.1.0")
+    assert seen == ['{"CUDA_VISIBLE_DEVICES": "5"}', "{}"]
