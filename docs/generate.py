@@ -3,8 +3,9 @@
 A table stands between two marks: `<!-- claims: FOLDER -->` (a results folder's verdicts, every interval),
 `<!-- compare: FOLDER FOLDER -->` (what moved between two), `<!-- audit: FOLDER -->` (the paper's figures recounted),
 `<!-- throughput: FOLDER -->` (a machine's ceilings and ratios), `<!-- signals: FOLDER -->` (what signals add and rules
-save), `<!-- past: FOLDER -->` (what models do past L_max), `<!-- overview -->` (all) or `<!-- declared: WHAT -->`
-(columns, limits: as the package declares them), and `<!-- end of … -->`.
+save), `<!-- past: FOLDER -->` (what models do past L_max), `<!-- gpu-hours: TFLOPS -->` (what the paper's networks take
+at what a GPU sustains), `<!-- overview -->` (all) or `<!-- declared: WHAT -->` (columns, limits: as the package declares
+them), and `<!-- end of … -->`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 import eltbench
-from eltbench import schema, tables
+from eltbench import gpu_hours, schema, tables
 from eltbench.report.page import limits
 from eltbench.report.published import folders
 from eltbench.studies import audit_tables, comparison, disagreement_page, past_max
@@ -26,7 +27,7 @@ from eltbench.throughput import tables as throughput_tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
-KINDS = "claims|compare|audit|throughput|signals|past|overview|declared"
+KINDS = "claims|compare|audit|throughput|signals|past|gpu-hours|overview|declared"
 MARKED = re.compile(rf"(<!-- ({KINDS})(?:: (.*?))? -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 
 
@@ -58,6 +59,10 @@ def table(kind: str, about: str) -> str:
         return f"Nothing is published in `{about}`.\n"
     if kind == "claims":
         return markdown(decided(about))
+    if kind == "gpu-hours":
+        return tables.markdown(
+            gpu_hours.HEAD, gpu_hours.lines(list(gpu_hours.of_paper()), float(about)), gpu_hours.HEAD[2:]
+        )
     if kind == "audit":
         return audit_tables.markdown(pd.read_csv(ROOT / about / "summary.csv"))
     if kind == "past":

@@ -225,7 +225,7 @@ def _size(size: float) -> str:
 
 
 def _sum_up(store: RunStore, found: Sequence[Cached], **more: int) -> None:
-    states = Counter(each.state for each in found)
+    states: Counter[str] = Counter(each.state for each in found)
     line: dict[str, Any] = {
         "cache": str(store.root),
         "runs": len(found),

@@ -14,7 +14,7 @@ import os
 import secrets
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -171,7 +171,8 @@ def make_there(group: Group, mark: str, version: str) -> Made:
     if stranger := greeting(mark, version):
         raise ValueError(stranger)
     run, notes, ends = group[0][0].run, Notes(), list[End]()
-    pinned = gpus.claimed(run.devices) if run.device in ("cuda", "gpu") else nullcontext({})
+    on_gpu = run.device in ("cuda", "gpu")
+    pinned: AbstractContextManager[dict[str, str]] = gpus.claimed(run.devices) if on_gpu else nullcontext({})
     with pinned as environment:
         children = Children(RunStore(Path(mark).parent), notes, environment)
         try:

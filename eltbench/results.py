@@ -143,7 +143,9 @@ def collect_table(jobs: Sequence[Job], store: RunStore, name: str) -> pd.DataFra
 
 def describe(job: Job) -> dict[str, Any]:
     """What a row says of the model behind it, known before anything is trained."""
-    known = {**job.run.to_dict(), **job.run.to_dict()["architecture"], **job.keys}
+    run, shape = job.run, job.run.architecture
+    known = {name: getattr(run, name) for name in OF_RUN} | {name: getattr(shape, name) for name in OF_ARCHITECTURE}
+    known |= job.keys
     return {"run_id": job.run_id, "measurement": job.digest, **{name: known[name] for name in (*CELL, *job.keys)}}
 
 

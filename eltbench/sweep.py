@@ -51,7 +51,7 @@ def plan(jobs: Sequence[Job], store: RunStore) -> Plan:
 
 def with_companions(jobs: Sequence[Job], store: RunStore) -> list[Job]:
     """The jobs, then the trainings of the companions of all that are not finished."""
-    asked = [run for job in jobs if not store.is_cached(job) for run in job.companions]
+    asked = [run for job in jobs if job.companions and not store.is_cached(job) for run in job.companions]
     return [*jobs, *map(Job, dict.fromkeys(asked))]
 
 

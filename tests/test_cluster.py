@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from faulty_plugin import STEPS, job, logged, plug_in
@@ -145,6 +147,17 @@ class TestRefusals:
             (each, "RuntimeError: 4 workers died; what it had finished stays") for each in jobs
         ]
         assert "dropped it (cancelled)" in cluster._ends([[jobs[0]]], "cancelled", None, Lines())[0].error
+
+
+def test_the_file_of_the_documentation_asks_slurm_for_a_gpu_a_job(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    path = tmp_path / "cluster.toml"
+    path.write_text(text)
+    with described(path).cluster() as made:
+        script = made.job_script()
+    for line in ("#SBATCH --gres=gpu:1", "#SBATCH -p gpu", "#SBATCH -t 08:00:00", "--nthreads 1"):
+        assert line in script
 
 
 class TestGPUs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
@@ -60,6 +60,7 @@ class Study(ABC):
         for world in preset.worlds:
             for arm in preset.sized_arms():
                 settings, keys = self.settings(preset, world, arm), self.keys(preset, world, arm)
+                kind = preset.run(world, arm, seed=0)
                 for seed in preset.seeds:
                     others = self.companions(preset, world, arm, seed)
                     asked = (
@@ -67,7 +68,7 @@ class Study(ABC):
                     )
                     runs = tuple(run for runs in others.values() for run in runs)
                     jobs.append(
-                        Job(preset.run(world, arm, seed), self.name, {**settings, **asked}, keys, self.version, runs)
+                        Job(replace(kind, seed=seed), self.name, {**settings, **asked}, keys, self.version, runs)
                     )
         if not jobs:
             raise ValueError(f"preset {preset.name!r} plans no run: it needs worlds, arms and seeds")
