@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -69,11 +70,21 @@ class Description:
     def cluster(self) -> Cluster:
         """The cluster, which has submitted nothing yet; raises ValueError for options that its class refuses."""
         module, _, name = KINDS[self.kind].partition(":")
+        made = getattr(_dask(module), name)
+        known = {
+            parameter
+            for part in (*made.__mro__, *made.job_cls.__mro__)
+            if "__init__" in vars(part)
+            for parameter in signature(part.__init__).parameters
+        }
+        for option in self.options:
+            if option not in known:
+                raise ValueError(unknown(f"option of kind {self.kind!r}", option, sorted(known - {"self", "kwargs"})))
         try:
-            made: Cluster = getattr(_dask(module), name)(**self.options)
+            asked: Cluster = made(**self.options)
         except (TypeError, ValueError) as error:
             raise ValueError(f"options of kind {self.kind!r}: {error}") from None
-        return made
+        return asked
 
 
 def described(path: Path) -> Description:
