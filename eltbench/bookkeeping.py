@@ -7,7 +7,8 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,12 @@ def runs(arguments: Sequence[str]) -> int:
     actions: dict[str, Callable[[Sequence[str]], int]] = {"list": listing, "verify": verify, "prune": prune}
     first, *rest = arguments or ["list"]
     if first in actions:
-        return actions[first](rest)
+        with _plainly():
+            return actions[first](rest)
     if not first.startswith("-") and not re.fullmatch("[0-9a-f]{1,16}", first):
         raise ValueError(unknown("action of runs", first, list(actions)) + ", or the beginning of a run's id")
-    return listing(arguments)
+    with _plainly():
+        return listing(arguments)
 
 
 def listing(arguments: Sequence[str]) -> int:
@@ -167,7 +170,12 @@ def merge(arguments: Sequence[str]) -> int:
     kinds = {_kind(path) for path in asked.origins}
     if len(kinds) > 1:
         raise ValueError("merge: results and run caches cannot be mixed: merge the ones, then the others")
-    if kinds == {"run cache"}:
+    with _plainly():
+        return _merged(asked, kinds.pop())
+
+
+def _merged(asked: Merging, kind: str) -> int:
+    if kind == "run cache":
         done = merge_caches(asked.origins, asked.into, asked.dry_run)
         line = {"into": str(asked.into), **asdict(done)}
     else:
@@ -199,6 +207,15 @@ def seconds(name: str, text: str) -> float:
     if not found:
         raise ValueError(f"--{name}: give days, hours or minutes such as 30d, 12h or 90m, given {text!r}")
     return float(found[1]) * AGES[found[2]]
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """What the system refuses, as a message without a traceback."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(str(error)) from error
 
 
 def _found(asked: Listing) -> tuple[RunStore, list[Cached]]:

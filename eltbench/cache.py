@@ -44,9 +44,10 @@ class Cached:
         """The run in a few words, for a list."""
         if not self.config:
             return "unknown: run.json is absent or unreadable"
-        shape, said = self.config.get("architecture", {}), [self.config.get(name) for name in NAMED]
-        size = f"{shape.get('unique_layers')}N×{shape.get('max_loops')}L"
-        return f"{' '.join(map(str, said))} {size} width {shape.get('width')} seed {self.config.get('seed')}"
+        shape, said = self.config.get("architecture"), [str(self.config.get(name)) for name in NAMED]
+        if isinstance(shape, dict):
+            said += [f"{shape.get('unique_layers')}N×{shape.get('max_loops')}L width {shape.get('width')}"]
+        return f"{' '.join(said)} seed {self.config.get('seed')}"
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,10 @@ def prune(store: RunStore, runs: Iterable[Cached]) -> tuple[list[Cached], list[C
     removed, in_work = [], []
     for each in runs:
         directory = store.directory(each.run_id)
+        if directory.is_symlink():  # into another cache, whose run it is
+            directory.unlink()
+            removed.append(each)
+            continue
         try:
             with store.lock(each.run_id).acquire(timeout=0):
                 (directory / "done.json").unlink(missing_ok=True)

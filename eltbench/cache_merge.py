@@ -76,8 +76,10 @@ def _check(run_id: str, stores: Mapping[str, RunStore]) -> None:
     for stem in {path.name for store in stores.values() for path in _measurements(store, run_id)}:
         paths = {origin: store.directory(run_id) / "measurements" / stem for origin, store in stores.items()}
         tables = {str(path): results.read_table(path) for path in paths.values() if path.exists()}
-        if len(tables) > 1:
-            merged_rows(tables)
+        if len(tables) > 1 and {len(merged_rows(tables))} != {len(table) for table in tables.values()}:
+            raise ContradictionError(
+                f"one measurement of run {run_id} has other rows in {' and in '.join(tables)}: remove one"
+            )
 
 
 def _copy(run_id: str, stores: Iterable[RunStore], target: RunStore) -> None:
@@ -86,9 +88,9 @@ def _copy(run_id: str, stores: Iterable[RunStore], target: RunStore) -> None:
     directory = target.directory(run_id)
     try:
         with target.lock(run_id).acquire(timeout=0):
-            for path in sorted(stores[0].directory(run_id).iterdir()):
-                if path.is_file() and path.name not in ("lock", "done.json", "failure.txt"):
-                    _bring(path, directory / path.name)
+            for name in ("run.json", "log.jsonl", *_record(stores[0], run_id)["checkpoint"]):
+                if (path := stores[0].directory(run_id) / name).exists():
+                    _bring(path, directory / name)
             for path in _first_made(run_id, stores):
                 for each in [*path.parent.glob(f"{path.stem}.*.parquet"), path]:  # raw tables before their rows
                     _bring(each, directory / "measurements" / each.name)
@@ -131,8 +133,9 @@ def _joint_record(run_id: str, stores: Sequence[RunStore]) -> dict[str, Any]:
 
 def _record(store: RunStore, run_id: str) -> dict[str, Any]:
     record = store.record(run_id)
-    if record is None:
-        raise ValueError(f"{store.directory(run_id) / 'done.json'} is gone or unreadable")
+    made = record.get("provenance") if record else None
+    if record is None or not isinstance(made, dict) or "time" not in made:
+        raise ValueError(f"{store.directory(run_id) / 'done.json'} does not say when and where the run was made")
     return record
 
 

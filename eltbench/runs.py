@@ -115,6 +115,8 @@ class RunStore:
                 return False
         except Timeout:
             return True
+        except PermissionError:  # another user's cache: nothing can be asked of its locks
+            return False
 
     def state(self, run_id: str) -> State:
         """What is there, judged by names and sizes alone; only `repair` reads whole checkpoints."""

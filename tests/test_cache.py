@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from cached import RUN, STUDY, done, partial, seeded
 
-from eltbench import cli, results
+from eltbench import cache, cli, results
 from eltbench.cache import Filter, cached_runs, prune
 from eltbench.cache_damage import problems, set_damage_aside
 from eltbench.runs import WEIGHTS, RunStore
@@ -178,6 +178,7 @@ class TestVerify:
             (lambda text: text.replace('"elt"', '"theirs"'), "of a part that is not installed here"),
             (lambda text: text.replace('"seed"', '"sede"'), "unreadable"),
             (lambda text: "[]", "unreadable"),
+            (lambda text: '{"architecture": [], "seed": []}', "unreadable"),
         ],
     )
     def test_a_run_that_no_command_would_find_is_of_no_use_but_not_damaged(self, ask, store, mixed, change, words):
@@ -223,6 +224,23 @@ class TestPrune:
         assert [each.run_id for each in in_work] == [mixed["elt"]]
         assert len(removed) == 3
         assert store.state(mixed["elt"]) == "done"
+
+    def test_a_link_into_another_cache_goes_and_what_it_leads_to_stays(self, store, mixed, tmp_path):
+        other = RunStore(tmp_path / "other")
+        other.root.mkdir()
+        other.directory(mixed["elt"]).symlink_to(store.directory(mixed["elt"]))
+        prune(other, cached_runs(other))
+        assert list(other.root.iterdir()) == []
+        assert problems(store, mixed["elt"]) == []
+
+    def test_what_the_system_refuses_is_told_without_a_traceback(self, ask, store, mixed, monkeypatch):
+        def refuse(path):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(cache.Path, "rmdir", refuse)
+        code, _, _, error = ask("runs", "prune", mixed["failed"])
+        assert code == 2
+        assert error.startswith("error: [Errno 13] Permission denied")
 
     def test_a_removed_run_can_be_made_again(self, store, mixed):
         prune(store, cached_runs(store))

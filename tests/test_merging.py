@@ -115,6 +115,7 @@ def ask(capsys):
 class TestCaches:
     def test_every_finished_run_is_there_once_with_what_was_measured(self, machines, tmp_path, ask):
         one, two = machines
+        (one.directory(Job(RUN).run_id) / f"{WEIGHTS}.damaged-1").write_text("of an earlier attempt")
         code, said, _ = ask("merge", one.root, two.root, "--into", tmp_path / "all")
         assert code == 0
         assert json.loads(said[-1]) | {"into": ""} == {
@@ -124,7 +125,7 @@ class TestCaches:
         assert {each.run_id for each in merged} == {Job(seeded(seed)).run_id for seed in range(3)}
         assert all(each.state == "done" and each.measurements for each in merged)
         assert ask("runs", "verify", "--runs", tmp_path / "all")[0] == 0
-        assert not list(tmp_path.glob("all/*/*.tmp"))
+        assert not list(tmp_path.glob("all/*/*.damaged-*"))
 
     def test_the_first_record_stands_and_keeps_the_others(self, machines, tmp_path):
         for number, order in enumerate((machines, machines[::-1])):
@@ -165,6 +166,14 @@ class TestCaches:
         with pytest.raises(ContradictionError, match="1 rows contradict"):
             merge_caches([one.root, two.root], tmp_path / "all")
 
+    def test_other_rows_of_one_measurement_are_refused(self, machines, tmp_path):
+        one, two = machines
+        job = done(two)
+        path = two.measurement_path(job.run_id, job.study, job.digest)
+        results.write_table(path, results.pq.read_table(path).slice(0, 1))
+        with pytest.raises(ContradictionError, match="has other rows in"):
+            merge_caches([one.root, two.root], tmp_path / "all")
+
     def test_another_wall_clock_is_no_contradiction(self, machines, tmp_path):
         one, two = machines
         done(two, call_seconds=9.0)
@@ -188,6 +197,15 @@ class TestCaches:
         rows = results.pq.read_table(path)
         results.write_table(path, rows.replace_schema_metadata({results.VERSION_KEY: b"0"}))
         with pytest.raises(ValueError, match="schema version '0', this eltbench reads version '1'"):
+            merge_caches([one.root, two.root], tmp_path / "all")
+
+    def test_a_run_that_does_not_say_where_it_was_made_is_refused(self, machines, tmp_path):
+        one, two = machines
+        path = two.directory(Job(seeded(2)).run_id) / "done.json"
+        record = json.loads(path.read_text())
+        del record["provenance"]
+        path.write_text(json.dumps(record))
+        with pytest.raises(ValueError, match=r"done.json does not say when and where the run was made"):
             merge_caches([one.root, two.root], tmp_path / "all")
 
     def test_a_run_in_work_where_it_would_go_is_refused(self, machines, tmp_path):
