@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,17 +57,14 @@ def merge_caches(origins: Sequence[Path], into: Path, dry_run: bool = False) -> 
 
 def _check(run_id: str, stores: Mapping[str, RunStore]) -> None:
     """Raise ValueError where the run is damaged somewhere or not the same everywhere."""
-    weights: dict[str, dict[str, str]] = {}
     for origin, store in stores.items():
         for problem in problems(store, run_id):
             if problem.damaged or problem.path.suffix == ".parquet":
                 mend = f"eltbench runs verify {run_id} --repair --runs {origin}"
                 raise ValueError(f"{problem.path} {problem.what}; what is damaged is set aside by {mend}")
-        files = _record(store, run_id)["checkpoint"]
-        weights[origin] = {name: file["sha256"] for name, file in files.items() if name.endswith(".safetensors")}
-    (first, expected), *others = weights.items()
-    for other, found in others:
-        if found != expected:
+    first, *others = stores
+    for other in others:
+        if not _same_weights(run_id, stores[first], stores[other]):
             made = [f"{origin} ({_made(stores[origin], run_id)})" for origin in (first, other)]
             raise ContradictionError(
                 f"run {run_id} has other weights in {' and in '.join(made)}: the two machines do not compute the same "
@@ -80,6 +78,27 @@ def _check(run_id: str, stores: Mapping[str, RunStore]) -> None:
             raise ContradictionError(
                 f"one measurement of run {run_id} has other rows in {' and in '.join(tables)}: remove one"
             )
+
+
+def _same_weights(run_id: str, *stores: RunStore) -> bool:
+    """Whether checkpoints and snapshots hold the same tensors to the bit, in files that may differ in their headers."""
+    files = [_record(store, run_id)["checkpoint"] for store in stores]
+    names = [{name for name in each if name.endswith(".safetensors")} for each in files]
+    return names[0] == names[1] and all(
+        files[0][name] == files[1][name]
+        or tensors(stores[0].directory(run_id) / name) == tensors(stores[1].directory(run_id) / name)
+        for name in names[0]
+    )
+
+
+def tensors(path: Path) -> tuple[dict[str, Any], str]:
+    """What a safetensors file says of its tensors, and the checksum of their bytes.
+
+    The library writes the metadata of two equal checkpoints in whatever order, so their files need not be equal.
+    """
+    with path.open("rb") as file:
+        about = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return about, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _copy(run_id: str, stores: Iterable[RunStore], target: RunStore) -> None:

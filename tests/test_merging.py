@@ -9,10 +9,11 @@ import pytest
 from cached import RUN, done, partial, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from eltbench import cli, results
 from eltbench.cache import cached_runs
-from eltbench.cache_merge import merge_caches
+from eltbench.cache_merge import merge_caches, tensors
 from eltbench.merging import ContradictionError, merged_rows
 from eltbench.runs import WEIGHTS, Job, RunStore
 from eltbench.schema import row_schema, validate
@@ -84,6 +85,16 @@ class TestRows:
 
     def test_what_differs_by_a_key_column_is_another_row(self):
         assert len(merged_rows({"a": table(), "b": table(role="control")})) == 2 * len(table())
+
+
+def with_metadata(path, names):
+    """Write these names into a safetensors file in this order; the library's own is another in every process."""
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = {"__metadata__": dict.fromkeys(names, "said"), **json.loads(data[8:end])}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+    assert load_file(path)["weights"].shape == (8, 8)
 
 
 @pytest.fixture
@@ -159,6 +170,16 @@ class TestCaches:
             assert origin in error
         assert f"eltbench runs prune {Job(RUN).run_id} --runs {two.root}" in error
         assert not (tmp_path / "all").exists()
+
+    def test_equal_weights_in_files_that_differ_are_the_same(self, machines, tmp_path):
+        job = Job(RUN)
+        for store, order in zip(machines, (("format", "step"), ("step", "format")), strict=True):
+            with_metadata(store.directory(job.run_id) / WEIGHTS, order)
+            store.finish(RUN, job.run_id, seconds=8.0, resumed=False)
+        one, two = (store.directory(job.run_id) / WEIGHTS for store in machines)
+        assert one.read_bytes() != two.read_bytes()
+        merge_caches([store.root for store in machines], tmp_path / "all")
+        assert tensors(tmp_path / "all" / job.run_id / WEIGHTS) == tensors(one) == tensors(two)
 
     def test_another_value_of_one_measurement_is_refused(self, machines, tmp_path):
         one, two = machines
