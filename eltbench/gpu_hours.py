@@ -1,7 +1,7 @@
 """GPU-hours of training and sampling: FLOPs in closed form over the FLOP/s that one GPU is said to sustain.
 
-    python -m eltbench.gpu_hours --tflops 300                              # the paper's networks, trained as it says
-    python -m eltbench.gpu_hours extrapolation digits-gpu --tflops 20      # the runs of a preset
+    eltbench gpu-hours --tflops 300                              # the paper's networks, trained as it says
+    eltbench gpu-hours extrapolation digits-gpu --tflops 20      # the runs of a preset
 
 What a GPU sustains is asked for, not assumed: of the peak that is printed on it, transformers of this size commonly
 reach a third to a half. Counted are the products of the network, forward and backward (eltbench.accounting), and
@@ -130,19 +130,10 @@ class HoursCommand:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; returns the exit code, 2 for what was refused."""
-    asked = tyro.cli(HoursCommand, prog="python -m eltbench.gpu_hours", args=arguments)
-    try:
-        if asked.study and not asked.preset:
-            raise ValueError(f"name a preset of {asked.study} too")
-        works = list(of_preset(asked.study, asked.preset) if asked.study else of_paper())
-        shown = lines(works, asked.tflops)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Print the table; returns the exit code."""
+    asked = tyro.cli(HoursCommand, prog="eltbench gpu-hours", args=arguments)
+    if asked.study and not asked.preset:
+        raise ValueError(f"name a preset of {asked.study} too")
+    shown = lines(list(of_preset(asked.study, asked.preset) if asked.study else of_paper()), asked.tflops)
     Console(width=None if sys.stdout.isatty() else 160).print(tables.terminal(HEAD, shown, HEAD[2:]))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

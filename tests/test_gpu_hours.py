@@ -2,7 +2,7 @@
 
 import pytest
 
-from eltbench import gpu_hours
+from eltbench import cli, gpu_hours
 from eltbench.gpu_hours import IMAGENET, Work, lines, of_paper, of_preset
 from eltbench.step_cost import step_flops
 from eltbench.studies.presets import load_preset
@@ -63,11 +63,11 @@ def test_a_preset_is_the_sum_of_its_runs():
     ],
 )
 def test_what_cannot_be_counted_is_refused(capsys, arguments, words):
-    assert gpu_hours.main(arguments) == 2
+    assert cli.main(["gpu-hours", *arguments]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_the_command_prints_a_line_a_network(capsys):
-    assert gpu_hours.main(["--tflops", "400"]) == 0
+    assert cli.main(["gpu-hours", "--tflops", "400"]) == 0
     said = capsys.readouterr().out
     assert all(work.model in said for work in of_paper())
