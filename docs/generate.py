@@ -4,8 +4,8 @@ A table stands between two marks: `<!-- claims: FOLDER -->` (a results folder's 
 `<!-- compare: FOLDER FOLDER -->` (what moved between two), `<!-- audit: FOLDER -->` (the paper's figures recounted),
 `<!-- throughput: FOLDER -->` (a machine's ceilings and ratios), `<!-- signals: FOLDER -->` (what signals add and rules
 save), `<!-- past: FOLDER -->` (what models do past L_max), `<!-- gpu-hours: TFLOPS -->` (what the paper's networks take
-at what a GPU sustains), `<!-- overview -->` (all) or `<!-- declared: WHAT -->` (columns, limits: as the package declares
-them), and `<!-- end of … -->`.
+at what a GPU sustains), `<!-- overview -->` (all) or `<!-- declared: WHAT -->` (columns, limits: as declared), and
+`<!-- end of … -->`.
 """
 
 from __future__ import annotations
