@@ -13,6 +13,7 @@ import importlib.util
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -70,9 +71,9 @@ def no_compiler(device: str) -> str:
     """What torch's compiler lacks here, in words; empty where nothing is missing."""
     if device.startswith("cuda"):
         return "" if importlib.util.find_spec("triton") else "torch compiles for CUDA with triton, not installed here"
-    asked = os.environ.get("CXX", "")
-    names = [asked] if asked else ["g++", "clang++", "c++"]
-    return "" if any(map(shutil.which, names)) else f"no C++ compiler on PATH (looked for {', '.join(names)})"
+    usual = "clang++" if sys.platform == "darwin" else "g++"  # torch takes no other unless CXX names it
+    name = [*shlex.split(os.environ.get("CXX", "")), usual][0]
+    return "" if shutil.which(name) else f"torch compiles with {name}, not on PATH here; install it, or name one in CXX"
 
 
 def available_bytes(device: str) -> int:
