@@ -60,5 +60,5 @@ def _refuse_contradictions(values: pd.DataFrame, kept: pd.DataFrame, names: Sequ
     said = [f"{row[ORIGIN]} has {row['value']!r} ({row['host']}, {row['time']})" for _, row in one.iterrows()]
     raise ContradictionError(
         f"{len(lacking)} rows contradict one another, for example of run {first['run_id']}, {what}: {'; '.join(said)}. "
-        "One run has one value: find out which origin is wrong, and leave it or its runs out"
+        "Machines that do not compute the same bits can be compared (eltbench compare), not merged"
     )
