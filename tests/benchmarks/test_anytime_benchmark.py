@@ -91,7 +91,7 @@ def test_the_time_falls_with_the_mean_exit(backend, request, monkeypatch):
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_what_all_signals_cost_by_width(backend, request):
     enabled = request.config.getoption("--benchmark-enable")
-    items, widths, loops, repeats = (64, WIDTHS, 4, 15) if enabled else (4, (16,), 2, 1)
+    items, widths, loops, repeats = (64, WIDTHS, 4, 7) if enabled else (4, (16,), 2, 1)
     if backend == "jax":
         pytest.importorskip("jax")
     for width in widths:
