@@ -41,7 +41,7 @@ def score(model: Model, settings: Mapping[str, Any], splits: int, rng: np.random
     rows = [row for target, error in errors.items() for row in _foretold(full, error, labels, target)]
     if errors and len(settings["exits"]) > 1:
         limits = settings["levels"], settings["delta"], splits, rng
-        rows += sampling_stops.score(model, full, labels, settings["exits"], asked, *limits)
+        rows += sampling_stops.score(model, full, errors, labels, settings["exits"], asked, *limits)
     return [{**known, "scope": "sampling", **row} for row in rows]
 
 

@@ -16,6 +16,7 @@ from eltbench.evaluation.generation import Generated, distance, generate, sample
 from eltbench.evaluation.probe import Gate
 from eltbench.evaluation.uncertainty import SIGNALS, nonfinite
 from eltbench.model import Model
+from eltbench.statistics import NonFiniteError
 
 Rows = list[dict[str, Any]]
 Run = tuple[float, Generated]
@@ -23,16 +24,14 @@ Run = tuple[float, Generated]
 
 QUANTILES = (1 / 3, 2 / 3, 1.0)  # of a signal's values, which are its thresholds; besides, it may never stop early
 BOUND = 1.0  # of the distance to the full-loop sample, beyond which it counts as that
-DIVERGENCES = (
-    "kl_to_deepest",
-    "squared_change_to_deepest",
-)  # which the gate learns to foresee
+DIVERGENCES = ("kl_to_deepest", "squared_change_to_deepest")  # which the gate learns to foresee
 DISTANCE, DISTANCE_AT_STEP = "distance_to_full_loops", "distance_to_full_loops_at_step"
 
 
 def score(
     model: Model,
     full: Generated,
+    errors: Mapping[str, np.ndarray],
     labels: np.ndarray,
     exits: Sequence[int],
     asked: Mapping[str, Any],
@@ -43,11 +42,11 @@ def score(
 ) -> Rows:
     """Rows of all rules that can be told while sampling, held against the full-loop samples under the same noise.
 
-    asked: the seed and sampler's options of `generate`. metric: `distance_to_full_loops` by setting, and
-    `sample_error` by what the outside judges look at; `distance_to_full_loops_at_step` of the states after each
-    `sampling_step`, with the loops run there and the `noise` that the step began with; `risk`, `violations`,
-    `loops_saved`, `loops_saved_by_batch` and both above the fixed rule's (`…_over_fixed`) of learn-then-test. A rule or
-    a level that cannot be tried has a row that says why.
+    errors: of the full-loop samples, {target: (n,)}. asked: the seed and sampler's options of `generate`. metric:
+    `distance_to_full_loops` by setting, and `sample_error` by what the outside judges look at;
+    `distance_to_full_loops_at_step` of the states after each `sampling_step`, with the loops run there and the `noise`
+    that the step began with; `risk`, `violations`, `loops_saved`, `loops_saved_by_batch` and both above the fixed
+    rule's (`…_over_fixed`) of learn-then-test. A rule or a level that cannot be tried has a row that says why.
     """
     rows: Rows = []
     fixed: dict[tuple[float, str], float] = {}
@@ -64,14 +63,22 @@ def score(
             continue
         seen = values[:-1][np.isfinite(values[:-1])]  # at the last exit everything stops anyhow
         limits = np.unique(seen if rule == "fixed" else np.quantile(seen, QUANTILES, method="lower")).tolist()
-        further = [
-            (limit, generate(model, labels, exits, rule=rule, threshold=limit, gate=gate, **asked)) for limit in limits
-        ]
-        runs: list[Run] = [(-np.inf, full), *further]
-        judged = [sample_errors(model, run.samples, labels) for _, run in runs]
-        rows += _curve(rule, runs, full, judged)
+        try:
+            further = [generate(model, labels, exits, rule=rule, threshold=at, gate=gate, **asked) for at in limits]
+        except NonFiniteError as error:  # of what the gate reads; other rules do not stop by what is no number
+            rows.append({"metric": DISTANCE, "value": None, "rule": rule, "reason": str(error)})
+            continue
+        runs: list[Run] = [(-np.inf, full), *zip(limits, further, strict=True)]
+        rows += _curve(rule, runs, full, [errors, *_judged(model, further, labels)])
         rows += _guaranteed(rule, runs, full, levels, delta, drawn, fixed)
     return rows
+
+
+def _judged(model: Model, runs: Sequence[Generated], labels: np.ndarray) -> list[dict[str, np.ndarray]]:
+    """The errors of the samples of each run, {target: (n,)}, judged together."""
+    together = sample_errors(model, np.concatenate([run.samples for run in runs]), np.tile(labels, len(runs)))
+    apart = {target: np.split(error, len(runs)) for target, error in together.items()}
+    return [{target: parts[place] for target, parts in apart.items()} for place in range(len(runs))]
 
 
 def _values(rule: str, gate: Gate | None, full: Generated, exits: Sequence[int]) -> np.ndarray | None:

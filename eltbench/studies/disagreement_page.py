@@ -61,10 +61,8 @@ def _rules(summary: pd.DataFrame, heading: str) -> str:
     held = summary[(summary["guarantee"] == "learn then test") & (summary["alpha"] == SHOWN_LEVEL)]
     held = held[held["role"] == "main"]
     head = ["where", f"{heading}, α = {SHOWN_LEVEL}", "risk", "violations", "loops saved a sample"]
-    head += [
-        "loops saved by batches",
-        *(("a sample, over a fixed depth",) if OVER_FIXED in set(held["metric"]) else ()),
-    ]
+    head += ["loops saved by batches"]
+    head += ["a sample, over a fixed depth"] if OVER_FIXED in set(held["metric"]) else []
     return tables.markdown(head, [line[: len(head)] for line in _held(held)])
 
 
@@ -121,7 +119,7 @@ def _effect(found: pd.DataFrame) -> str:
     if found.empty or not np.isfinite(found["mean"].iloc[0]):
         return _missing(found)
     mean, low, high = found[BOUNDS].iloc[0]
-    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{mean:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else "")
 
 
 def _missing(found: pd.DataFrame) -> str:
@@ -134,4 +132,4 @@ def _percent(found: pd.DataFrame) -> str:
     if found.empty or not np.isfinite(found["mean"].iloc[0]):
         return _missing(found)
     mean, low, high = 100 * found[BOUNDS].iloc[0]
-    return f"{mean:.0f} % [{low:.0f}, {high:.0f}]"
+    return f"{mean:.0f} %" + (f" [{low:.0f}, {high:.0f}]" if np.isfinite(low) else "")

@@ -10,6 +10,7 @@ from eltbench.evaluation import sampling_stops
 from eltbench.evaluation.generation import generate
 from eltbench.evaluation.generation_scores import score
 from eltbench.model import Model
+from eltbench.statistics import NonFiniteError
 from eltbench.training import build_engine, parts
 
 SAMPLES, STEPS, EXITS = 192, 3, [1, 2, 3]
@@ -106,6 +107,21 @@ def test_signals_that_leave_no_choice_and_samples_that_are_all_alike_are_told(mo
     told = {row["signal"]: row["reason"] for row in rows if row["metric"] == "auroc"}
     assert told["corruption_level"] == "the same of all samples"
     assert told["entropy"] == "no sample is worse than another"
+
+
+def test_a_gate_that_meets_what_is_no_number_says_so_and_the_other_rules_go_on(monkeypatch):
+    drawn = sampling_stops.generate
+
+    def spoilt(*given, gate=None, **named):
+        if gate is not None:
+            raise NonFiniteError("probe: signal 'entropy' is nan at item 3")
+        return drawn(*given, **named)
+
+    monkeypatch.setattr(sampling_stops, "generate", spoilt)
+    _, rows = scored(samples=180, exits=[1, 2])
+    (row,) = found(rows, rule="learned-gate")
+    assert (row["value"], row["reason"]) == (None, "probe: signal 'entropy' is nan at item 3")
+    assert found(rows, rule="entropy", metric="sample_error")
 
 
 def test_batches_run_on_until_their_last_item_stops():

@@ -149,7 +149,7 @@ def test_samples_that_set_thresholds_calibrate_nothing_and_those_that_calibrate_
     monkeypatch.setattr(sampling_stops, "batched", running)
     monkeypatch.setattr(sampling_stops, "generate", lambda *_, **__: drawn(1 / APART))
     monkeypatch.setattr(sampling_stops, "sample_errors", lambda *_: {})
-    sampling_stops.score(None, drawn(0.0), number, (1, 2, 3), {}, (0.2,), 0.1, 5, np.random.default_rng(0))
+    sampling_stops.score(None, drawn(0.0), {}, number, (1, 2, 3), {}, (0.2,), 0.1, 5, np.random.default_rng(0))
     assert fitted == [set(range(60))]  # the entropy's; a fixed depth learns nothing from samples
     assert len(calibrated) == len(tested) == 10  # two rules, five splits
     for to_calibrate, to_test in zip(calibrated, tested, strict=True):
