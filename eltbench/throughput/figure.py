@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Place = tuple[Any, ...]
 PLACE = ["measure", "block", "batch_size", "tokens", "precision", "mode"]
 HOLLOW = "hollow: all layers take less than twice the cache; faint: noisy"
 FAINT = 0.3  # opacity of a cell that stayed noisy
@@ -25,18 +27,22 @@ def figure(rows: pd.DataFrame) -> Figure:
     canvas, axes = figures.grid(2, 2)
     calls = table[(table["metric"] == "throughput_ratio") & table["mean"].notna()] if len(table) else table
     times = table[table["metric"].isin(["call_seconds", "sample_seconds"])] if len(table) else table
-    _where_it_pays(axes[0, 0], calls)
-    _predicted(axes[0, 1], calls)
-    _achieved(axes[1, 0], times)
+    places = [place for part in (calls, times) if len(part) for place in part[PLACE].itertuples(index=False, name=None)]
+    order = list(dict.fromkeys(places))
+    _where_it_pays(axes[0, 0], calls, order)
+    _predicted(axes[0, 1], calls, order)
+    _achieved(axes[1, 0], times, order)
     _ladder(axes[1, 1], rows[rows["measure"] == "ceiling"])
     return canvas
 
 
-def _styles(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:
+def _styles(table: pd.DataFrame, order: Sequence[Place]) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:
+    """Name, lines and style of every place in the table; the style is that of its number in `order`."""
     from eltbench import figures
 
     found = []
-    for number, (place, here) in enumerate(table.groupby(PLACE, sort=False)):
+    for place, here in table.groupby(PLACE, sort=False):
+        number = order.index(place)
         measure, block, batch, tokens, precision, mode = place
         colour, marker = figures.PALETTE[number % 10], figures.MARKERS[number % len(figures.MARKERS)]
         style = {"color": colour, "marker": marker, "ls": "", "ms": 5}
@@ -44,7 +50,7 @@ def _styles(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, Any]
     return found
 
 
-def _where_it_pays(axis: Axes, calls: pd.DataFrame) -> None:
+def _where_it_pays(axis: Axes, calls: pd.DataFrame, order: Sequence[Place]) -> None:
     """Measured ratio with its interval against block weights over cache; hollow: layers do not spill; faint: noisy."""
     axis.set(xlabel="weights of the shared block over the last cache", ylabel="throughput, looped over unique")
     known = calls[calls["cache_bytes"].notna()] if len(calls) else calls
@@ -55,7 +61,7 @@ def _where_it_pays(axis: Axes, calls: pd.DataFrame) -> None:
         return
     axis.set_xscale("log")
     axis.axvline(1, color="0.6", ls=":", lw=1)
-    for label, here, style in _styles(known):
+    for label, here, style in _styles(known, order):
         here = here.assign(at=here["block_bytes"].astype(float) / here["cache_bytes"].astype(float))
         spilled_or_not, noisy_or_not = here["unique_bytes"] > SPILLED * here["cache_bytes"], here["noisy"] > 0
         for number, ((spilled, noisy), part) in enumerate(here.groupby([spilled_or_not, noisy_or_not])):
@@ -67,25 +73,25 @@ def _where_it_pays(axis: Axes, calls: pd.DataFrame) -> None:
     axis.legend(fontsize=6, frameon=False, title=HOLLOW, title_fontsize=6)
 
 
-def _predicted(axis: Axes, calls: pd.DataFrame) -> None:
+def _predicted(axis: Axes, calls: pd.DataFrame, order: Sequence[Place]) -> None:
     axis.set(xlabel="ratio predicted by the roofline", ylabel="ratio measured", title="measured against predicted")
     known = calls[calls["predicted"].notna()] if len(calls) else calls
     if known.empty:
         return
     ends = [min(known["mean"].min(), known["predicted"].min()), max(known["mean"].max(), known["predicted"].max())]
     axis.plot(ends, ends, color="0.4", lw=1)
-    for _, here, style in _styles(known):
+    for _, here, style in _styles(known, order):
         axis.plot(here["predicted"], here["mean"], **style)
 
 
-def _achieved(axis: Axes, times: pd.DataFrame) -> None:
+def _achieved(axis: Axes, times: pd.DataFrame, order: Sequence[Place]) -> None:
     axis.set(xlabel="weights of all layers, MB", ylabel="ceiling's time over measured", title="achieved over ceiling")
     known = times[times["achieved"].notna()] if len(times) else times
     if known.empty:
         return
     axis.set_xscale("log")
     axis.axhline(1, color="0.4", lw=1)
-    for _, here, style in _styles(known):
+    for _, here, style in _styles(known, order):
         for role, part in here.groupby("role"):
             fill: dict[str, Any] = {"mfc": "white"} if role == "unique" else {}
             axis.plot(part["unique_bytes"].astype(float) / UNIT, part["achieved"], **style, **fill)

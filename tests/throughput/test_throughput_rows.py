@@ -309,6 +309,19 @@ def test_the_figure_draws_noisy_cells_faint_and_only_those():
     }
 
 
+def test_a_cell_looks_alike_in_every_panel(measured):
+    rows, _ = measured
+    pays, predicted, achieved, _ = STUDY.figure(rows).axes
+    legend = pays.get_legend()
+    looks = {text.get_text(): handle for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)}
+    drawn = {(line.get_color(), line.get_marker()) for line in predicted.get_lines() if line.get_marker() != "None"}
+    marks = {(each.lines[0].get_color(), each.lines[0].get_marker()) for each in pays.containers}
+    assert len(looks) == 2  # calls and samplers
+    assert drawn == marks
+    others = {(line.get_color(), line.get_marker()) for line in achieved.get_lines() if line.get_marker() != "None"}
+    assert marks < others  # the control and what is not hoisted stand there too, in colours of their own
+
+
 @pytest.mark.parametrize(("off", "words"), [(1.0, "which holds 1, as it should"), (1.2, "which does not hold 1")])
 def test_the_control_says_whether_a_network_takes_as_long_as_its_copy(off, words):
     preset = preset_from_table("made-up", {"groups": [{**GROUP, "measure": "self"}]})
