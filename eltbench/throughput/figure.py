@@ -44,7 +44,7 @@ def _styles(table: pd.DataFrame, order: Sequence[Place]) -> list[tuple[str, pd.D
     for place, here in table.groupby(PLACE, sort=False):
         number = order.index(place)
         measure, block, batch, tokens, precision, mode = place
-        colour, marker = figures.PALETTE[number % 10], figures.MARKERS[number % len(figures.MARKERS)]
+        colour, marker = figures.PALETTE[number % 10], figures.MARKERS[(number + number // 10) % len(figures.MARKERS)]
         style = {"color": colour, "marker": marker, "ls": "", "ms": 5}
         found.append((f"{measure}, {block}, batch {batch}, {tokens} tokens, {precision}, {mode}", here, style))
     return found
@@ -70,7 +70,8 @@ def _where_it_pays(axis: Axes, calls: pd.DataFrame, order: Sequence[Place]) -> N
             errors = [part["mean"] - low, high - part["mean"]]
             axis.errorbar(part["at"], part["mean"], errors, **style, **fill, label=None if number else label)
     axis.set_ylim(0.9 * min(1, known["mean"].min()), 1.1 * known["mean"].max())  # a wide interval is cut
-    axis.legend(fontsize=6, frameon=False, title=HOLLOW, title_fontsize=6)
+    below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 2}  # there may be a dozen
+    axis.legend(fontsize=6, frameon=False, title=HOLLOW, title_fontsize=6, **below)
 
 
 def _predicted(axis: Axes, calls: pd.DataFrame, order: Sequence[Place]) -> None:
