@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +33,11 @@ CLEAREST = (0, 1, 2, 3, 4, 5, 9, 7, 8, 6)  # the palette's colours, the clearest
 INSIDE = 7  # a legend of more lines stands below its panel
 
 
-def grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
-    """An empty figure of rows × columns panels, and its axes as an array of that shape."""
-    canvas = Figure(figsize=(5.2 * columns, 3.8 * rows), layout="constrained")
-    axes = canvas.subplots(rows, columns, squeeze=False)
+def grid(rows: int, columns: int, heights: Sequence[float] = ()) -> tuple[Figure, np.ndarray]:
+    """An empty figure of rows × columns panels, and its axes as an array of that shape; `heights` of the rows, usually 1."""
+    heights = heights or [1.0] * rows
+    canvas = Figure(figsize=(5.2 * columns, 3.8 * sum(heights)), layout="constrained")
+    axes = canvas.subplots(rows, columns, squeeze=False, height_ratios=heights)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
@@ -123,7 +124,7 @@ def training_curves(axis: Axes, table: pd.DataFrame, marks: pd.DataFrame, title:
         axis.plot(at, mean, label=model.label, ms=3, **model.line)
         axis.fill_between(at, np.maximum(low, mean / 10), high, color=model.colour, alpha=0.2, lw=0)
         if model.trainer == "unique-depth":
-            axis.axhline(mean[-1], color=model.colour, ls="--", lw=1, label=f"target: what {model.label} ends with")
+            axis.axhline(mean[-1], color=model.colour, ls="--", lw=1, label=f"final loss of {model.trainer}")
     for model, mark in models(marks, beside=table):
         star = {"color": model.colour, "mec": "black", "mew": 0.6, "ms": 11, "zorder": 3}
         star |= {} if mark["reached"].iloc[0] == 1 else {"mfc": "white"}
@@ -132,7 +133,7 @@ def training_curves(axis: Axes, table: pd.DataFrame, marks: pd.DataFrame, title:
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    _legend(axis)
+    _legend(axis, "upper right")  # losses fall from the left
 
 
 def forest(axis: Axes, table: pd.DataFrame, margin: float, title: str) -> None:
@@ -228,11 +229,11 @@ def _style(trainer: str) -> int:
     return TRAINERS.get(trainer, 6 + sum(trainer.encode()) % 3)
 
 
-def _legend(axis: Axes) -> None:
+def _legend(axis: Axes, place: str = "best") -> None:
     """The key to a panel, inside it where there is room."""
     names = axis.get_legend_handles_labels()[1]
     if len(names) <= INSIDE:
-        axis.legend(fontsize=7, frameon=True, framealpha=0.7, edgecolor="none")
+        axis.legend(fontsize=7, frameon=True, framealpha=0.7, edgecolor="none", loc=place)
     else:
         axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
 

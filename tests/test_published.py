@@ -9,13 +9,13 @@ import pytest
 
 import eltbench
 from eltbench import studies
+from eltbench.report import published
 from eltbench.studies import verdicts
 from eltbench.studies.presets import load_preset
 
 RESULTS = Path(__file__).parents[1] / "results"
-FOLDERS = [RESULTS / "extrapolation" / name for name in ("digits", "digits-jax", "relay")]
-FOLDERS += [RESULTS / "depth_grid" / "digits"]
-FOLDERS += [RESULTS / "disagreement" / name for name in ("digits", "relay")]
+TRAINED = ("extrapolation", "depth_grid", "convergence", "disagreement")
+FOLDERS = [folder for folder in published.folders(RESULTS) if folder.parent.name in TRAINED]
 EARLIER = {("disagreement", "digits"): 2, ("disagreement", "relay"): 2}
 """The version of the study that measured, where rows have been added since; measuring again ends it."""
 RELAY_HELDOUT, COLOURS = 512, 4

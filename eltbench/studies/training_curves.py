@@ -85,7 +85,8 @@ def figure(rows: pd.DataFrame) -> Figure:
 
     table = summary(rows)
     panels = [(here, kind) for _, here in table.groupby(CELL) for kind in _kinds(here)]
-    canvas, axes = figures.grid(len(panels), 2)
+    heights = {"curves": 1.0, "variants": 0.25 + 0.08 * table.loc[table["metric"] == FROM_LINEAR, "role"].nunique()}
+    canvas, axes = figures.grid(len(panels), 2, [heights[kind] for _, kind in panels])
     arrivals = targets.arrivals(rows)
     for row, (here, kind) in zip(axes, panels, strict=True):
         where = here[CELL].iloc[0]
