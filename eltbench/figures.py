@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -34,7 +34,7 @@ INSIDE = 7  # a legend of more lines stands below its panel
 
 
 def grid(rows: int, columns: int, heights: Sequence[float] = ()) -> tuple[Figure, np.ndarray]:
-    """An empty figure of rows × columns panels, and its axes as an array of that shape; `heights` of the rows, usually 1."""
+    """An empty figure of rows × columns panels, its axes as an array of that shape; heights of rows are usually 1."""
     heights = heights or [1.0] * rows
     canvas = Figure(figsize=(5.2 * columns, 3.8 * sum(heights)), layout="constrained")
     axes = canvas.subplots(rows, columns, squeeze=False, height_ratios=heights)
@@ -229,7 +229,7 @@ def _style(trainer: str) -> int:
     return TRAINERS.get(trainer, 6 + sum(trainer.encode()) % 3)
 
 
-def _legend(axis: Axes, place: str = "best") -> None:
+def _legend(axis: Axes, place: Literal["best", "upper right"] = "best") -> None:
     """The key to a panel, inside it where there is room."""
     names = axis.get_legend_handles_labels()[1]
     if len(names) <= INSIDE:

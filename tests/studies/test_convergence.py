@@ -269,7 +269,7 @@ def test_the_figure_draws_every_model_once_and_its_variants_below(tmp_path):
     ]
     steps, flops, forest = canvas.axes[0], canvas.axes[1], canvas.axes[2]
     labels = [text.get_text() for text in steps.get_legend().get_texts()]
-    assert [label for label in labels if not label.startswith("target")] == [
+    assert [label for label in labels if not label.startswith("final loss")] == [
         "elt 2N×4L",
         "unique-depth 8N×1L (equal-compute)",
     ]
