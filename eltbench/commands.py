@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import tyro
 from rich.console import Console
 
@@ -120,30 +119,20 @@ class SampleCommand:
 
 def sample(arguments: list[str]) -> int:
     """Write the picture of samples by loops."""
-    from eltbench import figures
+    from eltbench.studies import sample_pictures
 
     asked = tyro.cli(SampleCommand, prog="eltbench sample", args=arguments)
     model = load_model(asked.run, runs=asked.runs, device=asked.device)
-    if model.dataset.images(model.dataset.heldout().values[:1]) is None:
-        raise ValueError(f"dataset {model.run.dataset!r} holds no images to draw")
     exits = model.exits(loop_counts(asked.loops))
     if asked.samples < 1:
         raise ValueError(f"samples: give at least 1, given {asked.samples}")
     if asked.out.is_dir():
         raise ValueError(f"out: give the name of a picture file, given the folder {asked.out}")
     check_writable(asked.out.parent)
-    labels = np.arange(asked.samples, dtype=np.int32) % max(1, model.spec.classes)
     settings: dict[str, Any] = {"guidance_scale": asked.guidance_scale}
     if asked.steps is not None:
         settings["steps"] = asked.steps
-    rows = []
-    for loops in exits:
-        images = model.dataset.images(model.sample(labels, loops, seed=asked.seed, **settings))
-        assert images is not None
-        rows.append(images)
-    run = model.run
-    title = f"{run.trainer} {run.task} {run.dataset}, trained with L_max = {run.architecture.max_loops}"
-    figure = figures.pictures(np.stack(rows), [f"L = {loops}" for loops in exits], title)
+    figure = sample_pictures.by_loops(model, exits, asked.samples, asked.seed, **settings)
     figure.savefig(asked.out, dpi=150)
     print(asked.out)
     return 0

@@ -20,10 +20,10 @@ from eltbench.progress import duration
 from eltbench.report.forest import forest
 from eltbench.report.published import Published
 from eltbench.studies import verdicts
+from eltbench.studies.sample_pictures import ABOUT
 
 MARKS = {"supported": "✔", "contradicted": "✘", "inconclusive": "?"}  # a verdict is never told by colour alone
 FIGURE_WIDTH = 1400  # pixels; wider figures are made smaller, the PDF keeps every detail
-ABOUT = "eltbench"  # the text of a picture that says what it shows
 
 
 def render(found: Sequence[Published], unreadable: Mapping[str, str]) -> str:

@@ -110,6 +110,9 @@ class Study(ABC):
     def figure(self, rows: pd.DataFrame) -> Figure:
         """The study's figure."""
 
+    sample_pictures: ClassVar[bool] = False
+    """Whether samples by loops of its elt are left beside the rows as pictures; its settings say at which loops."""
+
     def remarks(self, rows: pd.DataFrame) -> list[str]:
         """What the command says below its table of claims, one line each: what no verdict shows."""
         return []

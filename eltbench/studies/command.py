@@ -24,7 +24,7 @@ from eltbench.estimate import estimate
 from eltbench.model import runs_root
 from eltbench.provenance import provenance
 from eltbench.runs import Job, RunStore, set_aside
-from eltbench.studies import budget, reading, verdicts
+from eltbench.studies import budget, reading, sample_pictures, verdicts
 from eltbench.studies.presets import Preset, load_preset
 from eltbench.studies.publishing import publish
 from eltbench.sweep import Durations, Outcome, grouped, sweep, with_companions
@@ -149,6 +149,8 @@ def execute(study_name: str, command: StudyCommand) -> int:
             }
             earlier = [] if command.force else _commands(folder / "provenance.json")
             decisions = publish(folder, study, presets[0], rows, [*earlier, entry])
+            if study.sample_pictures and not presets[0].smoke:
+                sample_pictures.write(folder, jobs, store, outcome.done)
             remarks = study.remarks(rows)
     _print(study.name, presets[0], folder, decisions, remarks, outcome)
     return FAILED if outcome.failed else 0

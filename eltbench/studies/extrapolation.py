@@ -81,6 +81,7 @@ class Extrapolation(Study):
     }
     claims = ("elastic", "vanilla-collapse", "vanilla-parity", "over-iteration", "modest-extrapolation", "update-norms")
     needs = NEEDS
+    sample_pictures = True
 
     def cell(self, model: Mapping[str, Any]) -> tuple[Any, ...]:
         """A trainer has one main model a world, of whatever size: the claims compare trainers, not sizes."""
