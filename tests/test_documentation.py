@@ -5,6 +5,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -52,3 +53,11 @@ def test_the_site_is_built_by_the_command_that_ci_runs():
     assert "--fail-on-warning" in recipe[1]
     assert "make docs" in (ROOT / ".ci" / "run").read_text().splitlines()
     assert "/docs/_build/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_the_readme_shows_a_light_picture_of_the_report():
+    assert "](docs/report.png)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    picture = ROOT / "docs" / "report.png"
+    assert picture.stat().st_size < 200_000
+    with Image.open(picture) as image:
+        assert image.width >= 1000
