@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-MACHINE, GROUPS, TREE = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-# by version: where its tree hangs, the files of limit and use, and the key of memory.stat for what can be given back
-VERSIONS = {
-    "v2": ("", "memory.max", "memory.current", "inactive_file"),
-    "v1": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+from eltbench.evaluation.control_groups import GROUPS, TREE, folders
+
+MACHINE = Path("/proc/meminfo")
+FILES = {  # of limit and use, and the key of memory.stat for what can be given back
+    "v2": ("memory.max", "memory.current", "inactive_file"),
+    "v1": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
 
 
@@ -33,25 +34,15 @@ def _machine(path: Path) -> dict[str, int]:
         return {"total": known, "available": known}
 
 
-def _groups(path: Path, tree: Path) -> Iterator[dict[str, int]]:
-    """Limit and free bytes of this process's group and of all groups around it that have a limit."""
-    try:
-        lines = [line.split(":", 2) for line in path.read_text().splitlines() if line.count(":") >= 2]
-    except OSError:
-        return
-    for _, controllers, place in lines:
-        if controllers and "memory" not in controllers.split(","):
+def _groups(groups: Path, tree: Path) -> Iterator[dict[str, int]]:
+    """Limit and free bytes of every group that has a limit."""
+    for version, folder in folders("memory", groups, tree):
+        limit, use, idle = FILES[version]
+        try:
+            most, used = int((folder / limit).read_text()), int((folder / use).read_text())
+        except (OSError, ValueError):  # not here, or "max": no limit
             continue
-        root, limit, use, idle = VERSIONS["v1" if controllers else "v2"]
-        top = tree / root
-        own = top / place.lstrip("/")
-        # inside a container the place is often that of the host: then only the root is there
-        for folder in [own, *own.parents][: len(own.relative_to(top).parts) + 1]:
-            try:
-                most, used = int((folder / limit).read_text()), int((folder / use).read_text())
-            except (OSError, ValueError):  # not here, or "max": no limit
-                continue
-            yield {"total": most, "available": max(0, most - used + _idle(folder / "memory.stat", idle))}
+        yield {"total": most, "available": max(0, most - used + _idle(folder / "memory.stat", idle))}
 
 
 def _idle(stat: Path, key: str) -> int:

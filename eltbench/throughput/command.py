@@ -18,6 +18,7 @@ from rich.console import Console
 from eltbench import backends, results
 from eltbench.atomic import check_writable, replacing, write_text
 from eltbench.claims import Decision
+from eltbench.evaluation.processors import processors
 from eltbench.progress import duration
 from eltbench.provenance import provenance, row_provenance
 from eltbench.runs import measurement_hash
@@ -27,7 +28,7 @@ from eltbench.studies.presets import load_table
 from eltbench.throughput import measuring, summary, tables
 from eltbench.throughput.measuring import Record
 from eltbench.throughput.presets import Preset, preset_from_table
-from eltbench.throughput.process import ProcessError, processors
+from eltbench.throughput.process import ProcessError
 from eltbench.throughput.rows import COLUMNS, all_rows, timings
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from eltbench.backends import speed
 from eltbench.backends.speed import Body
 from eltbench.config import Run
 from eltbench.evaluation import stopwatch
+from eltbench.evaluation.processors import processors
 from eltbench.statistics import Interval, NonFiniteError, paired_interval
 from eltbench.studies.presets import load_preset, preset_from_dict, preset_names
-from eltbench.throughput.process import processors
 from eltbench.training import parts
 
 CANDIDATE = ["trainer", "role", "unique_layers", "max_loops", "width", "loops"]
