@@ -226,5 +226,9 @@ def test_a_run_on_a_gpu_has_one_of_its_own(tmp_path, monkeypatch):
     (tmp_path / "mark").touch()
     asked = job(0)
     for device in ("cuda", "cpu"):
-        cluster.make_there([[replace(asked, run=replace(asked.run, device=device))]], str(tmp_path / "mark"), "0.1.0")
+        cluster.make_there(
+            [[replace(asked, run=replace(asked.run, device=device))]],
+            str(tmp_path / "mark"),
+            cluster.eltbench.__version__,
+        )
     assert seen == ['{"CUDA_VISIBLE_DEVICES": "5"}', "{}"]
