@@ -23,12 +23,14 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from IPython.display import Image, display
 
 import eltbench
 from eltbench import figures, studies
 from eltbench.studies import verdicts
 
-rows = eltbench.load_rows(Path("../results/extrapolation/digits"))
+folder = Path("../results/extrapolation/digits")
+rows = eltbench.load_rows(folder)
 study = studies.create("extrapolation")
 summary = study.summarise(rows)
 f"{len(rows)} rows, {rows['run_id'].nunique()} runs, seeds {sorted(rows['seed'].unique().tolist())}"
@@ -55,6 +57,18 @@ shown = sns.relplot(losses, x="multiple", y="relative", hue="trainer", col="task
 shown.set(xlabel="loops / L_max", ylabel="loss over that at L_max", yscale="log")
 for axis in shown.axes.flat:
     axis.axhline(1, color="0.5", ls=":")
+
+# %% [markdown]
+# ## Samples by loops
+#
+# One model, the same noise in every row; the study's command draws these beside its rows.
+
+# %%
+pictures = sorted(folder.glob("samples-*.png"))
+for picture in pictures:
+    display(Image(filename=str(picture)))
+if not pictures:
+    print("none lies beside these rows; `python -m eltbench.studies.extrapolation --preset digits` draws them")
 
 # %% [markdown]
 # ## What the state does
