@@ -41,7 +41,7 @@ def risk_coverage(axis: Axes, here: pd.DataFrame, title: str) -> None:
 
 
 def sampling(axis: Axes, here: pd.DataFrame, title: str) -> None:
-    """Mean loops a sample at every step under each rule, at its setting that is nearest to half of L_max on the whole.
+    """Mean loops a sample at every step under each rule, at its setting that is nearest to three quarters of L_max.
 
     Dashed in the same colour: what batches of 64 run. The legend says how far the samples end from those of all loops.
     """
@@ -50,10 +50,10 @@ def sampling(axis: Axes, here: pd.DataFrame, title: str) -> None:
         axis.set_axis_off()
         return
     ends = here[(here["metric"] == "distance_to_full_loops") & here["setting"].notna()]
-    half = float(here["max_loops"].iloc[0]) / 2
+    wanted = 0.75 * float(here["max_loops"].iloc[0])
     for number, (rule, of_rule) in enumerate(ends.groupby("rule")):
         taken = of_rule.groupby("setting")[["loops_per_sample", "value"]].mean()
-        nearest = int((taken["loops_per_sample"] - half).abs().to_numpy().argmin())
+        nearest = int((taken["loops_per_sample"] - wanted).abs().to_numpy().argmin())
         at = steps[(steps["rule"] == rule) & (steps["setting"] == taken.index[nearest])]
         curve = at.groupby("sampling_step")[["loops_per_sample", "loops_per_batch"]].mean()
         look = _look(number) | (OF_FIXED if rule == "fixed" else {})
@@ -62,7 +62,7 @@ def sampling(axis: Axes, here: pd.DataFrame, title: str) -> None:
         if rule != "fixed":
             axis.plot(curve.index, curve["loops_per_batch"], **{**look, "ls": "--", "marker": "", "alpha": 0.5})
     axis.set(xlabel="sampling step", ylabel="mean loops", title=title)
-    axis.legend(fontsize=7, frameon=True, framealpha=0.7, edgecolor="none")
+    axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
 
 
 def _look(number: int) -> dict[str, Any]:
