@@ -15,6 +15,7 @@ FAMILIES = ("disagreement", "convergence", "probe_logistic", "probe_boosted", "e
 RULES = ("fixed", "entropy", "kl", "prediction-change", "latent-difference", "learned-gate")
 SHOWN_RULES = {"elt": RULES, "universal-transformer": ("fixed", "halting")}
 SHOWN_LEVEL = 0.05
+SAMPLING_LEVEL = 0.2  # half of some two hundred samples certify hardly less
 BY_BATCH, OVER_FIXED = "loops_saved_by_batch", "loops_saved_over_fixed"
 BOUNDS = ["mean", "low", "high"]
 SUMMED = ("entropy", "variance_bound", "kl_to_previous", "squared_change_to_previous", "state_turn", "update_turn")
@@ -30,10 +31,10 @@ def markdown(summary: pd.DataFrame) -> str:
     """
     gains = list(_gains(summary))
     heads = ("where", "model", "foreseen", "best cheap baseline", *(name.replace("_", " ") for name in FAMILIES))
-    parts = [tables.markdown(heads, gains), _rules(summary[summary["scope"] != "sampling"], "rule")]
+    parts = [tables.markdown(heads, gains), _rules(summary[summary["scope"] != "sampling"], "rule", SHOWN_LEVEL)]
     within = summary[(summary["scope"] == "sampling") & summary["guarantee"].notna()]
     if BY_BATCH in set(within["metric"]) or within["reason"].notna().any():
-        parts.append(_rules(within, "rule inside sampling"))
+        parts.append(_rules(within, "rule inside sampling", SAMPLING_LEVEL))
     if drawn := list(_drawn(summary)):
         judges = "where", "error of a sample", "signal", "AUROC", "selection gain", "of the oracle's"
         parts.append(tables.markdown(judges, drawn))
@@ -56,11 +57,11 @@ def _gains(summary: pd.DataFrame) -> Iterator[tuple[str, ...]]:
         yield f"{task} {dataset} {backend}", name, TARGETS[target], shown, *cells
 
 
-def _rules(summary: pd.DataFrame, heading: str) -> str:
+def _rules(summary: pd.DataFrame, heading: str, level: float) -> str:
     """The table of rules under learn-then-test, with what they save over a fixed depth where that was measured."""
-    held = summary[(summary["guarantee"] == "learn then test") & (summary["alpha"] == SHOWN_LEVEL)]
+    held = summary[(summary["guarantee"] == "learn then test") & (summary["alpha"] == level)]
     held = held[held["role"] == "main"]
-    head = ["where", f"{heading}, α = {SHOWN_LEVEL}", "risk", "violations", "loops saved a sample"]
+    head = ["where", f"{heading}, α = {level}", "risk", "violations", "loops saved a sample"]
     head += ["loops saved by batches"]
     head += ["a sample, over a fixed depth"] if OVER_FIXED in set(held["metric"]) else []
     return tables.markdown(head, [line[: len(head)] for line in _held(held)])

@@ -289,7 +289,7 @@ def test_the_page_decides_what_a_rule_saves_over_a_fixed_depth_by_its_interval(t
 
 def test_the_page_says_why_a_value_inside_sampling_is_missing(tmp_path):
     few = "40 samples calibrate; it takes 45"
-    page = held_page(tmp_path, [None] * 3, [None] * 3, scope="sampling", reason=few)
+    page = held_page(tmp_path, [None] * 3, [None] * 3, scope="sampling", reason=few, alpha=0.2)
     (line,) = (line for line in page.splitlines() if "`kl`" in line)
     assert f"– ({few})" in line
     assert "nan" not in page
