@@ -16,6 +16,7 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # they stand in the signatures of the code
 html_theme = "alabaster"
+html_show_copyright = False  # the licence says it
 html_theme_options = {"description": "What does looping a transformer block buy, and where does it stop?"}
 html_sidebars = {"**": ["about.html", "searchfield.html", "navigation.html"]}
 

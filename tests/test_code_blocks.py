@@ -12,12 +12,14 @@ import pytest
 import tyro
 
 import eltbench
-from eltbench import cli
+from eltbench import cli, studies
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.model import Model
+from eltbench.runs import RunStore
 from eltbench.studies import command
-from eltbench.studies.presets import load_table
+from eltbench.studies.presets import load_preset, load_table
 from eltbench.training import fit, parts
+from eltbench.worker import work
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -180,6 +182,8 @@ def test_the_dataset_and_the_task_of_the_page_train(written):
 @pytest.mark.slow
 def test_the_study_of_the_page_runs_by_its_command(written, capsys):
     (line,) = [words for words in commands(ROOT / "docs" / "extending.md") if words[:2] == ["eltbench", "study"]]
+    store, jobs = RunStore("runs"), studies.create("my_study:FirstExit").plan(load_preset("any", "my.toml:tiny"))
+    work([jobs], store, print)  # in this process, which has torch already
     assert cli.main([*line[1:], "--runs", "runs"]) == 0
     folder = written / "results" / "my_study:FirstExit" / "tiny"
     rows = eltbench.load_rows(folder)

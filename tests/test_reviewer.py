@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 import eltbench
+from eltbench.studies.presets import load_preset
 
+FILES = ["claims.json", "figure.pdf", "figure.png", "provenance.json", "rows.parquet", "summary.csv"]
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ENVIRONMENT = """#!{python}
@@ -37,17 +39,23 @@ def test_the_reviewer_s_path_is_walked_from_clone_to_verdicts(tmp_path):
     (programs / "make").write_text(ENVIRONMENT.format(python=sys.executable))
     (programs / "make").chmod(0o755)
     environment = {**os.environ, "REPOSITORY": str(ROOT), "ELTBENCH_RUNS": str(tmp_path / "runs")}
+    environment |= {"PYTHONWARNINGS": "error::UserWarning"}
     environment["PATH"] = f"{programs}:{environment['PATH']}"
     walked = subprocess.run(
-        ["bash", "-euc", path], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+        ["bash", "-euc", path], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
     )
     assert walked.returncode == 0, walked.stderr
     mine = tmp_path / "eltbench" / "mine" / "extrapolation" / "smoke"
-    assert set(eltbench.load_rows(mine)["trainer"]) == {"elt", "no-ilsd"}
+    preset, rows = load_preset("extrapolation", "smoke"), eltbench.load_rows(mine)
+    worlds = {(world.task, world.dataset) for world in preset.worlds}
+    assert set(zip(rows["task"], rows["dataset"], strict=True)) == worlds
+    for _, world in rows.groupby(["task", "dataset"]):
+        assert set(world["trainer"]) == {arm.trainer for arm in preset.arms}
+    assert sorted(path.name for path in mine.iterdir()) == FILES
     claims = json.loads((mine / "claims.json").read_text())["claims"]
     assert {claim["verdict"] for claim in claims.values()} == {"inconclusive"}  # a smoke preset judges nothing
     first, *_, compared = (json.loads(line) for line in walked.stdout.splitlines() if line.startswith("{"))
-    assert first["runs_done"] == 2
+    assert first["runs_done"] == len(preset.worlds) * len(preset.arms)
     assert compared["first"] == "results/extrapolation/digits"
     page = (tmp_path / "eltbench" / "mine.html").read_text(encoding="utf-8")
     assert "extrapolation, smoke" in page

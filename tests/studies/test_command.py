@@ -18,7 +18,6 @@ from eltbench import cli, results, schema
 from eltbench.claims import COVERS
 from eltbench.studies import command
 from eltbench.studies.extrapolation import Extrapolation
-from eltbench.studies.presets import load_preset
 
 PRESETS = """
 [tiny]
@@ -299,21 +298,3 @@ class TestOneStudy:
         assert set(rows["trainer"]) == {"elt", "every-exit"}
         figure = Extrapolation().figure(rows)
         assert "every-exit 1N×2L" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-
-
-# The packaged preset that walks all paths
-
-
-@pytest.mark.slow
-def test_the_smoke_preset_walks_all_worlds_and_judges_nothing(tmp_path):
-    process = start(*MODULE, "--preset", "smoke", "--runs", tmp_path / "runs", folder=tmp_path)
-    assert process.returncode == 0, process.stderr
-    preset, line = load_preset("extrapolation", "smoke"), last_line(process.stdout)
-    assert line["runs_done"] == len(preset.worlds) * len(preset.arms)
-    assert {claim["verdict"] for claim in line["claims"].values()} == {"inconclusive"}
-    rows = eltbench.load_rows(tmp_path / "results")
-    worlds = {(world.task, world.dataset) for world in preset.worlds}
-    assert set(zip(rows["task"], rows["dataset"], strict=True)) == worlds
-    for _, world in rows.groupby(["task", "dataset"]):
-        assert set(world["trainer"]) == {arm.trainer for arm in preset.arms}
-    assert sorted(contents(tmp_path / "results" / "extrapolation" / "smoke")) == FILES
