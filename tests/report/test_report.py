@@ -131,7 +131,7 @@ def test_claims_that_nothing_decides_are_named(page):
     }
     not_shown = page.text[page.text.index("What is not shown, and why") :]
     for claim in claims.claims():
-        assert (claim.id in not_shown) == (claim.id not in here)
+        assert (f"{claim.id}: {claim.statement}" in not_shown) == (claim.id not in here)
 
 
 def test_the_booklet_holds_every_figure(written):
