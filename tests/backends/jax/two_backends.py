@@ -97,9 +97,10 @@ def pair_of(run: Run, folder: Path) -> Pair:
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest difference over the largest value."""
+    """The largest difference over the largest value; 0 where both are zero everywhere."""
     assert ours.shape == theirs.shape
-    return float(np.abs(ours - theirs).max() / np.abs(ours).max())
+    largest = np.maximum(np.abs(ours).max(), np.abs(theirs).max())
+    return 0.0 if largest == 0 else float(np.abs(ours - theirs).max() / largest)
 
 
 @contextmanager
