@@ -196,8 +196,7 @@ def predict(
     """The least time of every kernel of a call that is repeated over and over; their sum is the call's.
 
     launch: whether each kernel is launched by itself, as it is outside a captured graph. hoisted: whether the
-    modulation is made once a call. Raises ValueError for a shape
-    whose rate was not measured, and as `kernels` does.
+    modulation is made once a call. Raises ValueError for a shape whose rate was not measured, and as `kernels` does.
     """
     width = BYTES[precision]
     found = kernels(architecture, depth, spec, timed, loops, batch, hoisted=hoisted)

@@ -6,20 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from eltbench.evaluation.risk_coverage import HEADLINE
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN = (
-    "entropy",
-    "variance_bound",
-    "corruption_level",
-    "jensen_shannon_to_previous",
-    "squared_change_to_previous",
-    "relative_update_norm",
-    "probe_logistic",
-    "ensemble_entropy",
-    "ensemble_variance",
-)
+SHOWN = (*HEADLINE, "probe_logistic", "ensemble_entropy", "ensemble_variance")
 OF_FIXED, OF_ORACLE = {"ls": "--", "color": "0.3"}, {"ls": ":", "color": "0.3"}
 
 
