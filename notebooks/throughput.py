@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -90,7 +92,8 @@ for rows in presets.values():
 # those that compare costs of training. Where a value is missing, the reason stands beside it.
 
 # %%
-told = ["name", "metric", "role", "mean", "low", "high", "predicted", "regime", "processes", "noisy", "reason"]
+measured, foretold = ["mean", "low", "high"], ["predicted", "roofline", "regime"]
+told = ["name", "metric", "role", *measured, *foretold, "processes", "noisy", "reason"]
 for rows in presets.values():
     summary = study.summarise(rows)
     with pd.option_context("display.max_rows", 200):

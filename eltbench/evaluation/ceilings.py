@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from eltbench.accounting import BYTES
 from eltbench.evaluation.memory import memory
-from eltbench.evaluation.roofline import Ceilings, Shape
+from eltbench.evaluation.roofline import Ceilings, Ladder, Shape
 from eltbench.evaluation.stopwatch import Call
 from eltbench.provenance import processor
 
@@ -18,12 +19,13 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 SQUARE = {"cpu": 1024, "cuda": 8192}  # side of the product whose rate is the peak
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 LAUNCHES = 200
+SETS = (1 / 4, 1 / 2, 3 / 4, 1, 3 / 2, 2, 4)  # of weights that products take in turn, in sizes of the last cache
 
 
 class Probes(Protocol):
     """What a backend runs to be measured; each gives a call that can be repeated (see backends.torch.probes)."""
 
-    def product(self, vectors: int, inputs: int, outputs: int, precision: str) -> Call: ...
+    def product(self, vectors: int, inputs: int, outputs: int, precision: str, weights: int = 1) -> Call: ...
     def attention(self, items: int, tokens: int, width: int, heads: int, precision: str) -> Call: ...
     def read(self, size: int) -> Call: ...
     def copy(self, size: int) -> Call: ...
@@ -45,8 +47,8 @@ def measure(
 ) -> Ceilings:
     """The ceilings of this machine, with rates at these shapes by precision; about 3·`seconds` for each number.
 
-    largest: of the sets that are read and copied, in bytes; eight times the last level of cache by default. Each number
-    is the best of three, since nothing makes a machine faster than it is. All but the launch itself are timed without
+    largest: of the sets that are read in turn, in bytes; eight times the last level of cache by default. Each number is
+    the best of three, since nothing makes a machine faster than it is. All but the launch itself are timed without
     launches, where the device can do without (`Probes.repeated`).
     """
 
@@ -71,17 +73,23 @@ def measure(
         probes.wait(launch())
         return quickest(lambda: [launch() for _ in range(LAUNCHES)][-1], LAUNCHES)
 
-    def rate(shape: Shape, precision: str) -> float:
+    def rates(shape: Shape, precision: str) -> Ladder:
         if shape.heads:
             call = probes.attention(shape.items, shape.vectors, shape.inputs, shape.heads, precision)
-        else:
-            call = probes.product(shape.vectors, shape.inputs, shape.outputs, precision)
-        return shape.flops / best(call)
+            return [(0, shape.flops / best(call))]
+        weight = BYTES[precision] * (shape.inputs + 1) * shape.outputs
+        counts = {1, *(round(size / weight) for size in sets if size >= 2 * weight)}
+        return [(count * weight, product(shape, precision, count)) for count in sorted(counts)]
+
+    def product(shape: Shape, precision: str, weights: int = 1) -> float:
+        call = probes.product(shape.vectors, shape.inputs, shape.outputs, precision, weights)
+        return weights * shape.flops / best(call)
 
     accelerator = probes.accelerator()
     system = accelerator or {"name": processor(), "memory": memory()["total"], "caches": caches()}
     last_level = list(system["caches"].values())[-1] if system["caches"] else 2**25
     sizes = ladder(largest or 8 * last_level)
+    sets = [share * last_level for share in SETS if share * last_level <= sizes[-1]]
     side = SQUARE["cuda" if accelerator else "cpu"]
     return Ceilings(
         device=device,
@@ -89,8 +97,8 @@ def measure(
         threads=threads,
         memory=system["memory"],
         launch=launches(),
-        peaks={precision: rate(Shape(side, side, side), precision) for precision in shapes},
-        rates={precision: {each: rate(each, precision) for each in set(its)} for precision, its in shapes.items()},
+        peaks={precision: product(Shape(side, side, side), precision) for precision in shapes},
+        rates={precision: {each: rates(each, precision) for each in set(its)} for precision, its in shapes.items()},
         read=[(size, size / best(probes.read(size))) for size in sizes],
         copy=[(size, size / best(probes.copy(size))) for size in sizes],
         caches=system["caches"],

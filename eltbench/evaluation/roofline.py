@@ -15,22 +15,31 @@ and nothing else, is what sharing weights buys in speed: same FLOPs, same reads,
     N layers fit, D do not      only the looped one is            ratio up to the ratio of the bandwidths
     N layers do not fit         neither is                        ratio 1
 
-and a ratio near 1 wherever FLOPs decide. All ceilings are measured in the same run: the rate at the very shape of each
-product (with its weight as near as it can be), the bandwidth of reading sets of growing size again and again, which
-shows each level of cache as a step, and the launch of an empty kernel. Norms, nonlinearities and sums are left out: the
-prediction is a floor of the time, and `achieved over ceiling` says how far above it the program stays.
+and a ratio near 1 wherever FLOPs decide.
+
+The textbook's max() takes arithmetic and transfers to overlap, and weights to arrive as fast as in a long read. Small
+products do neither: a library's kernel waits for most of its weights. So each product is also measured as a network has
+it: at its very shape, its weights taken in turn from a set as large as the working set. `predict` gives both, `seconds`
+by products in their places and `roofline` by the textbook; where they differ, bandwidth is not the reason.
+
+All ceilings are measured in the same run: the rate at the very shape of each product (its weight at hand, and from sets
+of growing size), the bandwidth of reading sets of growing size again and again, which shows each level of cache as a
+step, and the launch of an empty kernel. Norms, nonlinearities and sums are left out: a prediction is a floor of the
+time, and `achieved over ceiling` says how far above it the program stays.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from eltbench.accounting import BYTES, Depth, check_call, peak_bytes, state_length, token_grid
 from eltbench.config import Architecture
 from eltbench.data.base import DataSpec
+
+WAITING = 1.1  # times what a product takes with its weight at hand, above which it is said to wait for memory
 
 
 class Shape(NamedTuple):
@@ -116,14 +125,18 @@ def block_bytes(architecture: Architecture, precision: str = "fp32") -> int:
     return BYTES[precision] * architecture.unique_layers * layer
 
 
+Ladder = Sequence[tuple[int, float]]
+"""Rates by the size in bytes of what is read in turn, in ascending order of size."""
+
+
 @dataclass(frozen=True)
 class Ceilings:
     """What a machine can do at most, as measured on it; all sizes in bytes, all rates per second.
 
-    rates: FLOPs by precision and shape. peaks: FLOPs of a large square product by precision. read, copy: bandwidth of
-    reading a set of that size over and over, and of copying within it (read and written bytes counted), in ascending
-    order of size. caches: size by name, the last level last; empty where the system does not say. matmul: how float32
-    products were computed.
+    rates: FLOPs by precision and shape, with weights taken in turn from a set of that size, the first of one weight
+    alone. peaks: FLOPs of a large square product by precision. read, copy: bandwidth of reading a set of that size over
+    and over, and of copying within it (read and written bytes counted). caches: size by name, the last level last;
+    empty where the system does not say. matmul: how float32 products were computed.
     """
 
     device: str
@@ -132,9 +145,9 @@ class Ceilings:
     memory: int
     launch: float
     peaks: Mapping[str, float]
-    rates: Mapping[str, Mapping[Shape, float]]
-    read: Sequence[tuple[int, float]]
-    copy: Sequence[tuple[int, float]]
+    rates: Mapping[str, Mapping[Shape, Ladder]]
+    read: Ladder
+    copy: Ladder
     caches: Mapping[str, int] = field(default_factory=dict)
     matmul: str = ""
 
@@ -145,24 +158,27 @@ class Ceilings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `ceilings_from_dict` is the inverse."""
-        rates = {name: [[*shape, rate] for shape, rate in its.items()] for name, its in self.rates.items()}
+        rates = {name: [[*shape, ladder] for shape, ladder in its.items()] for name, its in self.rates.items()}
         return {**asdict(self), "rates": rates}
 
 
 def ceilings_from_dict(values: Mapping[str, Any]) -> Ceilings:
     """The ceilings that `Ceilings.to_dict` wrote."""
-    rates = {name: {Shape(*row[:-1]): row[-1] for row in its} for name, its in values["rates"].items()}
-    ladders = {name: [(int(size), float(rate)) for size, rate in values[name]] for name in ("read", "copy")}
-    return Ceilings(**{**values, "rates": rates, **ladders})
+    rates = {name: {Shape(*shape): _steps(ladder) for *shape, ladder in its} for name, its in values["rates"].items()}
+    return Ceilings(**{**values, "rates": rates, **{name: _steps(values[name]) for name in ("read", "copy")}})
 
 
-def bandwidth(ladder: Sequence[tuple[int, float]], working_set: float) -> float:
-    """Bytes per second at a working set, between the two nearest sizes on a logarithmic scale, level beyond the ends.
+def _steps(ladder: Sequence[Sequence[float]]) -> Ladder:
+    return [(int(size), float(rate)) for size, rate in ladder]
+
+
+def rate_at(ladder: Ladder, working_set: float) -> float:
+    """The rate at a working set, between the two nearest sizes on logarithmic scales, level beyond the ends.
 
     Raises ValueError for an empty ladder.
     """
     if not ladder:
-        raise ValueError("bandwidth: the ladder of measured sizes is empty")
+        raise ValueError("rate_at: the ladder of measured sizes is empty")
     below = [step for step in ladder if step[0] <= working_set] or [ladder[0]]
     above = [step for step in ladder if step[0] >= working_set] or [ladder[-1]]
     (low, slow), (high, fast) = below[-1], above[0]
@@ -173,11 +189,12 @@ def bandwidth(ladder: Sequence[tuple[int, float]], working_set: float) -> float:
 
 
 class Predicted(NamedTuple):
-    """One kernel of a call as the roofline has it: seconds of all its runs, and which term decides."""
+    """One kernel of a call: seconds of all its runs in its place, what decides them, and the textbook's roofline."""
 
     kernel: Kernel
     seconds: float
-    bound: str  # compute, memory or launch
+    bound: str  # launch; memory, where it waits for its weights; compute
+    roofline: float
 
 
 def predict(
@@ -193,7 +210,7 @@ def predict(
     launch: bool = True,
     hoisted: bool = True,
 ) -> list[Predicted]:
-    """The least time of every kernel of a call that is repeated over and over; their sum is the call's.
+    """The time of every kernel of a call that is repeated over and over; their sum is the call's, without the rest.
 
     launch: whether each kernel is launched by itself, as it is outside a captured graph. hoisted: whether the
     modulation is made once a call. Raises ValueError for a shape whose rate was not measured, and as `kernels` does.
@@ -205,17 +222,17 @@ def predict(
     once = sum(width * each.weights * each.times for each in found if not each.looped)
     between_loops, between_calls = block + alive, block + once + alive
 
-    def bounds(kernel: Kernel) -> Iterator[tuple[float, str]]:
-        rates = ceilings.rates.get(precision, {})
-        if kernel.shape not in rates:
+    def predicted(kernel: Kernel) -> Predicted:
+        ladder = ceilings.rates.get(precision, {}).get(kernel.shape)
+        if ladder is None:
             raise ValueError(f"no rate was measured for {kernel.shape} in {precision}")
-        yield kernel.shape.flops / rates[kernel.shape], "compute"
-        if kernel.weights:
-            again = kernel.looped and loops > 1
-            rate = bandwidth(ceilings.read, between_loops if again else between_calls)
-            yield width * kernel.weights / rate, "memory"
-        if launch:
-            yield ceilings.launch, "launch"
+        working_set = between_loops if kernel.looped and loops > 1 else between_calls
+        at_hand = kernel.shape.flops / ladder[0][1]
+        in_place = kernel.shape.flops / rate_at(ladder, working_set)
+        arriving = width * kernel.weights / rate_at(ceilings.read, working_set)
+        least = ceilings.launch if launch else 0.0
+        bound = "launch" if least > in_place else "memory" if in_place > WAITING * at_hand else "compute"
+        times = kernel.times
+        return Predicted(kernel, times * max(in_place, least), bound, times * max(at_hand, arriving, least))
 
-    worst = [(kernel, *max(bounds(kernel))) for kernel in found]
-    return [Predicted(kernel, kernel.times * seconds, bound) for kernel, seconds, bound in worst]
+    return [predicted(kernel) for kernel in found]

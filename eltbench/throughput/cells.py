@@ -21,7 +21,7 @@ NOT_RUN = {  # modes in which a measure would silently run as something else
     "memory": dict.fromkeys(("compiled", "cuda-graph"), "what a compiler holds would be counted"),
     "peers": dict.fromkeys(("compiled", "cuda-graph"), "blocks of others run as their packages run them"),
 }
-FEWEST_ROUNDS = 4  # with fewer bursts of a contender the distance between their quartiles sees no outlier
+FEWEST_ROUNDS = 5  # with fewer bursts of a contender one outlier moves their quartiles
 LABELS = ("rounds", "scale", "assumed")  # of a cell, that do not change what is compared
 CODES, CLASSES = 1024, 1000  # of the tokens that a masked network predicts: the paper's tokenizer, ImageNet's labels
 LATENT = 4  # channels of a diffusion network's input: the paper's latents
@@ -32,14 +32,14 @@ ADAM = 5  # weights, their average, gradient and two moments, in float32 each
 class Nominal(NamedTuple):
     """Figures of no machine in particular, by which `--dry-run` estimates; nothing measured rests on them."""
 
-    flops: float  # per second
-    bandwidth: float  # bytes per second
+    flops: float  # per second, of products with few vectors
+    bandwidth: float  # bytes per second, of their weights
     building: float  # bytes of weights per second
     layer: float  # seconds of launches
     start: float  # seconds of a process
 
 
-NOMINAL = {"cpu": Nominal(1e11, 2.5e10, 1.5e9, 5e-5, 0.8), "cuda": Nominal(1e14, 1e12, 1e10, 5e-5, 2.0)}
+NOMINAL = {"cpu": Nominal(6e10, 2.2e10, 1.5e9, 5e-5, 0.8), "cuda": Nominal(2e14, 2e12, 1e10, 5e-5, 2.0)}
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Cell:
             return processes * len(self.contenders) * (nominal.start + 1.5)
         flop = self.batch * flops(*self.body("looped")[:5])
         held = self.weight_bytes("unique")
-        call = max(flop / nominal.flops, held / nominal.bandwidth) + self.depth * nominal.layer
+        call = flop / nominal.flops + held / nominal.bandwidth + self.depth * nominal.layer
         each = {"step": 3.0, "sampler": float(self.sampling_steps)}.get(self.measure, 1.0) * call
         racing = {"step": 3, "sampler": 3, "peers": 3}.get(self.measure, 2)
         bursts = self.rounds * racing * max(12 * each, 2 * each + burst_seconds)

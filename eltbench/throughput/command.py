@@ -26,7 +26,7 @@ from eltbench.schema import row_schema, validate
 from eltbench.studies import verdicts
 from eltbench.studies.presets import load_table
 from eltbench.throughput import measuring, summary, tables
-from eltbench.throughput.measuring import Record
+from eltbench.throughput.measuring import Record, Report
 from eltbench.throughput.presets import Preset, preset_from_table
 from eltbench.throughput.process import ProcessError
 from eltbench.throughput.rows import COLUMNS, all_rows, timings
@@ -78,7 +78,7 @@ def main(study: Throughput, arguments: Sequence[str] | None = None) -> int:
         )
     started = time.monotonic()
     try:
-        ceilings, records = measuring.measure(preset, say)
+        ceilings, records = measuring.measure(preset, teller(started))
     except ProcessError as error:
         print(f"error: the machine's ceilings could not be measured: {error}", file=sys.stderr)
         return 1
@@ -104,9 +104,13 @@ def within(preset: Preset) -> Preset:
     return replace(preset, threads=there)
 
 
-def say(done: int, of: int, what: str) -> None:
-    """One line of progress on stderr."""
-    print(f"[{done}/{of}] {what}", file=sys.stderr, flush=True)
+def teller(started: float) -> Report:
+    """One line of progress on stderr for each process, with the time since `started` by the monotonic clock."""
+
+    def say(done: int, of: int, what: str) -> None:
+        print(f"[{done}/{of}, {duration(time.monotonic() - started)}] {what}", file=sys.stderr, flush=True)
+
+    return say
 
 
 def schema() -> pa.Schema:

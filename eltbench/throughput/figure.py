@@ -75,14 +75,17 @@ def _where_it_pays(axis: Axes, calls: pd.DataFrame, order: Sequence[Place]) -> N
 
 
 def _predicted(axis: Axes, calls: pd.DataFrame, order: Sequence[Place]) -> None:
-    axis.set(xlabel="ratio predicted by the roofline", ylabel="ratio measured", title="measured against predicted")
+    axis.set(xlabel="ratio predicted", ylabel="ratio measured", title="measured against predicted")
     known = calls[calls["predicted"].notna()] if len(calls) else calls
     if known.empty:
         return
-    ends = [min(known["mean"].min(), known["predicted"].min()), max(known["mean"].max(), known["predicted"].max())]
+    shown = known[["mean", "predicted", "roofline"]]
+    ends = [shown.min().min(), shown.max().max()]
     axis.plot(ends, ends, color="0.4", lw=1)
     for _, here, style in _styles(known, order):
+        axis.plot(here["roofline"], here["mean"], **style, mfc="white", alpha=FAINT)
         axis.plot(here["predicted"], here["mean"], **style)
+    axis.annotate("faint, hollow: by the textbook's roofline", (0.02, 0.02), xycoords="axes fraction", fontsize=6)
 
 
 def _achieved(axis: Axes, times: pd.DataFrame, order: Sequence[Place]) -> None:

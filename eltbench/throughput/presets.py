@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from eltbench.evaluation.ceilings import SETS
 from eltbench.fields import build
 from eltbench.throughput.cells import FEWEST_ROUNDS, Cell, Measure
 
@@ -97,7 +98,7 @@ class Preset:
     def seconds(self) -> float:
         """About how long the preset takes."""
         shapes = {(cell.precision, shape) for cell in self.cells for shape in cell.shapes}
-        ceilings = 3 * (self.processes + 1) + 4 * self.ceiling_seconds * (len(shapes) + 50)
+        ceilings = 3 * (self.processes + 1) + 4 * self.ceiling_seconds * ((1 + len(SETS)) * len(shapes) + 50)
         return ceilings + sum(cell.seconds(self.processes, self.device, self.burst_seconds) for cell in self.cells)
 
 

@@ -30,10 +30,10 @@ COLUMNS: dict[str, pa.DataType] = {
     "block_bytes": pa.int64(),  # of the weights that every loop reads
     "unique_bytes": pa.int64(),  # of the unique-depth network's layers
     "cache_bytes": pa.int64(),  # of the last level of cache
-    "bytes": pa.int64(),  # of the set that was read or copied, or of a level of cache
+    "bytes": pa.int64(),  # of the set that was read, copied or multiplied with in turn, or of a level of cache
     "shape": pa.string(),  # of a product: vectors × inputs × outputs
     "part": pa.string(),  # the kernel that a prediction is of
-    "bound": pa.string(),  # what decides a kernel's time: compute, memory, launch
+    "bound": pa.string(),  # what decides a kernel's predicted time: compute, memory, launch
     "matmul_precision": pa.string(),  # how float32 products are computed: highest or float32 is in float32
     "spread": pa.float64(),  # of the bursts of this process: quartile distance over median, the worst contender's
     "attempt": pa.int64(),
@@ -109,14 +109,9 @@ def _of_machine(ceilings: Ceilings) -> Iterator[dict[str, Any]]:
     for precision, rate in ceilings.peaks.items():
         yield {**known, "metric": "peak_flops_per_second", "precision": precision, "value": rate}
     for precision, rates in ceilings.rates.items():
-        for shape, rate in rates.items():
-            yield {
-                **known,
-                "metric": "flops_per_second",
-                "precision": precision,
-                "shape": in_words(shape),
-                "value": rate,
-            }
+        for shape, ladder in rates.items():
+            about = {"metric": "flops_per_second", "precision": precision, "shape": in_words(shape)}
+            yield from ({**known, **about, "bytes": size, "value": rate} for size, rate in ladder)
     for metric, steps in (("read", ceilings.read), ("copy", ceilings.copy)):
         for size, rate in steps:
             yield {**known, "metric": f"{metric}_bytes_per_second", "bytes": size, "value": rate}
@@ -128,19 +123,22 @@ def _of_cell(cell: Cell, ceilings: Ceilings, records: Sequence[Record]) -> Itera
         if record.last:
             attempt = {"seed": record.process, "attempt": record.attempt, "spread": record.spread}
             yield from _of_record({**known, **attempt}, record)
-    seconds = {}
+    seconds: dict[str, dict[str, float]] = {"predicted": {}, "roofline": {}}
     for name in PREDICTED.get(cell.measure, ()):
         known_here = {**known, **_shape(cell, name), "role": name, "higher_is_better": False}
         kernels = _predicted(cell, name, ceilings)
         for each in kernels:
             about = {"part": each.kernel.part, "shape": in_words(each.kernel.shape), "bound": each.bound}
             yield {**known_here, **about, "metric": "predicted_kernel_seconds", "value": each.seconds}
-        seconds[name] = sum(each.seconds for each in kernels)
-        yield {**known_here, "metric": "predicted_seconds", "value": seconds[name]}
-    if len(seconds) == 2:
-        above, below = seconds
-        ratio = {"metric": "predicted_ratio", "role": f"{below} over {above}", "higher_is_better": True}
-        yield {**known, **ratio, "value": seconds[above] / seconds[below]}
+        seconds["predicted"][name] = sum(each.seconds for each in kernels)
+        seconds["roofline"][name] = sum(each.roofline for each in kernels)
+        for by, its in seconds.items():
+            yield {**known_here, "metric": f"{by}_seconds", "value": its[name]}
+    for by, its in seconds.items():
+        if len(its) == 2:
+            above, below = its
+            ratio = {"metric": f"{by}_ratio", "role": f"{below} over {above}", "higher_is_better": True}
+            yield {**known, **ratio, "value": its[above] / its[below]}
 
 
 def _of_record(known: Mapping[str, Any], record: Record) -> Iterator[dict[str, Any]]:
@@ -241,10 +239,11 @@ def _shape(cell: Cell, contender: str) -> dict[str, Any]:
 
 
 def _predicted(cell: Cell, contender: str, ceilings: Ceilings) -> list[Predicted]:
-    """The kernels of one call of the contender by the roofline, or of all calls of a sampler."""
+    """The kernels of one call of the contender, or of all calls of a sampler."""
     body = cell.body("looped" if contender == "unhoisted" else contender)
     items = cell.batch * (1 if cell.guidance_scale == 1 else 2)
     launch = cell.mode in ("eager", "compiled")
     hoisted = contender != "unhoisted"
     kernels = predict(ceilings, *body[:5], items, cell.precision, launch=launch, hoisted=hoisted)
-    return [each._replace(seconds=each.seconds * (cell.sampling_steps or 1)) for each in kernels]
+    calls = cell.sampling_steps or 1
+    return [each._replace(seconds=calls * each.seconds, roofline=calls * each.roofline) for each in kernels]

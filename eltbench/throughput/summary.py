@@ -14,10 +14,11 @@ SIZES = ["regime", "block_bytes", "unique_bytes", "cache_bytes", "assumed"]
 PAYS = 1.10  # the ratio above which looping is said to pay: that of the claim
 SPILLED = 2  # times the cache that unique layers must exceed: below it a part of them still fits
 UNIT = 2**20
-PREDICTED = {  # metric → the roofline's
-    **dict.fromkeys(("throughput_ratio", "hoisting_gain"), "predicted_ratio"),
-    **dict.fromkeys(("call_seconds", "sample_seconds"), "predicted_seconds"),
+PREDICTED = {  # metric → what is predicted of it, by the products in their places and by the textbook's roofline
+    **dict.fromkeys(("throughput_ratio", "hoisting_gain"), "ratio"),
+    **dict.fromkeys(("call_seconds", "sample_seconds"), "seconds"),
 }
+BY = ("predicted", "roofline")
 SHAPE = ("unique_layers", "max_loops", "effective_depth", "width", "batch_size", "tokens")
 WHOLE = (*SHAPE, "sampling_steps", "seed", "threads", "block_bytes", "unique_bytes", "cache_bytes")
 
@@ -26,26 +27,25 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per cell, metric and role: geometric mean over processes, its 95 % interval, what was predicted.
 
     Columns: CELL, unique_layers, max_loops, metric, role, mean, low, high, processes, noisy (how many were, also after
-    repetition), predicted (seconds or ratio of the roofline), achieved (predicted over measured seconds: the share of
-    the ceiling), SIZES, reason (why there is no value).
+    repetition), predicted (seconds or ratio, by products in their places), roofline (by the textbook), achieved
+    (predicted over measured seconds: the share of the ceiling), SIZES, reason (why there is no value).
     """
     lines = []
     measured = whole(rows[rows["measure"] != "ceiling"])
     keys = ["run_id", "metric", "role"]
-    told = measured[measured["metric"].isin(["predicted_seconds", "predicted_ratio"])]
-    predicted = told.set_index(["run_id", "metric", "role"])["value"].to_dict()
-    for (run_id, metric, role), its in measured.groupby(keys, dropna=False, sort=False):
-        if str(metric).startswith("predicted"):
-            continue
+    foretold = measured["metric"].astype(str).str.startswith(BY)
+    told = measured[foretold & (measured["metric"] != "predicted_kernel_seconds")]
+    values = told.set_index(keys)["value"].to_dict()
+    for (run_id, metric, role), its in measured[~foretold].groupby(keys, dropna=False, sort=False):
         first = its.iloc[0]
         known = {name: first[name] for name in (*CELL, "unique_layers", "max_loops", *SIZES)}
-        asked = PREDICTED.get(str(metric), "")
-        found = predicted.get((run_id, asked, role), math.nan)
+        what = PREDICTED.get(str(metric), "")
+        found = {by: values.get((run_id, f"{by}_{what}", role), math.nan) for by in BY}
         line = {**known, "metric": metric, "role": role, **spread(its["value"]), "processes": len(its)}
-        achieved = found / line["mean"] if str(metric).endswith("_seconds") else math.nan
+        achieved = found["predicted"] / line["mean"] if str(metric).endswith("_seconds") else math.nan
         reason = next((str(text) for text in its["reason"] if pd.notna(text)), None)
         noisy = int(its["noisy"].fillna(False).astype(bool).sum())
-        lines.append({**line, "noisy": noisy, "predicted": found, "achieved": achieved, "reason": reason})
+        lines.append({**line, "noisy": noisy, **found, "achieved": achieved, "reason": reason})
     return pd.DataFrame(lines)
 
 

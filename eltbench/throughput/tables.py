@@ -8,13 +8,13 @@ import pandas as pd
 from rich.table import Table
 
 from eltbench import tables
-from eltbench.evaluation.roofline import bandwidth
+from eltbench.evaluation.roofline import rate_at
 from eltbench.throughput.rows import RATIOS
 from eltbench.throughput.summary import UNIT
 
 SHOWN = (*dict.fromkeys(name for its in RATIOS.values() for name, *_ in its), "speed_over_peer")
-HEAD = ("cell", "what", "ratio, interval", "predicted", "regime", "block, MB", "layers, MB", "remark")
-NUMBERS = HEAD[2:7]
+HEAD = ("cell", "what", "ratio, interval", "predicted", "roofline", "regime", "block, MB", "layers, MB", "remark")
+NUMBERS = (*HEAD[2:5], *HEAD[6:8])
 
 
 def machine(rows: pd.DataFrame) -> list[str]:
@@ -30,7 +30,7 @@ def machine(rows: pd.DataFrame) -> list[str]:
     ladder = [(int(size), float(rate)) for size, rate in zip(reads["bytes"], reads["value"], strict=True)]
     halves = [size / 2 for size in levels.values()]
     sizes = [size for size in halves if ladder[0][0] <= size < ladder[-1][0]] + [ladder[-1][0]]
-    rates = ", ".join(f"{bandwidth(ladder, size) / 1e9:.0f} GB/s of {size / UNIT:.3g} MB" for size in sizes)
+    rates = ", ".join(f"{rate_at(ladder, size) / 1e9:.0f} GB/s of {size / UNIT:.3g} MB" for size in sizes)
     peaks = ", ".join(
         f"{line['value'] / 1e9:.0f} GFLOP/s in {line['precision']}"
         for _, line in of("peak_flops_per_second").iterrows()
@@ -47,7 +47,7 @@ def machine(rows: pd.DataFrame) -> list[str]:
 
 
 def terminal(summary: pd.DataFrame) -> Table:
-    """One line a ratio with its interval, what the roofline predicts, and what is missing or noisy."""
+    """One line a ratio with its interval, what is predicted, and what is missing or noisy."""
     return tables.terminal(HEAD, _lines(summary), NUMBERS)
 
 
@@ -67,8 +67,8 @@ def _lines(summary: pd.DataFrame) -> Iterator[tuple[str, ...]]:
             interval += f" [{line['low']:.3f}, {line['high']:.3f}]"
         noisy = f"noisy in {line['noisy']} of {line['processes']}" if line["noisy"] else ""
         sizes = ("" if pd.isna(line[name]) else f"{line[name] / UNIT:.1f}" for name in ("block_bytes", "unique_bytes"))
-        predicted = "" if pd.isna(line["predicted"]) else f"{line['predicted']:.3f}"
+        told = ("" if pd.isna(line[name]) else f"{line[name]:.3f}" for name in ("predicted", "roofline"))
         what = str(line["metric"]).replace("_", " ") + ("" if pd.isna(line["role"]) else f": {line['role']}")
         regime = "" if pd.isna(line["regime"]) else str(line["regime"])
         remark = noisy if pd.isna(line["reason"]) else str(line["reason"])
-        yield str(line["name"]), what, interval, predicted, regime, *sizes, remark
+        yield str(line["name"]), what, interval, *told, regime, *sizes, remark

@@ -28,8 +28,11 @@ class Probes:
 
         return run
 
-    def product(self, vectors, inputs, outputs, precision):
-        return self._call(2 * vectors * inputs * outputs / (RATE * (2 if precision == "bf16" else 1)))
+    def product(self, vectors, inputs, outputs, precision, weights=1):
+        """Products whose weights come from beyond the cache take three times as long."""
+        size = weights * (2 if precision == "bf16" else 4) * (inputs + 1) * outputs
+        once = 2 * vectors * inputs * outputs / (RATE * (2 if precision == "bf16" else 1))
+        return self._call(weights * once * (3 if size > CACHE else 1))
 
     def attention(self, items, tokens, width, heads, precision):
         return self._call(4 * items * tokens**2 * width / (RATE / 10))
@@ -68,8 +71,12 @@ def test_every_ceiling_is_that_of_the_machine():
     shapes = {"fp32": [Shape(16, 32, 96), Shape(17, 32, 32, 4, 2)], "bf16": [Shape(16, 32, 96)]}
     found = ceilings.measure(probes, "cuda", 1, shapes, clock=lambda: probes.now)
     assert found.peaks == pytest.approx({"fp32": RATE, "bf16": 2 * RATE})
-    assert found.rates["fp32"] == pytest.approx({shapes["fp32"][0]: RATE, shapes["fp32"][1]: RATE / 10})
-    assert found.rates["bf16"] == pytest.approx({shapes["bf16"][0]: 2 * RATE})
+    assert found.rates["fp32"][shapes["fp32"][1]] == [(0, pytest.approx(RATE / 10))]
+    for precision, rate, weight in (("fp32", RATE, 4 * 33 * 96), ("bf16", 2 * RATE, 2 * 33 * 96)):
+        ladder = found.rates[precision][shapes[precision][0]]
+        assert ladder[0] == (weight, pytest.approx(rate))
+        assert [size for size, _ in ladder[1:]] == pytest.approx([share * CACHE for share in ceilings.SETS], rel=0.05)
+        assert dict(ladder) == pytest.approx({size: rate if size <= CACHE else rate / 3 for size, _ in ladder})
     assert found.launch == pytest.approx(5e-6)
     assert dict(found.read) == pytest.approx({size: NEAR if size <= CACHE else FAR for size, _ in found.read})
     assert dict(found.copy) == pytest.approx({size: rate / 2 for size, rate in found.read})
@@ -81,7 +88,7 @@ def test_what_a_launch_takes_is_in_no_ceiling_but_its_own():
     probes = Probes(overhead=1e-3)
     found = ceilings.measure(probes, "cuda", 1, {"fp32": [Shape(16, 32, 96)]}, clock=lambda: probes.now)
     assert found.peaks["fp32"] == pytest.approx(RATE)
-    assert found.rates["fp32"][Shape(16, 32, 96)] == pytest.approx(RATE, rel=1e-3)
+    assert found.rates["fp32"][Shape(16, 32, 96)][0][1] == pytest.approx(RATE, rel=1e-3)
     assert found.read[0][1] == pytest.approx(NEAR, rel=1e-3)
     assert found.launch == pytest.approx(1e-3 + 5e-6)
 
@@ -124,7 +131,7 @@ def test_torch_can_be_probed():
     numbers = [
         found.launch,
         *found.peaks.values(),
-        *found.rates["fp32"].values(),
+        *(rate for ladder in found.rates["fp32"].values() for _, rate in ladder),
         *dict(found.read + found.copy).values(),
     ]
     assert all(number > 0 for number in numbers)

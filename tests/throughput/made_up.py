@@ -13,8 +13,12 @@ GROUP = {"measure": "call", "pairs": [[3, 4]], "widths": [32], "heads": 2}
 
 def ceilings_of(shapes, cache=CACHE) -> Ceilings:
     ladder = [(1000, 1e11), (CACHE, 1e11), (CACHE + 1, 1e10), (10**12, 1e10)]
-    rates = {name: {Shape(*shape): 1e15 for shape in its} for name, its in shapes.items()}
-    peaks = dict.fromkeys(shapes, 1e15)
+    products = [(1, 8e11), (CACHE, 8e11), (CACHE + 1, 8e10), (10**12, 8e10)]
+    rates = {
+        name: {each: products[:1] if each.heads else products for each in map(Shape._make, its)}
+        for name, its in shapes.items()
+    }
+    peaks = dict.fromkeys(shapes, 1e12)
     return Ceilings("cpu", "paper", 1, 2**30, 1e-9, peaks, rates, ladder, ladder, {"L2": cache} if cache else {})
 
 

@@ -184,10 +184,10 @@ def test_what_a_nursery_loads_starts_no_threads_that_a_fork_would_lose():
 @pytest.mark.slow
 def test_a_nursery_answers_again_and_again_also_after_an_error():
     with Nursery(1) as nursery:
-        assert len(nursery.ask(message(CALL))["bursts"]) == 8  # two contenders, four rounds
+        assert len(nursery.ask(message(CALL))["bursts"]) == 10  # two contenders, five rounds
         with pytest.raises(ProcessError, match="KeyError: 'cell'"):
             nursery.ask({**SETTINGS, "what": "race"})
-        assert len(nursery.ask(message(CALL))["bursts"]) == 8  # two contenders, four rounds
+        assert len(nursery.ask(message(CALL))["bursts"]) == 10  # two contenders, five rounds
         with pytest.raises(ProcessError, match="was killed by SIGALRM") as ended:  # however busy it is
             nursery.ask({**message(Cell("call", 2, 2, 16, 2, rounds=10**9)), "limit": 1})
         assert ended.value.killed == signal.SIGALRM

@@ -23,10 +23,18 @@ class TorchProbes:
         if self.device.type == "cpu":
             torch.set_num_threads(threads)
 
-    def product(self, vectors: int, inputs: int, outputs: int, precision: str) -> Call:
-        """A linear map with its bias, on operands that stay where they are."""
-        x, weight, bias = (self._drawn(precision, *size) for size in ((vectors, inputs), (outputs, inputs), (outputs,)))
-        return torch.inference_mode()(lambda: F.linear(x, weight, bias))
+    def product(self, vectors: int, inputs: int, outputs: int, precision: str, weights: int = 1) -> Call:
+        """Linear maps with their biases on the same vectors, one for each of so many weights in turn."""
+        x = self._drawn(precision, vectors, inputs)
+        weight, bias = self._drawn(precision, outputs, inputs), self._drawn(precision, outputs)
+        maps = [(weight.clone(), bias.clone()) for _ in range(weights)]
+
+        def products() -> Tensor:
+            for weight, bias in maps:
+                last = F.linear(x, weight, bias)
+            return last
+
+        return torch.inference_mode()(products)
 
     def attention(self, items: int, tokens: int, width: int, heads: int, precision: str) -> Call:
         """Fused attention among the tokens of each item."""

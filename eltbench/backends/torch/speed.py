@@ -39,13 +39,13 @@ class TorchSpeed:
             raise ValueError(f"mode 'cuda-graph' needs a CUDA device, given {str(self.device)!r}")
         with torch.device("meta"):
             network = Network(body.architecture, body.depth, body.spec, timed=body.timed)
+        if body.precision == "bf16":
+            converted(network)
         network = network.to_empty(device=self.device).eval().requires_grad_(False)
         pattern = 0.02 * torch.randn(PATTERN, generator=torch.Generator().manual_seed(0)).to(self.device)
         for tensor in (*network.parameters(), *network.buffers()):
             for part in tensor.view(-1).split(PATTERN):
                 part.copy_(pattern[: len(part)])
-        if body.precision == "bf16":
-            converted(network)
         if body.mode == "compiled":
             network.compile_block()
         return network
