@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from eltbench.regions import Region, quantity
 from eltbench.studies.base import Study
 
 LEVEL = 0.95
+MANY = 4  # cells of a claim, above which an overview counts them
 COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow"}
 
 
@@ -151,23 +153,32 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def overview(found: Sequence[dict[str, Any]]) -> str:
-    """One line a claim and preset, from the contents of several claims.json: the claim, its verdict, every cell's."""
+    """One line a claim and preset, from the contents of several claims.json: the claim, its verdict, its cells'.
+
+    Of more than MANY cells only how many have which verdict.
+    """
     lines = []
     told = {id: claim["statement"] for results in found for id, claim in results["claims"].items()}
     for id, statement in told.items():
         name = f"`{id}`: {statement}"
         for results in found:
             if (claim := results["claims"].get(id)) is not None and claim["cells"]:
-                cells = "<br>".join(_cell_in_short(cell) for cell in claim["cells"])
+                cells = _cells_in_short(claim["cells"])
                 where, verdict = f"{results['study']}, {results['preset']}", f"**{claim['verdict']}**"
                 lines.append((name, where, verdict, cells))
                 name = ""
     return tables.markdown(("claim", "study, preset", "verdict", "in each cell"), lines)
 
 
-def _cell_in_short(cell: dict[str, Any]) -> str:
-    effects = ", ".join(estimate_in_words(condition["witnesses"][0]) for condition in cell["conditions"])
-    return f"{cell['task']} {cell['dataset']} {cell['backend']}: {cell['verdict']} ({effects})"
+def _cells_in_short(cells: Sequence[Mapping[str, Any]]) -> str:
+    if len(cells) > MANY:
+        counted = Counter(cell["verdict"] for cell in cells)
+        return f"{len(cells)} cells: " + ", ".join(f"{verdict} in {count}" for verdict, count in counted.most_common())
+    return "<br>".join(
+        f"{cell['task']} {cell['dataset']} {cell['backend']}: {cell['verdict']} "
+        f"({', '.join(estimate_in_words(condition['witnesses'][0]) for condition in cell['conditions'])})"
+        for cell in cells
+    )
 
 
 def estimate_in_words(witness: Mapping[str, Any]) -> str:

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from decisive_rows import STUDY, decisive
 
 from eltbench import results, studies
 from eltbench.claims import Cell
 from eltbench.model import Model
-from eltbench.schema import part_schema, row_schema
-from eltbench.studies import command, disagreement, disagreement_page
+from eltbench.schema import part_schema
+from eltbench.studies import command, disagreement
 from eltbench.studies.presets import Arm, Preset, World, load_preset
 from eltbench.studies.verdicts import decide_all
 from eltbench.training import build_engine, parts
 
-STUDY = studies.create("disagreement")
 SHAPE = {"unique_layers": 1, "max_loops": 3, "width": 16, "heads": 2, "block": "bert"}
 LATIN = World("masked", "latin")
 UNIQUE = Arm("unique-depth", "equal-compute", {"unique_layers": 3, "max_loops": 1})
@@ -147,30 +147,6 @@ def test_companions_of_a_model_that_lies_in_no_folder_of_runs_are_refused():
 # What the rows decide
 
 
-def decisive(gain=0.1, violations=0.0, saved=0.5, seeds=5):
-    """Rows of elt in one cell from which every claim can be read."""
-    rows = []
-    for seed in range(seeds):
-        jitter = 0.001 * seed
-        for family in ("disagreement", "convergence"):
-            rows.append(
-                {"metric": "auroc_gain", "signal": family, "value": gain + jitter, "seed": seed, "scope": "within"}
-            )
-        rows.append(
-            {"metric": "auroc_gain", "signal": "disagreement", "value": -1.0, "seed": seed, "scope": "within"}
-            | {"target": "model_error"}
-        )
-        held = {"rule": "kl", "guarantee": "learn then test", "alpha": 0.05, "delta": 0.1, "seed": seed}
-        rows.append({**held, "metric": "violations", "value": violations + jitter})
-        rows.append({**held, "metric": "loops_saved", "value": saved + jitter})
-        rows.append({**held, "metric": "loops_saved", "value": 0.0, "rule": "fixed"})
-        rows.append({**held, "metric": "violations", "value": 1.0, "alpha": 0.2})
-    known = {"trainer": "elt", "role": "main", "task": "masked", "dataset": "latin", "backend": "torch"}
-    shape = {"unique_layers": 2, "max_loops": 4, "loops": 4, "target": "negative_log_likelihood"}
-    empty = dict.fromkeys(row_schema(STUDY.columns).names)
-    return pd.DataFrame([{**empty, **known, **shape, **row} for row in rows])
-
-
 @pytest.mark.parametrize(
     ("changes", "verdicts"),
     [
@@ -228,87 +204,6 @@ def test_the_summary_has_one_line_a_score_over_all_seeds_and_the_figure_a_row_a_
     assert "risk_at_coverage" not in set(table["metric"])
 
 
-def test_the_page_shows_what_families_add_and_rules_save_with_the_baseline_they_are_held_against(tmp_path):
-    rows = decisive()
-    rows = rows[rows["rule"] != "fixed"]  # which these rows do not hold in full
-    told = rows["signal"].map({"disagreement": "kl_to_previous over entropy"})
-    rows = pd.concat([rows.assign(reason=told), _baseline(rows)], ignore_index=True)
-    for metric in ("risk", "loops_saved_by_batch"):
-        extra = rows[(rows["metric"] == "loops_saved") & (rows["rule"] == "kl")].assign(metric=metric)
-        rows = pd.concat([rows, extra])
-    STUDY.summarise(rows).to_csv(tmp_path / "summary.csv", index=False)
-    page = disagreement_page.markdown(pd.read_csv(tmp_path / "summary.csv"))
-    (gain,) = (line for line in page.splitlines() if "| the error |" in line)
-    assert gain.startswith("| masked latin torch | elt | the error | entropy 0.700 | +0.102 [+0.100, +0.104] | +0.102")
-    (rule,) = (line for line in page.splitlines() if "`kl`" in line)
-    assert rule == "| masked latin torch | `kl` | 0.502 | 0.002 | 50 % [50, 50] | 50 % [50, 50] |"
-
-
-def test_the_page_shows_what_choosing_samples_by_a_signal_gains_of_what_could_be_gained(tmp_path):
-    made = [("auroc", "entropy", 0.6), ("selection_gain", "entropy", 0.1), ("selection_gain", "oracle", 0.4)]
-    known = {"target": "invalid", "scope": "sampling", "reason": None}
-    (first, *_) = decisive().to_dict("records")
-    drawn = [
-        {**first, **known, "metric": metric, "signal": signal, "value": value, "seed": seed}
-        for metric, signal, value in made
-        for seed in range(3)
-    ]
-    STUDY.summarise(pd.DataFrame(drawn)).to_csv(tmp_path / "summary.csv", index=False)
-    page = disagreement_page.markdown(pd.read_csv(tmp_path / "summary.csv"))
-    expected = "| masked latin torch | invalid | entropy | 0.600 | +0.100 [+0.100, +0.100] | 25 % |"
-    assert page.splitlines()[-1] == expected
-
-
-def held_page(tmp_path, lows, highs, **known):
-    """The page of guarantees whose savings over a fixed depth have these intervals over two seeds."""
-    (first, *_) = decisive().to_dict("records")
-    first |= {
-        "signal": None,
-        "scope": None,
-        "guarantee": "learn then test",
-        "alpha": 0.05,
-        "delta": 0.1,
-        "target": None,
-    }
-    rows = []
-    for rule, low, high in zip(("kl", "entropy", "learned-gate"), lows, highs, strict=True):
-        for seed, value in enumerate((low, high)):
-            for metric in ("risk", "violations", "loops_saved", "loops_saved_by_batch", "loops_saved_over_fixed"):
-                rows.append({**first, "rule": rule, "metric": metric, "value": value, "seed": seed, **known})
-    STUDY.summarise(pd.DataFrame(rows)).to_csv(tmp_path / "summary.csv", index=False)
-    return disagreement_page.markdown(pd.read_csv(tmp_path / "summary.csv"))
-
-
-def test_the_page_decides_what_a_rule_saves_over_a_fixed_depth_by_its_interval(tmp_path):
-    page = held_page(tmp_path, (0.2, 0.0, -0.3), (0.201, 0.5, -0.301))
-    cells = {line.split("|")[2].strip(): line.split("|")[-2].strip() for line in page.splitlines() if "`" in line}
-    assert cells["`kl`"] == "20 % [19, 21]: **more**"
-    assert cells["`entropy`"].endswith("undecided")
-    assert cells["`learned-gate`"].endswith(": **less**")
-
-
-def test_the_page_says_why_a_value_inside_sampling_is_missing(tmp_path):
-    few = "40 samples calibrate; it takes 45"
-    page = held_page(tmp_path, [None] * 3, [None] * 3, scope="sampling", reason=few, alpha=0.2)
-    (line,) = (line for line in page.splitlines() if "`kl`" in line)
-    assert f"– ({few})" in line
-    assert "nan" not in page
-
-
-def test_halting_is_shown_beside_a_fixed_depth_of_the_same_model(tmp_path):
-    page = held_page(tmp_path, (0.2, 0.2, 0.2), (0.2, 0.2, 0.2), trainer="universal-transformer", rule="halting")
-    assert "| masked latin torch, universal-transformer | `halting` | 0.200 |" in page
-
-
-def test_the_page_of_a_summary_without_the_later_measurements_has_no_columns_for_them(tmp_path):
-    rows = decisive()
-    STUDY.summarise(rows[rows["guarantee"].notna()]).to_csv(tmp_path / "summary.csv", index=False)
-    page = disagreement_page.markdown(pd.read_csv(tmp_path / "summary.csv"))
-    assert "| `kl` | – | 0.002 | 50 % [50, 50] | – |" in page
-    assert "fixed depth" not in page
-    assert "inside sampling" not in page
-
-
 def test_an_arm_trained_with_dropout_is_asked_with_dropout_left_on():
     jobs = STUDY.plan(load_preset("disagreement", "digits-dropout"))
     passes = {(job.keys["role"], job.run.task): job.settings["dropout_passes"] for job in jobs}
@@ -325,12 +220,6 @@ def test_a_model_trained_with_dropout_has_its_passes_among_the_signals_and_conte
     rows, _ = measured(Arm("elt", "dropout", {"dropout": 0.1}), heldout_draws=1)
     assert {"dropout_entropy", "dropout_information"} <= set(rows["signal"])
     assert "dropout" in set(rows[rows["metric"] == "auroc_gain"]["signal"])
-
-
-def _baseline(rows):
-    """The AUROC of the entropy beside the gains of these rows."""
-    gains = rows[(rows["signal"] == "disagreement")]
-    return gains.assign(metric="auroc", signal="entropy", value=0.7, reason=None)
 
 
 @pytest.mark.slow

@@ -166,6 +166,16 @@ def test_the_overview_has_a_line_for_every_claim_and_preset_that_measured_it(dec
     assert re.findall(r"[+-][0-9.]+ %", lines[0]) == ["-25.99 %", "+35.12 %"]  # the mean of e^-0.301 and e^0.301
 
 
+def test_of_many_cells_the_overview_counts_the_verdicts(decisions):
+    results = json.loads(verdicts.as_json("extrapolation", "a", decisions))
+    (claim, *_) = (each for each in results["claims"].values() if each["cells"])
+    cell = claim["cells"][0]
+    given = ["inconclusive", "supported", "inconclusive", "contradicted", "inconclusive"]
+    claim["cells"] = [{**cell, "verdict": verdict} for verdict in given]
+    line = verdicts.overview([results]).splitlines()[2]
+    assert line.endswith("| 5 cells: inconclusive in 3, supported in 1, contradicted in 1 |")
+
+
 def test_the_frame_of_decisions_says_what_claims_json_says():
     folder = Path(__file__).parents[2] / "results" / "extrapolation" / "digits"
     study = studies.create("extrapolation")

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from eltbench import studies
 from eltbench.evaluation.roofline import Ceilings, Shape
+from eltbench.throughput import command, measuring
 from eltbench.throughput.cells import Cell
 from eltbench.throughput.process import ProcessError
-from eltbench.throughput.rows import RATIOS
+from eltbench.throughput.rows import RATIOS, all_rows
 
 CACHE = 2**20
 GROUP = {"measure": "call", "pairs": [[3, 4]], "widths": [32], "heads": 2}
+STUDY = studies.create("throughput")
+DIT = {"block": "dit"}
+GROUPS = [
+    {**GROUP, "widths": [32, 64], "pairs": [[3, 4], [1, 12]]},
+    {**GROUP, "measure": "self"},
+    {**GROUP, "measure": "sampler", "sampling_steps": 2},
+    {**GROUP, **DIT, "measure": "hoisting"},
+    {**GROUP, **DIT, "measure": "step"},
+    {**GROUP, **DIT, "measure": "memory"},
+    {**GROUP, "measure": "peers"},
+]
 
 
 def ceilings_of(shapes, cache=CACHE) -> Ceilings:
@@ -73,3 +86,14 @@ class Paper:
             for place, (name, seconds) in enumerate(times.items())
         ]
         return {"bursts": bursts, "absent": []}
+
+
+def rows_of(preset, **settings):
+    """Rows and records of a preset on this machine; settings are those of `Paper`."""
+    ceilings, records = measuring.measure(preset, nursery=Paper(**settings))
+    return command.stamped(STUDY, preset, all_rows(ceilings, records)), records
+
+
+def wobble(process):
+    """A ratio near 1 that differs a little from process to process."""
+    return 1 + 0.001 * (process - 2)
