@@ -34,6 +34,13 @@ def test_every_printed_figure_has_a_verdict(table, model, quantity, figure):
     assert line.verdict in ("fits", "fits only with another step count", "no convention fits", "cannot be recomputed")
 
 
+@pytest.mark.parametrize("claim", paper.table("claims")["id"])
+def test_every_claim_has_a_line_that_holds_or_says_why_not(claim):
+    lines = SUMMARY[SUMMARY["claim"] == claim]
+    assert len(lines)
+    assert (lines["verdict"].isin(["holds", "does not hold"]) | lines["reason"].notna()).all()
+
+
 def test_the_published_verdicts_equal_a_recomputation(tmp_path):
     study = studies.create("audit")
     rows = study.rows()

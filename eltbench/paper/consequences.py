@@ -33,8 +33,10 @@ def consequences(counted: Sequence[Observation]) -> Iterator[Observation]:
     for table, model in statements.STEP_COSTS:
         yield _step_cost(table, model)
     references = paper.table("claims").set_index("id")["reference"]
-    for claim, reason in statements.UNCHECKED.items():
-        yield _said("claims", claim, "reference", str(references[claim]), claim=claim, reason=reason)
+    unfigured = {claim: statements.WITHOUT_FIGURE.get(str(text)) for claim, text in references.items()}
+    for claim, reason in {**unfigured, **statements.UNCHECKED}.items():
+        if reason:
+            yield _said("claims", str(claim), "reference", str(references[claim]), claim=claim, reason=reason)
 
 
 def _said(table: str, model: str, quantity: str, statement: str, **found: Any) -> Observation:

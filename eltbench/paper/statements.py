@@ -100,3 +100,9 @@ UNCHECKED = {
     "train-memory": "depends on the batch per device and on what is computed again; neither is given",
 }
 """Claims with figures that no table holds and no convention gives, with the reason."""
+WITHOUT_FIGURE = {
+    "curves only": "read from curves whose numbers are not published",
+    "no number given": "the paper gives no number",
+    "asked by readers of the paper": "not a claim of the paper",
+}
+"""What a claim's reference says where it has no figure, with the reason that nothing is recomputed."""
