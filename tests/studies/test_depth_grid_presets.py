@@ -21,7 +21,7 @@ def kinds(jobs):
 
 
 def test_the_presets_are_those_that_the_study_promises():
-    assert NAMES == ["smoke", "quick", "digits", "relay", "rectangle", "widths"]
+    assert NAMES == ["smoke", "quick", "digits", "relay", "toggles", "rectangle", "widths"]
     assert [name for name in NAMES if load_preset("depth_grid", name).smoke] == ["smoke"]
 
 
@@ -33,7 +33,7 @@ def test_every_preset_plans_every_arm_in_every_size_that_it_leaves_open(name):
     assert preset.about
 
 
-@pytest.mark.parametrize("name", ["smoke", "digits", "relay"])
+@pytest.mark.parametrize("name", ["smoke", "digits", "relay", "toggles"])
 def test_a_preset_of_all_claims_holds_every_model_that_they_compare(name):
     compared = {("elt", "main", n, 8 // n) for n in (1, 2, 4)}
     compared |= {("no-ilsd", "dedicated", 2, loops) for loops in (1, 2, 4, 8)}
@@ -43,7 +43,13 @@ def test_a_preset_of_all_claims_holds_every_model_that_they_compare(name):
 
 @pytest.mark.parametrize(
     ("name", "theirs", "shared", "new"),
-    [("quick", "quick", 3, 9), ("digits", "digits", 50, 40), ("relay", "relay", 25, 65), ("widths", "digits", 6, 30)],
+    [
+        ("quick", "quick", 3, 9),
+        ("digits", "digits", 50, 40),
+        ("relay", "relay", 25, 65),
+        ("toggles", "digits-toggles", 15, 60),
+        ("widths", "digits", 6, 30),
+    ],
 )
 def test_a_model_that_extrapolation_trains_too_is_the_very_same_run(name, theirs, shared, new):
     ours = {job.run_id: job.run for job in planned("depth_grid", name)}
