@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 
 from eltbench import backends
+from eltbench.config import Architecture
+from eltbench.data.base import DataSpec
 from eltbench.evaluation import stopwatch
 from eltbench.evaluation.roofline import Shape
 from eltbench.sender import ORPHANED, end_with_sender, told
@@ -114,7 +116,7 @@ def main() -> int:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # what libraries print must not fall into the answer
     if FORKS:
-        importlib.import_module("torch")
+        _load()
     while (line := told()) is not None:
         if not FORKS:
             end_with_sender()
@@ -123,6 +125,16 @@ def main() -> int:
             return 0
         out.write(_in_a_child(line) + "\n")
     return ORPHANED
+
+
+def _load() -> None:
+    """Import torch, and all that its first network imports, by one that has no memory: nothing is computed."""
+    import torch
+
+    from eltbench.backends.torch.network import Network
+
+    with torch.device("meta"):
+        Network(Architecture(1, 1, width=4, heads=1, patch=1), "looped", DataSpec("continuous", (1, 1), 1), timed=True)
 
 
 def _in_a_child(line: bytes) -> str:

@@ -75,7 +75,9 @@ def test_digits_rivals_supervises_otherwise_beside_the_very_elt_and_no_ilsd_of_d
     }
 
     def plain(run):
-        return replace(run, trainer="", trainer_options=(), architecture=replace(run.architecture, input_injection=False))
+        return replace(
+            run, trainer="", trainer_options=(), architecture=replace(run.architecture, input_injection=False)
+        )
 
     assert {plain(job.run) for job in jobs} == {plain(job.run) for job in shared}  # else they are alike
     assert {job.run.trainer for job in jobs if job.run.architecture.input_injection} == {"deq"}  # which needs it

@@ -33,7 +33,7 @@ def test_both_networks_of_a_cell_do_the_same_work_with_other_weights():
     assert 4 * cell.looped_bytes("looped") == cell.looped_bytes("unique")
 
 
-@pytest.mark.parametrize("name", ["smoke", "cpu", "gpu"])
+@pytest.mark.parametrize("name", ["smoke", "cpu", "cpu-scales", "gpu"])
 def test_packaged_presets_are_sound(name):
     found = preset_from_table(*load_table("throughput", name))
     assert found.smoke == (name == "smoke")
@@ -45,12 +45,16 @@ def test_packaged_presets_are_sound(name):
 
 
 def test_the_presets_hold_what_the_study_is_about():
-    assert preset_names("throughput") == ["smoke", "cpu", "gpu"]
-    for name in ("cpu", "gpu"):
-        cells = preset_from_table(*load_table("throughput", name)).cells
+    names = ["smoke", "cpu", "cpu-scales", "gpu"]
+    assert preset_names("throughput") == names
+    of = {name: preset_from_table(*load_table("throughput", name)).cells for name in names}
+    for name in ("cpu-scales", "gpu"):
+        cells = of[name]
         scales = {cell.scale: (cell.unique_layers, cell.loops, cell.width) for cell in cells if cell.scale}
         assert scales == {"B": (6, 2, 768), "L": (8, 3, 1024), "XL": (7, 4, 1152), "H": (8, 4, 1280)}
         assert {cell.scale for cell in cells if cell.assumed} == {"B", "H"}
+    for name in ("cpu", "gpu"):
+        cells = of[name]
         assert {cell.measure for cell in cells} == {"call", "self", "sampler", "hoisting", "step", "memory", "peers"}
         assert {1, 8} <= {cell.batch for cell in cells}
 

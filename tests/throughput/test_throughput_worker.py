@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -176,9 +177,14 @@ def test_the_peak_of_training_begins_before_the_model_and_ends_after_its_steps(m
 
 
 def test_what_a_nursery_loads_starts_no_threads_that_a_fork_would_lose():
-    code = "import sys, eltbench.throughput.worker; print(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert not {"pyarrow", "pandas", "jax", "sklearn"} & set(done.stdout.split())
+    code = "import os, sys; from eltbench.throughput import worker; worker._load(); "
+    code += "print(*{name.partition('.')[0] for name in sys.modules}); "
+    code += "print('threads', len(os.listdir('/proc/self/task')) if worker.FORKS else 1)"
+    given = {"capture_output": True, "text": True, "timeout": 120, "check": True}
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}, **given)
+    *modules, _, threads = done.stdout.split()
+    assert not {"pyarrow", "pandas", "jax", "sklearn"} & set(modules)
+    assert threads == "1"
 
 
 @pytest.mark.slow
