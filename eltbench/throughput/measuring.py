@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from operator import itemgetter
 from typing import Any
 
 from eltbench.evaluation import stopwatch
@@ -51,8 +53,10 @@ def measure(
 ) -> tuple[Ceilings, list[Record]]:
     """The machine's ceilings and one record a process, and one more for each repetition.
 
-    Cells take turns, so that a slower hour falls on all of them. A cell that is skipped once is not tried again; one
-    that fails is, in its next process. Raises ProcessError where the ceilings cannot be measured.
+    Cells take turns, so that a slower hour falls on all of them. What was noisy is repeated when all cells have had
+    their turns, since a spell of noise outlasts a cell, and again up to `preset.repeats` times. A cell that is skipped
+    once is not tried again; one that fails is, in its next process. Raises ProcessError where the ceilings cannot be
+    measured.
     """
     shapes: dict[str, set[Any]] = {}
     for cell in preset.cells:
@@ -60,40 +64,37 @@ def measure(
             shapes.setdefault(cell.precision, set()).update(cell.shapes)
     known = {"device": preset.device, "threads": preset.threads}
     asked = {"seconds": preset.ceiling_seconds, "largest": preset.largest_set, "limit": 5 * preset.limit_seconds}
-    total = 1 + preset.processes * len(preset.cells)
+    turns = [(process, cell) for process in range(preset.processes) for cell in preset.cells]
+    total = 1 + len(turns)
     report(0, total, "the machine's ceilings")
     sorted_shapes = {name: sorted(its) for name, its in sorted(shapes.items())}
     with nursery(preset.threads) as machine:
         answer = machine.ask({"what": "ceilings", **known, **asked, "shapes": sorted_shapes or {"fp32": []}})
-    ceilings, records, done = ceilings_from_dict(answer["ceilings"]), [], 1
+    found: dict[tuple[int, Cell], list[Record]] = {turn: [] for turn in turns}
     skipped: set[Cell] = set()
-    for process in range(preset.processes):
-        with nursery(preset.threads) as its:
-            for cell in preset.cells:
-                report(done, total, cell.name)
-                done += 1
-                if cell in skipped:
-                    continue
-                found = _attempts(preset, cell, process, known, its.ask)
-                records += [replace(each, last=each is found[-1]) for each in found]
-                if found[-1].skipped:
-                    skipped.add(cell)
+    done = 1
+    for attempt in range(1 + preset.repeats):
+        for process, its in itertools.groupby(turns, key=itemgetter(0)):
+            with nursery(preset.threads) as nursed:
+                for _, cell in its:
+                    report(done, total, cell.name + (", again: it was noisy" if attempt else ""))
+                    done += 1
+                    if cell not in skipped:
+                        record = _attempt(preset, cell, process, attempt, known, nursed.ask)
+                        found[process, cell].append(record)
+                        if record.skipped:
+                            skipped.add(cell)
+        turns = [turn for turn in turns if found[turn] and found[turn][-1].noisy]
+        total += len(turns) if attempt < preset.repeats else 0
     report(total, total, "done")
-    return ceilings, records
-
-
-def _attempts(preset: Preset, cell: Cell, process: int, known: Mapping[str, Any], ask: Ask) -> list[Record]:
-    """One record, or several of which all but the last were noisy."""
-    found: list[Record] = []
-    while not found or (found[-1].noisy and len(found) <= preset.repeats):
-        found.append(_attempt(preset, cell, process, len(found), known, ask))
-    return found
+    records = [replace(each, last=each is its[-1]) for its in found.values() for each in its]
+    return ceilings_from_dict(answer["ceilings"]), records
 
 
 def _attempt(preset: Preset, cell: Cell, process: int, attempt: int, known: Mapping[str, Any], ask: Ask) -> Record:
     seed = zlib.crc32(f"{cell.id} {process} {attempt}".encode())
-    message = {**known, "cell": asdict(cell), "seed": seed, "calls": preset.calls, "limit": preset.limit_seconds}
-    message["burst_seconds"] = preset.burst_seconds
+    message = {**known, "cell": asdict(cell), "process": process, "seed": seed, "limit": preset.limit_seconds}
+    message |= {"calls": preset.calls, "burst_seconds": preset.burst_seconds}
     try:
         if cell.measure == "memory":
             peaks = {}

@@ -66,7 +66,7 @@ class Preset:
     calls: int = 10  # of a burst, at least
     burst_seconds: float = 0.05
     spread: float = 0.1  # quartile distance over median above which a process is noisy, and repeated
-    repeats: int = 1  # of a noisy process
+    repeats: int = 3  # of a noisy process, at the most
     ceiling_seconds: float = 0.02  # of each number of the roofline, three times
     largest_set: int = 0  # bytes that are read at most for the roofline; 0: eight times the last cache
     limit_seconds: float = 120.0  # of one process; what takes longer is ended, and skipped with that reason

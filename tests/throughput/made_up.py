@@ -63,7 +63,7 @@ class Paper:
         if message["what"] == "ceilings":
             return {"ceilings": ceilings_of(message["shapes"], self.cache).to_dict()}
         cell = Cell(**message["cell"])
-        process = self.nurseries - 2  # the first nursery is the machine's
+        process = message["process"]
         if cell.id in self.broken:
             raise ProcessError("process ended with exit code 1")
         if cell.id in self.killed:

@@ -33,11 +33,20 @@ def test_a_noisy_process_is_repeated_and_the_quiet_repetition_counts():
     assert len(records) == 7
 
 
+def test_what_was_noisy_is_repeated_after_all_others_have_had_their_turns():
+    paper = Paper(noisy={FIRST.id: 1})
+    told = []
+    measuring.measure(TWO, lambda *each: told.append(each), paper)
+    asked = [(message["cell"]["width"], message["process"]) for message in paper.asked[1:]]
+    assert asked == [(cell.width, process) for process in range(3) for cell in TWO.cells] + [(FIRST.width, 0)]
+    assert told[-2:] == [(7, 8, f"{FIRST.name}, again: it was noisy"), (8, 8, "done")]
+
+
 def test_what_stays_noisy_is_marked_and_kept():
     _, records = measuring.measure(TWO, nursery=Paper(noisy={SECOND.id: 99}))
     its = [each for each in records if each.cell == SECOND]
     assert [(each.process, each.attempt, each.last) for each in its] == [
-        (process, attempt, attempt == 1) for process in range(3) for attempt in range(2)
+        (process, attempt, attempt == 3) for process in range(3) for attempt in range(4)
     ]
     assert all(each.noisy and each.bursts for each in its)
 
