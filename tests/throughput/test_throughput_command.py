@@ -180,4 +180,4 @@ def test_without_ceilings_the_command_says_why_and_writes_nothing(paper, argumen
 
 def test_the_study_is_listed_with_its_presets(capsys):
     assert cli.main(["list"]) == 0
-    assert "study throughput, presets: smoke, cpu, gpu" in capsys.readouterr().out
+    assert "study throughput, presets: smoke, cpu, cpu-scales, gpu" in capsys.readouterr().out
