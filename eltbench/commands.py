@@ -210,7 +210,7 @@ class RecommendCommand:
     rows: Path = Path("results/depth_grid/digits/rows.parquet")
     """rows of depth_grid or extrapolation with the provenance.json beside them, or the folder that holds both"""
     world: str = ""
-    """task and dataset, or a part of their names, where the rows hold several"""
+    """task and dataset, or a part of their names; empty: every world of the rows, each answered by itself"""
     calls: int = 1
     """network calls of a sample: its sampling steps"""
     batch: int = 1
@@ -223,20 +223,26 @@ class RecommendCommand:
 
 
 def recommend(arguments: list[str]) -> int:
-    """Print the network to deploy and the runner-up; exits 1 where none is fast enough."""
+    """Print the network to deploy and the runner-up, of each world; exits 1 where none is fast enough."""
+    from eltbench import results
     from eltbench.throughput import recommend as recommending
 
     asked = vars(tyro.cli(RecommendCommand, prog="eltbench recommend", args=arguments)).copy()
     latency, rows, world = asked.pop("latency_ms") / 1e3, asked.pop("rows"), asked.pop("world")
     if not latency > 0:
         raise ValueError(f"latency-ms must be above 0, given {latency * 1e3:g}")
-    found = recommending.candidates(rows, world, **asked)
-    choice = recommending.choose(found, latency)
-    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(recommending.table(found, latency))
-    for line in recommending.answer(choice, latency):
-        print(line)
-    print(json.dumps({"latency_ms": latency * 1e3, **asked, **recommending.in_short(choice)}))
-    return int(choice.best is None)
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    missed = False
+    for name in recommending.worlds(results.load_rows(rows / "rows.parquet" if rows.is_dir() else rows), world):
+        found = recommending.candidates(rows, name, **asked)
+        choice = recommending.choose(found, latency)
+        console.print(f"{name}:")
+        console.print(recommending.table(found, latency))
+        for line in recommending.answer(choice, latency):
+            print(line)
+        print(json.dumps({"latency_ms": latency * 1e3, "world": name, **asked, **recommending.in_short(choice)}))
+        missed |= choice.best is None
+    return int(missed)
 
 
 def doctor(arguments: list[str]) -> int:

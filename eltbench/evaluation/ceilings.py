@@ -19,7 +19,8 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 SQUARE = {"cpu": 1024, "cuda": 8192}  # side of the product whose rate is the peak
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 LAUNCHES = 200
-SETS = (1 / 4, 1 / 2, 3 / 4, 1, 3 / 2, 2, 4)  # of weights that products take in turn, in sizes of the last cache
+SETS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1, 3 / 2, 3)  # weights taken in turn, in sizes of the last cache
+MOST = 4096  # weights in such a set: of smaller ones than that there is one, which their runs do not wait for
 
 
 class Probes(Protocol):
@@ -79,6 +80,7 @@ def measure(
             return [(0, shape.flops / best(call))]
         weight = BYTES[precision] * (shape.inputs + 1) * shape.outputs
         counts = {1, *(round(size / weight) for size in sets if size >= 2 * weight)}
+        counts = counts if max(counts) <= MOST else {1}
         return [(count * weight, product(shape, precision, count)) for count in sorted(counts)]
 
     def product(shape: Shape, precision: str, weights: int = 1) -> float:

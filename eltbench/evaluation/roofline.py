@@ -19,19 +19,20 @@ and a ratio near 1 wherever FLOPs decide.
 
 The textbook's max() takes arithmetic and transfers to overlap, and weights to arrive as fast as in a long read. Small
 products do neither: a library's kernel waits for most of its weights. So each product is also measured as a network has
-it: at its very shape, its weights taken in turn from a set as large as the working set. `predict` gives both, `seconds`
-by products in their places and `roofline` by the textbook; where they differ, bandwidth is not the reason.
+it: at its very shape, its weights taken in turn from sets of growing size, between which the time at the working set is
+read off. `predict` gives both, `seconds` by products in their places and `roofline` by the textbook; where they differ,
+bandwidth is not the reason.
 
 All ceilings are measured in the same run: the rate at the very shape of each product (its weight at hand, and from sets
 of growing size), the bandwidth of reading sets of growing size again and again, which shows each level of cache as a
-step, and the launch of an empty kernel. Norms, nonlinearities and sums are left out: a prediction is a floor of the
-time, and `achieved over ceiling` says how far above it the program stays.
+step, and the launch of an empty kernel. Norms, nonlinearities and sums are left out, so the textbook's time is a floor,
+and `achieved over ceiling` says how far above it the program stays.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -226,12 +227,17 @@ def predict(
         ladder = ceilings.rates.get(precision, {}).get(kernel.shape)
         if ladder is None:
             raise ValueError(f"no rate was measured for {kernel.shape} in {precision}")
-        working_set = between_loops if kernel.looped and loops > 1 else between_calls
+        again = (loops - 1) / loops if kernel.looped else 0.0  # the first loop of a call follows the call before
+
+        def mean(seconds: Callable[[float], float]) -> float:
+            return again * seconds(between_loops) + (1 - again) * seconds(between_calls)
+
         at_hand = kernel.shape.flops / ladder[0][1]
-        in_place = kernel.shape.flops / rate_at(ladder, working_set)
-        arriving = width * kernel.weights / rate_at(ceilings.read, working_set)
+        in_place = mean(lambda working_set: kernel.shape.flops / rate_at(ladder, working_set))
+        arriving = mean(lambda working_set: width * kernel.weights / rate_at(ceilings.read, working_set))
         least = ceilings.launch if launch else 0.0
-        bound = "launch" if least > in_place else "memory" if in_place > WAITING * at_hand else "compute"
+        waits = in_place > WAITING * at_hand or width * kernel.weights > (ceilings.cache or math.inf)
+        bound = "launch" if least > in_place else "memory" if waits else "compute"
         times = kernel.times
         return Predicted(kernel, times * max(in_place, least), bound, times * max(at_hand, arriving, least))
 

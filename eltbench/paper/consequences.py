@@ -33,10 +33,9 @@ def consequences(counted: Sequence[Observation]) -> Iterator[Observation]:
     for table, model in statements.STEP_COSTS:
         yield _step_cost(table, model)
     references = paper.table("claims").set_index("id")["reference"]
-    unfigured = {claim: statements.WITHOUT_FIGURE.get(str(text)) for claim, text in references.items()}
-    for claim, reason in {**unfigured, **statements.UNCHECKED}.items():
-        if reason:
-            yield _said("claims", str(claim), "reference", str(references[claim]), claim=claim, reason=reason)
+    for claim, text in references.items():
+        if reason := statements.UNCHECKED.get(str(claim)) or statements.WITHOUT_FIGURE.get(str(text)):
+            yield _said("claims", str(claim), "reference", str(text), claim=claim, reason=reason)
 
 
 def _said(table: str, model: str, quantity: str, statement: str, **found: Any) -> Observation:

@@ -42,6 +42,11 @@ class Nominal(NamedTuple):
 NOMINAL = {"cpu": Nominal(6e10, 2.2e10, 1.5e9, 5e-5, 0.8), "cuda": Nominal(2e14, 2e12, 1e10, 5e-5, 2.0)}
 
 
+def counted(number: int, what: str) -> str:
+    """A number and its noun: 1 token, 16 tokens."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One comparison at one size: N unique layers in L loops against N·L unique layers (or as `measure` says)."""
@@ -107,7 +112,10 @@ class Cell:
         """For people: `call 2N×6L against 12, width 384, batch 1, 16 tokens, fp32, eager`."""
         scale = f"{self.scale}: " if self.scale else ""
         shape = f"{self.unique_layers}N×{self.loops}L against {self.depth}, width {self.width}, batch {self.batch}"
-        return f"{scale}{self.measure} {shape}, {self.tokens} tokens, {self.block}, {self.precision}, {self.mode}"
+        steps = f" of {counted(self.sampling_steps, 'step')}" if self.sampling_steps else ""
+        guided = f", guidance {self.guidance_scale:g}" if self.guidance_scale != 1 else ""
+        how = f"{counted(self.tokens, 'token')}, {self.block}, {self.precision}, {self.mode}"
+        return f"{scale}{self.measure}{steps} {shape}{guided}, {how}"
 
     @property
     def spec(self) -> DataSpec:
@@ -172,8 +180,7 @@ class Cell:
         if self.measure not in ("call", "self", "sampler", "hoisting"):
             return set()
         bodies = [self.body(name) for name in ("looped", "unique")]
-        items = self.batch * (1 if self.guidance_scale == 1 else 2)
-        return {each.shape for it in bodies for each in kernels(*it[:5], items)}
+        return {each.shape for it in bodies for each in kernels(*it[:5], self.items)}
 
     def weight_bytes(self, contender: str) -> int:
         """All weights of a network, in the precision of its products."""
@@ -183,8 +190,13 @@ class Cell:
         """The weights that every loop reads, or all layers read once: what a cache would have to hold."""
         return block_bytes(self.architecture(contender), self.precision)
 
+    @property
+    def items(self) -> int:
+        """Of a network call: guidance doubles the batch."""
+        return self.batch * (1 if self.guidance_scale == 1 else 2)
+
     def needed_bytes(self) -> int:
-        """Memory that a process of this cell needs, roughly: weights (converted from float32) and activations."""
+        """Memory that a process of this cell needs, roughly: weights and activations."""
         if self.measure in ("step", "memory"):
             largest = 0
             for trainer in self.contenders:
@@ -202,9 +214,11 @@ class Cell:
             "hoisting": ("looped", "looped"),
         }
         bodies = [self.body(name) for name in built.get(self.measure, ("looped", "unique"))]
-        copies = 2 if self.backend == "jax" else 1  # drawn on the host, then moved
-        held = sum(copies * weight_bytes(*body[:4]) for body in bodies)
-        return held + sum(peak_bytes(*body[:5], self.batch) for body in bodies)
+        if self.backend == "jax":  # drawn on the host in float32, then moved
+            held = sum(2 * weight_bytes(*body[:4]) for body in bodies)
+        else:
+            held = sum(weight_bytes(*body[:4], self.precision) for body in bodies)
+        return held + sum(peak_bytes(*body[:5], self.items) for body in bodies)
 
     def seconds(self, processes: int, device: str = "cpu", burst_seconds: float = 0.05) -> float:
         """About how long all processes of the cell take, on nominal figures; for `--dry-run` alone."""

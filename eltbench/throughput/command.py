@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -43,9 +44,9 @@ class ThroughputCommand:
     """Time looped against unique-depth networks on this machine, kept idle, beside its measured roofline."""
 
     preset: str = "cpu"
-    """a packaged preset (smoke, cpu, gpu), or FILE.toml:NAME"""
+    """a packaged preset (smoke, cpu, cpu-scales, gpu), or FILE.toml:NAME"""
     device: str = ""
-    """the preset's, or another: cpu, cuda"""
+    """the preset's, or another: cpu, cuda; then the results' folder is named after it too"""
     results: Path = Path("results")
     """where the study's folder is written"""
     dry_run: bool = False
@@ -59,7 +60,10 @@ def main(study: Throughput, arguments: Sequence[str] | None = None) -> int:
     about = ThroughputCommand.__doc__
     command = tyro.cli(ThroughputCommand, prog=f"eltbench study {study.name}", description=about, args=arguments)
     preset = preset_from_table(*load_table(study.name, command.preset))
-    preset = within(replace(preset, device=command.device or preset.device))
+    if command.device and command.device != preset.device:
+        preset = replace(preset, device=command.device, name=f"{preset.name}-{command.device.replace(':', '-')}")
+    check_device_name(preset.device)
+    preset = within(preset)
     if command.dry_run:
         for cell in preset.cells:
             seconds = cell.seconds(preset.processes, preset.device, preset.burst_seconds)
@@ -90,6 +94,12 @@ def main(study: Throughput, arguments: Sequence[str] | None = None) -> int:
     for record in failed:
         print(f"failed: {record.cell.name}, process {record.process}: {record.failed}", file=sys.stderr)
     return int(bool(failed))
+
+
+def check_device_name(device: str) -> None:
+    """Raises ValueError for what is no device of torch's that this study knows, whether it is here or not."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"torch has no device {device!r} that is timed here; give cpu, cuda or cuda:N")
 
 
 def within(preset: Preset) -> Preset:

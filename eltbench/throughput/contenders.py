@@ -58,8 +58,7 @@ def samplers(cell: Cell, made: speed.Speed) -> dict[str, Call]:
 
         return draw
 
-    items = cell.batch * (1 if cell.guidance_scale == 1 else 2)
-    once = made.blocks(cell.body("looped")._replace(batch=items))
+    once = made.blocks(cell.body("looped")._replace(batch=cell.items))
 
     def blocks() -> Any:
         for _ in range(cell.sampling_steps):

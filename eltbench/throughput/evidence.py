@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from eltbench.claims import Cell, Evidence
+from eltbench.throughput.cells import counted
 from eltbench.throughput.summary import whole
 
 REGIMES = ("spills", "fits")  # the regimes that the claim throughput speaks of, and its conditions
@@ -26,7 +27,7 @@ def evidence(rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
         one = its.iloc[0]
         if one["regime"] in REGIMES:
             steps = one["sampling_steps"]
-            what = "network call" if pd.isna(steps) else f"sampler of {int(steps)} steps"
+            what = "network call" if pd.isna(steps) else f"sampler of {counted(int(steps), 'step')}"
             where = f"{one['unique_layers']}N×{one['max_loops']}L against {one['effective_depth']}, {_size(one)}"
             _add(found["throughput"], what, f"{where}, {one['block']}", its, "throughput_ratio", str(one["regime"]))
     for claim, measure, metric, condition in TRAINING:
@@ -61,7 +62,7 @@ def _cells(rows: pd.DataFrame, measures: tuple[str, ...], metric: str) -> list[p
 def _size(one: pd.Series[Any]) -> str:
     scale = "" if pd.isna(one["scale"]) else f", scale {one['scale']}"
     return (
-        f"width {one['width']}, {one['tokens']} tokens, batch {one['batch_size']}, {one['precision']}, "
+        f"width {one['width']}, {counted(one['tokens'], 'token')}, batch {one['batch_size']}, {one['precision']}, "
         f"threads {one['threads']}{scale}"
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from eltbench.throughput.cells import counted
 from eltbench.throughput.summary import SPILLED, UNIT, summary
 
 if TYPE_CHECKING:
@@ -46,7 +47,13 @@ def _styles(table: pd.DataFrame, order: Sequence[Place]) -> list[tuple[str, pd.D
         measure, block, batch, tokens, precision, mode = place
         colour, marker = figures.PALETTE[number % 10], figures.MARKERS[(number + number // 10) % len(figures.MARKERS)]
         style = {"color": colour, "marker": marker, "ls": "", "ms": 5}
-        found.append((f"{measure}, {block}, batch {batch}, {tokens} tokens, {precision}, {mode}", here, style))
+        found.append(
+            (
+                f"{measure}, {block}, batch {batch}, {counted(int(str(tokens)), 'token')}, {precision}, {mode}",
+                here,
+                style,
+            )
+        )
     return found
 
 
@@ -89,7 +96,7 @@ def _predicted(axis: Axes, calls: pd.DataFrame, order: Sequence[Place]) -> None:
 
 
 def _achieved(axis: Axes, times: pd.DataFrame, order: Sequence[Place]) -> None:
-    axis.set(xlabel="weights of all layers, MB", ylabel="ceiling's time over measured", title="achieved over ceiling")
+    axis.set(xlabel="weights of all layers, MiB", ylabel="ceiling's time over measured", title="achieved over ceiling")
     known = times[times["achieved"].notna()] if len(times) else times
     if known.empty:
         return
@@ -111,5 +118,5 @@ def _ladder(axis: Axes, machine: pd.DataFrame) -> None:
     for _, level in machine[machine["metric"] == "cache_bytes"].iterrows():
         axis.axvline(level["value"] / UNIT, color="0.6", ls=":", lw=1)
         axis.annotate(level["role"], (level["value"] / UNIT, 0.95), xycoords=("data", "axes fraction"), fontsize=7)
-    axis.set(xscale="log", xlabel="working set, MB", ylabel="GB/s", title="bandwidth by working set")
+    axis.set(xscale="log", xlabel="working set, MiB", ylabel="GB/s", title="bandwidth by working set")
     axis.legend(fontsize=7, frameon=False)

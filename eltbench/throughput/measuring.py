@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import signal
+import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
 from typing import Any
@@ -49,15 +50,19 @@ class Record:
 
 
 def measure(
-    preset: Preset, report: Report = lambda done, of, what: None, nursery: Callable[[int], Nursery] = Nursery
+    preset: Preset,
+    report: Report = lambda done, of, what: None,
+    nursery: Callable[[int], Nursery] = Nursery,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Ceilings, list[Record]]:
     """The machine's ceilings and one record a process, and one more for each repetition.
 
     Cells take turns, so that a slower hour falls on all of them. What was noisy is repeated when all cells have had
-    their turns, since a spell of noise outlasts a cell, and again up to `preset.repeats` times. A cell that is skipped
-    once is not tried again; one that fails is, in its next process. Raises ProcessError where the ceilings cannot be
-    measured.
+    their turns, since a spell of noise outlasts a cell, and again up to `preset.repeats` times and `preset.patience`
+    seconds. The last attempt that gave a value counts. A cell that is skipped once is not tried again; one that fails
+    is, in its next process. Raises ProcessError where the ceilings cannot be measured.
     """
+    started = clock()
     shapes: dict[str, set[Any]] = {}
     for cell in preset.cells:
         if cell.shapes:
@@ -74,6 +79,10 @@ def measure(
     skipped: set[Cell] = set()
     done = 1
     for attempt in range(1 + preset.repeats):
+        if attempt:
+            late = clock() - started > preset.patience
+            turns = [] if late else [turn for turn in turns if found[turn] and found[turn][-1].noisy]
+            total += len(turns)
         for process, its in itertools.groupby(turns, key=itemgetter(0)):
             with nursery(preset.threads) as nursed:
                 for _, cell in its:
@@ -82,13 +91,16 @@ def measure(
                     if cell not in skipped:
                         record = _attempt(preset, cell, process, attempt, known, nursed.ask)
                         found[process, cell].append(record)
-                        if record.skipped:
+                        if record.skipped and not attempt:
                             skipped.add(cell)
-        turns = [turn for turn in turns if found[turn] and found[turn][-1].noisy]
-        total += len(turns) if attempt < preset.repeats else 0
     report(total, total, "done")
-    records = [replace(each, last=each is its[-1]) for its in found.values() for each in its]
+    records = [replace(each, last=each is _counting(its)) for its in found.values() for each in its]
     return ceilings_from_dict(answer["ceilings"]), records
+
+
+def _counting(attempts: Sequence[Record]) -> Record:
+    """The last that gave a value, or else the last."""
+    return next((each for each in reversed(attempts) if each.bursts or each.peaks), attempts[-1])
 
 
 def _attempt(preset: Preset, cell: Cell, process: int, attempt: int, known: Mapping[str, Any], ask: Ask) -> Record:

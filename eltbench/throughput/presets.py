@@ -67,6 +67,7 @@ class Preset:
     burst_seconds: float = 0.05
     spread: float = 0.1  # quartile distance over median above which a process is noisy, and repeated
     repeats: int = 3  # of a noisy process, at the most
+    patience: float = 480.0  # seconds after which nothing is repeated any more, only marked
     ceiling_seconds: float = 0.02  # of each number of the roofline, three times
     largest_set: int = 0  # bytes that are read at most for the roofline; 0: eight times the last cache
     limit_seconds: float = 120.0  # of one process; what takes longer is ended, and skipped with that reason
@@ -75,7 +76,7 @@ class Preset:
         for name, least in (("threads", 1), ("processes", 1), ("calls", 10), ("repeats", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"preset {self.name!r}: {name} must be at least {least}, given {getattr(self, name)}")
-        for name in ("spread", "limit_seconds"):
+        for name in ("spread", "limit_seconds", "patience"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"preset {self.name!r}: {name} must be above 0, given {getattr(self, name)}")
         for name in ("burst_seconds", "ceiling_seconds", "largest_set"):

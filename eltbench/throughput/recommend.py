@@ -82,24 +82,45 @@ def choose(candidates: Sequence[Candidate], latency: float) -> Choice:
     return Choice(best, runner_up, min(candidates, key=lambda it: it.seconds))
 
 
+def worlds(rows: pd.DataFrame, part: str = "") -> list[str]:
+    """The worlds of the rows, "task dataset", that are called so, or else those whose names hold the part.
+
+    Raises ValueError for rows without losses, and where no world fits.
+    """
+    known = sorted(_world_names(_losses(rows)).unique())
+    fits = [name for name in known if name == part] or [name for name in known if part in name]
+    if not fits:
+        quoted = ", ".join(f"--world {name!r}" for name in known)
+        raise ValueError(f"0 worlds fit {part!r}; the rows hold {quoted}")
+    return fits
+
+
+def _losses(rows: pd.DataFrame) -> pd.DataFrame:
+    losses = rows[rows["metric"] == "heldout_loss"]
+    if "stratum" in losses:
+        losses = losses[losses["stratum"].isna()]
+    if losses.empty:
+        raise ValueError("the rows hold no heldout_loss; give the rows of depth_grid or extrapolation")
+    return losses
+
+
+def _world_names(losses: pd.DataFrame) -> pd.Series:
+    return losses["task"] + " " + losses["world" if "world" in losses else "dataset"]
+
+
 def quality(rows: pd.DataFrame, world: str = "") -> pd.DataFrame:
     """Held-out loss of every network and exit of one world: CANDIDATE, run_id (of its first seed) and `loss`.
 
     world: "task dataset" of the rows, or a part of it that fits one. Losses that are not finite in every seed are left
     out. Raises ValueError for rows without losses, and for a world that is not there or not the only one.
     """
-    losses = rows[rows["metric"] == "heldout_loss"]
-    if "stratum" in losses:
-        losses = losses[losses["stratum"].isna()]
-    if losses.empty:
-        raise ValueError("the rows hold no heldout_loss; give the rows of depth_grid or extrapolation")
-    names = losses["task"] + " " + losses["world" if "world" in losses else "dataset"]
-    known = sorted(names.unique())
-    fits = [name for name in known if name == world] or [name for name in known if world in name]
+    losses = _losses(rows)
+    fits = worlds(rows, world)
     if len(fits) != 1:
-        problem = f"{len(fits)} worlds fit {world!r}" if world else f"the rows hold {len(known)} worlds"
-        quoted = ", ".join(f"--world {name!r}" for name in known)
+        problem = f"{len(fits)} worlds fit {world!r}" if world else f"the rows hold {len(fits)} worlds"
+        quoted = ", ".join(f"--world {name!r}" for name in fits)
         raise ValueError(f"{problem}, and a loss is comparable within one alone; choose one: {quoted}")
+    names = _world_names(losses)
     lines = []
     for key, its in losses[names == fits[0]].groupby(CANDIDATE):
         try:

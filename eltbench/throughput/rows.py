@@ -241,9 +241,8 @@ def _shape(cell: Cell, contender: str) -> dict[str, Any]:
 def _predicted(cell: Cell, contender: str, ceilings: Ceilings) -> list[Predicted]:
     """The kernels of one call of the contender, or of all calls of a sampler."""
     body = cell.body("looped" if contender == "unhoisted" else contender)
-    items = cell.batch * (1 if cell.guidance_scale == 1 else 2)
     launch = cell.mode in ("eager", "compiled")
     hoisted = contender != "unhoisted"
-    kernels = predict(ceilings, *body[:5], items, cell.precision, launch=launch, hoisted=hoisted)
+    kernels = predict(ceilings, *body[:5], cell.items, cell.precision, launch=launch, hoisted=hoisted)
     calls = cell.sampling_steps or 1
     return [each._replace(seconds=calls * each.seconds, roofline=calls * each.roofline) for each in kernels]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from eltbench.throughput.cells import counted
 from eltbench.throughput.summary import PAYS, SPILLED, UNIT, summary
 
-PLACE = ["batch_size", "tokens", "precision", "block", "backend", "mode"]
+PLACE = ["width", "effective_depth", "batch_size", "tokens", "precision", "block", "backend", "mode"]
 AIM = {"cpu": 0.95, "cuda": 0.90}  # of a whole sampler's time, in the bare loops
+WHERE = "where the unique layers exceed twice the cache"
 
 
 def sentences(rows: pd.DataFrame) -> list[str]:
-    """Where looping pays, by batch, tokens, precision, block and mode; then the control and the loops' own share."""
+    """Where looping pays, by width, depth, batch, tokens, precision, block and mode; the control; the loops' share."""
     table = summary(rows)
     if table.empty:
         return []
@@ -23,77 +26,113 @@ def sentences(rows: pd.DataFrame) -> list[str]:
 
 def _where_it_pays(table: pd.DataFrame) -> Iterator[str]:
     calls = table[(table["metric"] == "throughput_ratio") & (table["measure"] == "call") & table["mean"].notna()]
-    calls = calls[calls["cache_bytes"].notna()]
-    calls = calls[calls["unique_bytes"] > SPILLED * calls["cache_bytes"]]
-    for place, here in calls.groupby(PLACE, sort=False):
-        batch, tokens, precision, block, backend, mode = place
-        where = f"at batch {batch} with {tokens} tokens ({block}, {precision}, {backend} {mode})"
+    if calls.empty:
+        return
+    known = calls[calls["cache_bytes"].notna()]
+    spilled = known[known["unique_bytes"] > SPILLED * known["cache_bytes"]]
+    if known.empty:
+        yield "nothing can be said of where looping pays: the system does not say how large its cache is"
+    elif spilled.empty:
+        largest, cache = _mebibytes(known["unique_bytes"].max()), _mebibytes(known["cache_bytes"].iloc[0])
+        why = f"no layers ({largest} at most) exceed twice the cache ({cache})"
+        yield f"nothing can be said of where looping pays: {why}"
+    for place, here in spilled.groupby(PLACE, sort=False):
+        width, depth, batch, tokens, precision, block, backend, mode = place
+        shape = f"{depth} layers of width {width} at batch {batch} with {counted(int(str(tokens)), 'token')}"
+        where = f"{shape} ({block}, {precision}, {backend} {mode})"
         quiet = here[here["noisy"] == 0].sort_values("block_bytes")
         if len(quiet):
             yield _sentence(where, quiet, len(here) - len(quiet))
         else:
-            yield f"nothing can be said {where}: {len(here)} of {len(here)} cells are noisy"
+            yield f"nothing can be said of {where}: {len(here)} of {counted(len(here), 'cell')} noisy"
 
 
 def _sentence(where: str, here: pd.DataFrame, noisy: int) -> str:
     """One place's sentence; `here` in ascending order of block bytes."""
-    sizes, ratios = here["block_bytes"].to_numpy(float), here["mean"].to_numpy(float)
     cache = float(here["cache_bytes"].iloc[0])
-    gains = f"{ratios.min():.2f}× to {ratios.max():.2f}×" if len(ratios) > 1 else f"{ratios[0]:.2f}×"
-    measured = f"measured: {gains} with blocks of {_megabytes(sizes)}; the last cache is {cache / UNIT:.3g} MB"
+    gains = ", ".join(f"{line['mean']:.2f}× at {_mebibytes(line['block_bytes'])}" for _, line in here.iterrows())
+    measured = f"measured: {gains}; the last cache is {_mebibytes(cache)}"
     unsure = int(((here["low"] <= PAYS) & (here["high"] >= PAYS)).sum())
-    if unsure:
+    if unsure and len(here) > 1:
         measured += f"; the intervals of {unsure} of {len(here)} cells hold {PAYS:.2f}"
     if noisy:
         measured += f"; noisy and left out: {noisy}"
-    return f"looping {_pays(sizes, ratios, cache)} {where}, where the unique layers exceed twice the cache ({measured})"
+    return f"looping {_pays(here, cache)} for {where}, {WHERE} ({measured})"
 
 
-def _pays(sizes: np.ndarray, ratios: np.ndarray, cache: float) -> str:
+def _pays(here: pd.DataFrame, cache: float) -> str:
+    """In words, where the ratio exceeds PAYS, by the means; of blocks on one side of it, by their intervals."""
+    sizes, ratios = here["block_bytes"].to_numpy(float), here["mean"].to_numpy(float)
     found = crossings(sizes, ratios)
-    at = " and ".join(f"{size / UNIT:.3g} MB" for size, _ in found)
-    if len(sizes) == 1:
-        return f"{'pays' if ratios[0] > PAYS else 'does not pay'} at the one block measured"
+    more = f"(by more than {100 * (PAYS - 1):.0f} %)"
     if not found:
-        every = "pays at every block measured" if ratios[0] > PAYS else "does not pay at any block measured"
-        return f"{every} (no crossing within what was measured)"
+        which = "the one block" if len(sizes) == 1 else "every block"
+        if (here["low"] > PAYS).all():
+            return f"pays {more} at {which} measured"
+        if (here["high"] < PAYS).all():
+            return f"does not pay {more} at {which if len(sizes) == 1 else 'any block'} measured"
+        seems = "seems to pay" if ratios[0] > PAYS else "does not seem to pay"
+        return f"{seems} {more} at {which} measured, though an interval holds {PAYS:.2f}"
     if len(found) > 1:
-        return f"pays at some blocks and not at others, with no one bound: the ratio crosses {PAYS:.2f} at about {at}"
-    size, falls = found[0]
-    return f"pays {'below' if falls else 'above'} about {at} of block weights ({size / cache:.2f} of the last cache)"
+        at = " and ".join(_mebibytes(each.size) for each in found)
+        which = "at some blocks and not at others, with no one bound"
+        return f"pays {more} {which}: the ratio crosses {PAYS:.2f} at about {at}"
+    (one,) = found
+    between = f"between the {_mebibytes(one.below)} and {_mebibytes(one.above)} measured"
+    size = f"{'below' if one.falls else 'above'} about {_mebibytes(one.size)} of block weights"
+    return f"pays {more} {size} ({one.size / cache:.2f} of the last cache, {between})"
 
 
 def _controls(table: pd.DataFrame) -> Iterator[str]:
     for _, line in table[(table["metric"] == "self_ratio") & table["mean"].notna()].iterrows():
         holds = line["low"] <= 1 <= line["high"]
         verdict = "which holds 1, as it should" if holds else "which does not hold 1: no difference of that size counts"
-        yield f"control: a network over its own copy takes {_interval(line)} of its time, {verdict} ({line['name']})"
+        said = f"a copy of a network takes {_interval(line)} of that network's time, {verdict}"
+        yield f"control: {_noisy(line) or said} ({line['name']})"
 
 
 def _shares(table: pd.DataFrame) -> Iterator[str]:
     for _, line in table[(table["metric"] == "block_share") & table["mean"].notna()].iterrows():
         aim = AIM["cuda" if str(line["device"]).startswith("cuda") else "cpu"]
-        yield f"the bare loops take {_interval(line)} of the whole sampler's time, aim {aim:.2f} ({line['name']})"
+        met = "met" if line["low"] >= aim else "missed" if line["high"] < aim else "neither met nor missed for sure"
+        said = f"the bare loops take {_interval(line)} of the whole sampler's time, aim {aim:.2f}: {met}"
+        yield f"{_noisy(line) or said} ({line['name']})"
+
+
+def _noisy(line: pd.Series) -> str:
+    """Why nothing is said of a line; empty where it is quiet."""
+    what = str(line["metric"]).replace("_", " ")
+    return (
+        f"nothing can be said of the {what}: noisy in {line['noisy']} of {line['processes']}" if line["noisy"] else ""
+    )
 
 
 def _interval(line: pd.Series) -> str:
     return f"{line['mean']:.3f} [{line['low']:.3f}, {line['high']:.3f}]"
 
 
-def _megabytes(sizes: np.ndarray) -> str:
-    low, high = (f"{size / UNIT:.3g}" for size in (sizes.min(), sizes.max()))
-    return f"{low} MB" if low == high else f"{low} to {high} MB"
+def _mebibytes(size: float) -> str:
+    return f"{size / UNIT:.3g} MiB"
 
 
-def crossings(sizes: np.ndarray, ratios: np.ndarray) -> list[tuple[float, bool]]:
-    """Every block size at which the ratio crosses PAYS and whether it falls there, from sizes in ascending order.
+class Crossing(NamedTuple):
+    """Where the ratio crosses PAYS: the block size, whether it falls there, and the sizes measured beside it."""
 
-    Between two sizes the ratio is taken to be linear in the logarithm of the size. Empty where it never crosses.
+    size: float
+    falls: bool
+    below: float
+    above: float
+
+
+def crossings(sizes: np.ndarray, ratios: np.ndarray) -> list[Crossing]:
+    """Every crossing of PAYS, from sizes in ascending order; empty where there is none.
+
+    Between two sizes the ratio is taken to be linear in the logarithm of the size.
     """
     found = []
     for place in range(len(sizes) - 1):
         (low, high), (before, after) = sizes[place : place + 2], ratios[place : place + 2]
         if (before > PAYS) != (after > PAYS):
             share = (before - PAYS) / (before - after)
-            found.append((float(low * (high / low) ** share), bool(before > PAYS)))
+            found.append(Crossing(float(low * (high / low) ** share), bool(before > PAYS), float(low), float(high)))
     return found

@@ -10,6 +10,7 @@ import pandas as pd
 from eltbench.statistics import paired_interval
 
 CELL = ["measure", "name", "backend", "device", "mode", "precision", "block", "width", "batch_size", "tokens", "scale"]
+DEPTH = ["unique_layers", "max_loops", "effective_depth"]
 SIZES = ["regime", "block_bytes", "unique_bytes", "cache_bytes", "assumed"]
 PAYS = 1.10  # the ratio above which looping is said to pay: that of the claim
 SPILLED = 2  # times the cache that unique layers must exceed: below it a part of them still fits
@@ -26,9 +27,9 @@ WHOLE = (*SHAPE, "sampling_steps", "seed", "threads", "block_bytes", "unique_byt
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per cell, metric and role: geometric mean over processes, its 95 % interval, what was predicted.
 
-    Columns: CELL, unique_layers, max_loops, metric, role, mean, low, high, processes, noisy (how many were, also after
+    Columns: CELL, DEPTH, metric, role, mean, low, high, processes, noisy (how many were, also after
     repetition), predicted (seconds or ratio, by products in their places), roofline (by the textbook), achieved
-    (predicted over measured seconds: the share of the ceiling), SIZES, reason (why there is no value).
+    (the roofline's over measured seconds: the share of the ceiling), SIZES, reason (why there is no value).
     """
     lines = []
     measured = whole(rows[rows["measure"] != "ceiling"])
@@ -38,11 +39,11 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     values = told.set_index(keys)["value"].to_dict()
     for (run_id, metric, role), its in measured[~foretold].groupby(keys, dropna=False, sort=False):
         first = its.iloc[0]
-        known = {name: first[name] for name in (*CELL, "unique_layers", "max_loops", *SIZES)}
+        known = {name: first[name] for name in (*CELL, *DEPTH, *SIZES)}
         what = PREDICTED.get(str(metric), "")
         found = {by: values.get((run_id, f"{by}_{what}", role), math.nan) for by in BY}
         line = {**known, "metric": metric, "role": role, **spread(its["value"]), "processes": len(its)}
-        achieved = found["predicted"] / line["mean"] if str(metric).endswith("_seconds") else math.nan
+        achieved = found["roofline"] / line["mean"] if str(metric).endswith("_seconds") else math.nan
         reason = next((str(text) for text in its["reason"] if pd.notna(text)), None)
         noisy = int(its["noisy"].fillna(False).astype(bool).sum())
         lines.append({**line, "noisy": noisy, **found, "achieved": achieved, "reason": reason})

@@ -13,7 +13,7 @@ from eltbench.throughput.rows import RATIOS
 from eltbench.throughput.summary import UNIT
 
 SHOWN = (*dict.fromkeys(name for its in RATIOS.values() for name, *_ in its), "speed_over_peer")
-HEAD = ("cell", "what", "ratio, interval", "predicted", "roofline", "regime", "block, MB", "layers, MB", "remark")
+HEAD = ("cell", "what", "ratio, interval", "predicted", "roofline", "regime", "block, MiB", "layers, MiB", "remark")
 NUMBERS = (*HEAD[2:5], *HEAD[6:8])
 
 
@@ -30,12 +30,12 @@ def machine(rows: pd.DataFrame) -> list[str]:
     ladder = [(int(size), float(rate)) for size, rate in zip(reads["bytes"], reads["value"], strict=True)]
     halves = [size / 2 for size in levels.values()]
     sizes = [size for size in halves if ladder[0][0] <= size < ladder[-1][0]] + [ladder[-1][0]]
-    rates = ", ".join(f"{rate_at(ladder, size) / 1e9:.0f} GB/s of {size / UNIT:.3g} MB" for size in sizes)
+    rates = ", ".join(f"{rate_at(ladder, size) / 1e9:.0f} GB/s of {size / UNIT:.3g} MiB" for size in sizes)
     peaks = ", ".join(
         f"{line['value'] / 1e9:.0f} GFLOP/s in {line['precision']}"
         for _, line in of("peak_flops_per_second").iterrows()
     )
-    caches = ", ".join(f"{name} {size / UNIT:.3g} MB" for name, size in levels.items()) or "not told"
+    caches = ", ".join(f"{name} {size / UNIT:.3g} MiB" for name, size in levels.items()) or "not told"
     memory, launch = of("memory_bytes")["value"].iloc[0], of("launch_seconds")["value"].iloc[0]
     threads = int(first["threads"])
     matmul = "" if pd.isna(first["matmul_precision"]) else f" (float32 at precision {first['matmul_precision']!r})"

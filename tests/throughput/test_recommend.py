@@ -220,3 +220,14 @@ def test_the_command_answers_with_this_device_s_own_times(monkeypatch, capsys):
     monkeypatch.setattr(recommend, "candidates", lambda *_, **__: [BEST._replace(seconds=5.0)])
     assert cli.main(["recommend", "--latency-ms", "20", "--rows", str(RELAY)]) == 1
     assert "nothing fits 20 ms: the fastest, " in capsys.readouterr().out
+
+
+def test_every_world_of_the_rows_is_answered_where_none_is_named(monkeypatch, capsys):
+    asked = []
+    found = [BEST, BEST._replace(seconds=5.0)]
+    monkeypatch.setattr(recommend, "candidates", lambda path, world, **_: [found[len(asked)], asked.append(world)][:1])
+    digits = RELAY.parents[1] / "digits" / "rows.parquet"
+    assert cli.main(["recommend", "--latency-ms", "20", "--rows", str(digits)]) == 1  # the second world has no answer
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [line["world"] for line in said] == asked == ["diffusion digits", "masked digits-codes"]
+    assert [line["best"] is None for line in said] == [False, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from eltbench.backends.speed import Call
 from eltbench.backends.torch.graphs import captured
 from eltbench.backends.torch.parallel import available_device
 
+PATTERN = 2**18
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -26,8 +28,8 @@ class TorchProbes:
     def product(self, vectors: int, inputs: int, outputs: int, precision: str, weights: int = 1) -> Call:
         """Linear maps with their biases on the same vectors, one for each of so many weights in turn."""
         x = self._drawn(precision, vectors, inputs)
-        weight, bias = self._drawn(precision, outputs, inputs), self._drawn(precision, outputs)
-        maps = [(weight.clone(), bias.clone()) for _ in range(weights)]
+        first = self._drawn(precision, outputs, inputs), self._drawn(precision, outputs)
+        maps = [first, *((first[0].clone(), first[1].clone()) for _ in range(weights - 1))]
 
         def products() -> Tensor:
             for weight, bias in maps:
@@ -84,4 +86,8 @@ class TorchProbes:
         return {"name": known.name, "memory": known.total_memory, "caches": caches}
 
     def _drawn(self, precision: str, *size: int) -> Tensor:
-        return torch.randn(size, generator=torch.Generator().manual_seed(0)).to(self.device, DTYPES[precision])
+        """Random values, of which no more than PATTERN are drawn; a larger array repeats them."""
+        count = math.prod(size)
+        pattern = torch.randn(min(count, PATTERN), generator=torch.Generator().manual_seed(0))
+        values = pattern.to(self.device, DTYPES[precision])
+        return values.repeat(-(-count // PATTERN))[:count].reshape(size)
