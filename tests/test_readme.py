@@ -27,7 +27,7 @@ def test_every_generated_table_is_that_of_the_committed_results(page):
 @pytest.mark.parametrize("folder", GENERATE["published"]())
 def test_every_published_verdict_is_on_a_page(folder):
     shown = [page for page in PAGES.values() if f"<!-- claims: {folder} -->\n" in page]
-    assert bool(shown) == bool(GENERATE["decided"](folder)["claims"])
+    assert bool(shown) == any(claim["cells"] for claim in GENERATE["decided"](folder)["claims"].values())
 
 
 def test_a_table_that_is_not_of_the_results_is_seen():
