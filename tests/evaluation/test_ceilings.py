@@ -69,7 +69,7 @@ class Probes:
 def test_every_ceiling_is_that_of_the_machine():
     probes = Probes()
     shapes = {"fp32": [Shape(16, 32, 96), Shape(17, 32, 32, 4, 2), Shape(16, 4, 4)], "bf16": [Shape(16, 32, 96)]}
-    found = ceilings.measure(probes, "cuda", 1, shapes, clock=lambda: probes.now)
+    found = ceilings.measure(probes, "cuda", 1, shapes, seconds=1e-6, clock=lambda: probes.now)
     assert found.peaks == pytest.approx({"fp32": RATE, "bf16": 2 * RATE})
     assert found.rates["fp32"][shapes["fp32"][1]] == [(0, pytest.approx(RATE / 10))]
     (tiny,) = found.rates["fp32"][Shape(16, 4, 4)]  # of so small a weight no set is measured
