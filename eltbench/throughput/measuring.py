@@ -80,15 +80,15 @@ def measure(
     done = 1
     for attempt in range(1 + preset.repeats):
         if attempt:
-            late = clock() - started > preset.patience
-            turns = [] if late else [turn for turn in turns if found[turn] and found[turn][-1].noisy]
+            turns = [turn for turn in turns if found[turn] and found[turn][-1].noisy]
             total += len(turns)
         for process, its in itertools.groupby(turns, key=itemgetter(0)):
             with nursery(preset.threads) as nursed:
                 for _, cell in its:
                     report(done, total, cell.name + (", again: it was noisy" if attempt else ""))
                     done += 1
-                    if cell not in skipped:
+                    late = attempt and clock() - started > preset.patience
+                    if cell not in skipped and not late:
                         record = _attempt(preset, cell, process, attempt, known, nursed.ask)
                         found[process, cell].append(record)
                         if record.skipped and not attempt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from dataclasses import replace
 
 import pytest
 from made_up import GROUP, Paper
@@ -49,6 +50,26 @@ def test_what_stays_noisy_is_marked_and_kept():
         (process, attempt, attempt == 3) for process in range(3) for attempt in range(4)
     ]
     assert all(each.noisy and each.bursts for each in its)
+
+
+def test_when_patience_is_over_nothing_more_is_repeated_and_all_cells_have_had_their_turns():
+    times = iter([0.0, TWO.patience, TWO.patience + 1, *[1e9] * 99])  # the start, then before every repetition
+    _, records = measuring.measure(TWO, nursery=Paper(noisy={SECOND.id: 99}), clock=lambda: next(times))
+    assert [(each.process, each.attempt) for each in records if each.cell == SECOND] == [(0, 0), (0, 1), (1, 0), (2, 0)]
+    assert len([each for each in records if each.cell == FIRST]) == 3
+
+
+def test_a_repetition_that_gives_nothing_leaves_the_noisy_value_and_is_still_reported():
+    class FailsLater(Paper):
+        def ask(self, message):
+            if message["what"] == "race" and self.noisy.get(FIRST.id) == 98 and message["cell"]["width"] == FIRST.width:
+                raise ProcessError("gone")
+            return super().ask(message)
+
+    one = replace(TWO, processes=1)
+    _, records = measuring.measure(one, nursery=FailsLater(noisy={FIRST.id: 99}))
+    its = [(each.noisy, each.last, each.failed) for each in records if each.cell == FIRST]
+    assert its == [(True, True, ""), (False, False, "gone")]
 
 
 def test_what_does_not_fit_is_skipped_once_with_its_reason():
