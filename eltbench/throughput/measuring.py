@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
+import collections
+import contextlib
 import signal
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from operator import itemgetter
 from typing import Any
 
 from eltbench.evaluation import stopwatch
@@ -21,6 +21,8 @@ from eltbench.throughput.process import Nursery, ProcessError
 Ask = Callable[[Mapping[str, Any]], dict[str, Any]]
 Report = Callable[[int, int, str], None]
 """report(processes done, processes in all, what is next)"""
+Turn = tuple[int, Cell]
+"""A process and the cell that it measures."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,10 @@ def measure(
     """The machine's ceilings and one record a process, and one more for each repetition.
 
     Cells take turns, so that a slower hour falls on all of them. What was noisy is repeated when all cells have had
-    their turns, since a spell of noise outlasts a cell, and again up to `preset.repeats` times and `preset.patience`
-    seconds. The last attempt that gave a value counts. A cell that is skipped once is not tried again; one that fails
-    is, in its next process. Raises ProcessError where the ceilings cannot be measured.
+    their turns, since a spell of noise outlasts a cell, up to `preset.repeats` times each while `preset.patience`
+    lasts; first where the fewest processes are noisy, so that as many cells as can be are quiet in the end. The last
+    attempt that gave a value counts. A cell that is skipped once is not tried again; one that fails is, in its next
+    process. Raises ProcessError where the ceilings cannot be measured.
     """
     started = clock()
     shapes: dict[str, set[Any]] = {}
@@ -75,27 +78,38 @@ def measure(
     sorted_shapes = {name: sorted(its) for name, its in sorted(shapes.items())}
     with nursery(preset.threads) as machine:
         answer = machine.ask({"what": "ceilings", **known, **asked, "shapes": sorted_shapes or {"fp32": []}})
-    found: dict[tuple[int, Cell], list[Record]] = {turn: [] for turn in turns}
-    skipped: set[Cell] = set()
+    found: dict[Turn, list[Record]] = {turn: [] for turn in turns}
     done = 1
-    for attempt in range(1 + preset.repeats):
-        if attempt:
-            turns = [turn for turn in turns if found[turn] and found[turn][-1].noisy]
-            total += len(turns)
-        for process, its in itertools.groupby(turns, key=itemgetter(0)):
-            with nursery(preset.threads) as nursed:
-                for _, cell in its:
-                    report(done, total, cell.name + (", again: it was noisy" if attempt else ""))
-                    done += 1
-                    late = attempt and clock() - started > preset.patience
-                    if cell not in skipped and not late:
-                        record = _attempt(preset, cell, process, attempt, known, nursed.ask)
-                        found[process, cell].append(record)
-                        if record.skipped and not attempt:
-                            skipped.add(cell)
-    report(total, total, "done")
+    with contextlib.ExitStack() as alive:
+        nurseries = [alive.enter_context(nursery(preset.threads)) for _ in range(preset.processes)]
+
+        def take(turn: Turn, said: str = "") -> None:
+            process, cell = turn
+            report(done, total, cell.name + said)
+            found[turn].append(_attempt(preset, cell, process, len(found[turn]), known, nurseries[process].ask))
+
+        skipped: set[Cell] = set()
+        for turn in turns:
+            if turn[1] not in skipped:
+                take(turn)
+                if found[turn][-1].skipped:
+                    skipped.add(turn[1])
+            done += 1
+        while (due := _noisy(found, preset.repeats)) and clock() - started <= preset.patience:
+            total = done + len(due)
+            take(due[0], ", again: it was noisy")
+            done += 1
+    report(done, done, "done")
     records = [replace(each, last=each is _counting(its)) for its in found.values() for each in its]
     return ceilings_from_dict(answer["ceilings"]), records
+
+
+def _noisy(found: Mapping[Turn, Sequence[Record]], repeats: int) -> list[Turn]:
+    """What is to be repeated, first of the cells that lack the fewest quiet processes, there what was tried least."""
+    noisy = [turn for turn, its in found.items() if its and its[-1].noisy]
+    lacking = collections.Counter(cell for _, cell in noisy)
+    due = [turn for turn in noisy if len(found[turn]) <= repeats]
+    return sorted(due, key=lambda turn: (lacking[turn[1]], len(found[turn])))
 
 
 def _counting(attempts: Sequence[Record]) -> Record:

@@ -53,8 +53,7 @@ def test_the_presets_hold_what_the_study_is_about():
         scales = {cell.scale: (cell.unique_layers, cell.loops, cell.width) for cell in cells if cell.scale}
         assert scales == {"B": (6, 2, 768), "L": (8, 3, 1024), "XL": (7, 4, 1152), "H": (8, 4, 1280)}
         assert {cell.scale for cell in cells if cell.assumed} == {"B", "H"}
-    for name in ("cpu", "gpu"):
-        cells = of[name]
+    for cells in (of["cpu"] + of["cpu-scales"], of["gpu"]):
         assert {cell.measure for cell in cells} == {"call", "self", "sampler", "hoisting", "step", "memory", "peers"}
         assert {1, 8} <= {cell.batch for cell in cells}
 

@@ -43,6 +43,22 @@ def test_what_was_noisy_is_repeated_after_all_others_have_had_their_turns():
     assert told[-2:] == [(7, 8, f"{FIRST.name}, again: it was noisy"), (8, 8, "done")]
 
 
+def test_the_cell_that_lacks_the_fewest_quiet_processes_is_repeated_first():
+    class Restless(Paper):
+        """All of the first cell's processes are noisy, of the second's only the last."""
+
+        def ask(self, message):
+            if message["what"] == "race" and message["cell"]["width"] == SECOND.width and message["process"] < 2:
+                return Paper().ask(message)
+            return super().ask(message)
+
+    _, records = measuring.measure(TWO, nursery=(paper := Restless(noisy={FIRST.id: 99, SECOND.id: 1})))
+    asked = [(message["cell"]["width"], message["process"]) for message in paper.asked[1:]]
+    repeated = asked[4:]  # those of the second cell's quiet processes were asked of another
+    assert repeated == [(SECOND.width, 2), *[(FIRST.width, process) for _ in range(3) for process in range(3)]]
+    assert sum(each.noisy and each.last for each in records) == 3
+
+
 def test_what_stays_noisy_is_marked_and_kept():
     _, records = measuring.measure(TWO, nursery=Paper(noisy={SECOND.id: 99}))
     its = [each for each in records if each.cell == SECOND]
