@@ -3,9 +3,9 @@
 A table stands between two marks: `<!-- claims: FOLDER -->` (a results folder's verdicts, every interval),
 `<!-- compare: FOLDER FOLDER -->` (what moved between two), `<!-- audit: FOLDER -->` (the paper's figures recounted),
 `<!-- throughput: FOLDER -->` (a machine's ceilings and ratios), `<!-- signals: FOLDER -->` (what signals add and rules
-save), `<!-- past: FOLDER -->` (what models do past L_max), `<!-- gpu-hours: TFLOPS -->` (what the paper's networks take
-at what a GPU sustains), `<!-- overview -->` (all) or `<!-- declared: WHAT -->` (columns, limits: as declared), and
-`<!-- end of … -->`.
+save), `<!-- past: FOLDER -->` (what models do past L_max), `<!-- variants: FOLDER -->` (what variants of elt do to its
+loss), `<!-- gpu-hours: TFLOPS -->` (what the paper's networks take at what a GPU sustains), `<!-- overview -->` (all)
+or `<!-- declared: WHAT -->` (columns, limits: as declared), and `<!-- end of … -->`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import eltbench
 from eltbench import gpu_hours, schema, tables
 from eltbench.report.page import limits
 from eltbench.report.published import folders
-from eltbench.studies import audit_tables, comparison, disagreement_page, past_max
+from eltbench.studies import audit_tables, comparison, disagreement_page, past_max, variants
 from eltbench.studies.verdicts import markdown, overview
 from eltbench.throughput import tables as throughput_tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
-KINDS = "claims|compare|audit|throughput|signals|past|gpu-hours|overview|declared"
+KINDS = "claims|compare|audit|throughput|signals|past|variants|gpu-hours|overview|declared"
 MARKED = re.compile(rf"(<!-- ({KINDS})(?:: (.*?))? -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 
 
@@ -67,6 +67,8 @@ def table(kind: str, about: str) -> str:
         return audit_tables.markdown(pd.read_csv(ROOT / about / "summary.csv"))
     if kind == "past":
         return past_max.markdown(eltbench.load_rows(ROOT / about))
+    if kind == "variants":
+        return variants.markdown(pd.read_csv(ROOT / about / "summary.csv"))
     if kind == "signals":
         return disagreement_page.markdown(pd.read_csv(ROOT / about / "summary.csv"))
     if kind == "throughput":

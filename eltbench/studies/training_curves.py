@@ -11,7 +11,7 @@ from eltbench.statistics import log_ratio, percent
 from eltbench.studies import targets
 from eltbench.studies.curves import CELL, MODEL, spread
 from eltbench.studies.targets import COSTS
-from eltbench.studies.variants import VARIANTS, changes
+from eltbench.studies.variants import FROM_LINEAR, VARIANTS, changes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +21,6 @@ ALONG = ["training_samples", "training_flops", "params", "higher_is_better", "n_
 WHOLE = ["unique_layers", "max_loops", "loops", "training_step", "training_samples", "seeds", "params", "n_samples"]
 ORDER = {role: number for number, role in enumerate(VARIANTS)}
 RATIOS = {**{name: f"{name}_to_target_ratio" for name in COSTS}, "common_steps": "steps_to_common_target_ratio"}
-FROM_LINEAR = "loss_change_from_linear_percent"
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

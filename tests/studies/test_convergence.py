@@ -14,7 +14,7 @@ from eltbench import studies
 from eltbench.claims import Cell, claim
 from eltbench.statistics import paired_interval
 from eltbench.steps_to_target import steps_to_target
-from eltbench.studies import targets, verdicts
+from eltbench.studies import targets, variants, verdicts
 
 STUDY = studies.create("convergence")
 DIGITS, RELAY = Cell("diffusion", "digits", "torch"), Cell("masked", "relay", "torch")
@@ -313,6 +313,16 @@ def test_the_claim_looks_at_the_cosine_alone_and_every_variant_is_reported():
         found = line(rows, "loss_change_from_linear_percent", role="constant-0", loops=loops)
         assert found.mean == pytest.approx(100 * math.expm1(np.mean(WORSE)))
         assert found.low < found.mean < found.high
+
+
+def test_the_table_of_documents_has_every_variant_with_students_t_over_paired_seeds():
+    rows = race() + halves() + variant("constant-0", WORSE) + variant("cosine", SAME, loops=(4,))
+    _, _, *body = variants.markdown(STUDY.summarise(table(rows))).splitlines()
+    cosine, constant = ([cell.strip() for cell in line.strip("|").split("|")] for line in body)
+    assert cosine[:3] == ["diffusion digits torch", "cosine", "not measured"]
+    low, high = stats.t.interval(0.95, 4, loc=np.mean(WORSE), scale=stats.sem(WORSE))
+    mean, low, high = (f"{100 * math.expm1(value):+.2f} %" for value in (np.mean(WORSE), low, high))
+    assert constant == ["", "constant-0", *2 * [f"{mean} [{low}, {high}]"], "5"]
 
 
 def test_the_samples_are_a_second_witness():
