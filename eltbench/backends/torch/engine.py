@@ -16,6 +16,7 @@ from eltbench.backends.base import Engine, Report
 from eltbench.backends.torch import parallel
 from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
+from eltbench.backends.torch.precision import Converted
 from eltbench.backends.torch.recurrence import TorchRecurrence
 from eltbench.backends.torch.steps import TorchSteps
 from eltbench.config import Run
@@ -62,6 +63,7 @@ class TorchEngine(Engine):
         if run.compile:
             self.network.compile_block()
             cast(Network, self.average.module).compile_block()
+        self.converted = Converted(cast(Network, self.average.module), compiled=run.compile)
         self.called = self.ranks.wrapped(self.network)
 
     @staticmethod
@@ -103,16 +105,19 @@ class TorchEngine(Engine):
     def predict(
         self, batch: Batch, exits: Sequence[int], fields: tuple[str, ...] = ("prediction",)
     ) -> list[ExitOutput]:
-        self.average.eval()
-        return self._call(self.average.module, batch, tuple(exits), fields)
+        return self._call(self.asked(), batch, tuple(exits), fields)
 
     def recurrence(self, batch: Batch) -> TorchRecurrence:
         self.average.eval()
         return TorchRecurrence(cast(Network, self.average.module), batch)
 
     def steps(self, batch: Batch) -> TorchSteps:
+        return TorchSteps(self.asked(), batch, self.autocast)
+
+    def asked(self) -> Network:
+        """The averaged network as it is to be called under `autocast`: in bf16 a copy with weights converted once."""
         self.average.eval()
-        return TorchSteps(cast(Network, self.average.module), batch, self.autocast)
+        return self.converted() if self.run.precision == "bf16" else cast(Network, self.average.module)
 
     def _call(self, network: Any, batch: Batch, exits: tuple[int, ...], fields: tuple[str, ...]) -> list[ExitOutput]:
         with self.autocast():

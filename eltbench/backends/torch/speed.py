@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from eltbench.backends.speed import Body, Call
 from eltbench.backends.torch.graphs import captured
 from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
 from eltbench.backends.torch.parallel import available_device
+from eltbench.backends.torch.precision import converted
 from eltbench.tasks.base import Array, Predict
 
 PATTERN = 2**20  # values that are drawn; all weights repeat them, which is faster than drawing a billion
@@ -122,10 +123,3 @@ class TorchSpeed:
         if body.precision == "fp32":
             return contextlib.nullcontext
         return lambda: torch.autocast(self.device.type, dtype=torch.bfloat16)
-
-
-def converted(network: nn.Module) -> None:
-    """Make the weights of all linear maps bf16 in place: what autocast would do again in every call."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            module.to(torch.bfloat16)

@@ -12,8 +12,9 @@ import torch
 from eltbench.backends.speed import Body, registry
 from eltbench.backends.torch import graphs, peers
 from eltbench.backends.torch.blocks import BertBlock, DiTBlock
+from eltbench.backends.torch.precision import converted
 from eltbench.backends.torch.probes import TorchProbes
-from eltbench.backends.torch.speed import TorchSpeed, converted
+from eltbench.backends.torch.speed import TorchSpeed
 from eltbench.config import Architecture
 from eltbench.data.base import DataSpec
 
