@@ -73,14 +73,22 @@ def step_flops(run: Run, made: Parts, steps: Sequence[int] | None = None) -> flo
 
     All are counted at 256 of them, evenly spread.
     """
+    steps = spread(run.optimisation.steps, COUNTED) if steps is None else steps
+    return float(np.mean(item_flops(run, made, steps))) * run.optimisation.batch_size
+
+
+def item_flops(run: Run, made: Parts, steps: Sequence[int]) -> np.ndarray:
+    """FLOPs per item of each of these training steps (steps,), forward and backward, at the exits that it reads."""
     shape = (run.architecture, made.trainer.depth, made.dataset.spec, made.task.timed)
     phantom_steps = made.trainer.solver(run.architecture).phantom_steps
-    count = cache(lambda loops, exits: sum(accounting.step_flops(*shape, loops, exits, phantom_steps).values()))
-    read = [
-        made.trainer.exits(run.architecture, stream(run.dataset, run.seed, "exits", step))
-        for step in (spread(run.optimisation.steps, COUNTED) if steps is None else steps)
-    ]
-    return float(np.mean([count(exits[-1], len(exits)) for exits in read])) * run.optimisation.batch_size
+
+    @cache
+    def count(exits: tuple[int, ...]) -> float:
+        learns = made.trainer.learns(exits)
+        return float(sum(accounting.step_flops(*shape, exits[-1], len(exits), phantom_steps, learns).values()))
+
+    streams = (stream(run.dataset, run.seed, "exits", step) for step in steps)
+    return np.array([count(tuple(made.trainer.exits(run.architecture, each))) for each in streams])
 
 
 def typical(bursts: Sequence[float]) -> float:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from eltbench import accounting, data, step_cost
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.step_cost import step_flops
-from eltbench.training import parts
+from eltbench.training import build_engine, draw, parts
 
 RUN = Run(
     "no-ilsd",
@@ -59,6 +62,37 @@ def test_a_step_costs_what_accounting_says_of_the_exits_that_it_reads():
     each = [step_flops(random, parts(random), [step]) for step in range(20)]
     assert set(each) == set(at)
     assert step_flops(random, parts(random)) == pytest.approx(np.mean(each))
+
+
+OPTIONS = [  # every choice of terms that elt takes
+    {"teacher": teacher, "student": student, "distillation": distillation}
+    for teacher, student, distillation in itertools.product([True, False], repeat=3)
+    if teacher or student
+]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "options"),
+    [
+        *(("elt", options) for options in OPTIONS),
+        ("elt", {"decay": "constant-1"}),
+        ("elt", {"decay": "constant-0"}),
+        ("deep-supervision", {}),
+        ("random-loops", {}),
+        ("universal-transformer", {}),
+        ("deq", {"phantom_steps": 3, "memory": 0}),
+    ],
+)
+def test_a_step_costs_what_torch_counts_while_the_engine_takes_it(trainer, options):
+    architecture = Architecture(1, 4, width=8, heads=2, input_injection=True)
+    run = replace(RUN, trainer=trainer, trainer_options=tuple(options.items()), architecture=architecture)
+    made = parts(run)
+    engine = build_engine(run, made)
+    for step in range(4):
+        batch, exits = draw(run, made, step)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            engine.step(batch, exits, progress=0.5, learning_rate=0.0)
+        assert step_flops(run, made, [step]) == counter.get_total_flops()
 
 
 def test_training_a_fixed_point_runs_its_loops_forward_and_its_phantom_steps_both_ways():

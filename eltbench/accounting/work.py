@@ -9,6 +9,8 @@ out, as are norms.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from eltbench.accounting.network import Depth, flops, macs_by_part
 from eltbench.config import Architecture
 from eltbench.data.base import DataSpec
@@ -47,24 +49,30 @@ def step_flops(
     loops: int,
     exits: int = 1,
     phantom_steps: int = Solver.phantom_steps,
+    learns: Collection[int] | None = None,
 ) -> dict[str, int]:
     """FLOPs per item of a training step, `forward` and `backward`, that runs `loops` loops and reads `exits` heads.
 
     At equilibrium depth every exit is followed by `phantom_steps` more loops, and the backward pass goes through these
     alone.
 
-    For a trainer that reads `exits(architecture, rng)`: the last of them, and their number (elt: max_loops, 2). Every
-    exit is taken to enter the loss, as it does with all trainers here: a teacher is constant to distillation only.
-    Raises ValueError for impossible loops and exits.
+    For a trainer that reads `exits(architecture, rng)`: the last of them, and their number (elt: max_loops, 2).
+    `learns` are those whose outputs carry a gradient (`Trainer.learns`), all by default: the backward pass begins at
+    the deepest of them and goes through their heads. Raises ValueError for impossible loops and exits.
     """
-    parts = macs_by_part(architecture, depth, spec, timed, loops, exits)
-    forward = sum(parts.values())
+    deepest, heads = (loops, exits) if learns is None else (max(learns, default=0), len(learns))
+    if not (0 < deepest <= loops and heads <= exits):
+        given = sorted(learns or ())
+        raise ValueError(f"learns must be 1 to {exits} of the exits up to loop {loops}, which are read, given {given}")
+    forward = sum(macs_by_part(architecture, depth, spec, timed, loops, exits).values())
     if depth == "equilibrium":
-        parts = macs_by_part(architecture, depth, spec, timed, phantom_steps * exits, exits)
-        forward += parts["layers"] + parts["attention"]
+        further = macs_by_part(architecture, depth, spec, timed, phantom_steps * exits, exits)
+        forward += further["layers"] + further["attention"]
+        deepest = phantom_steps * heads
+    parts = macs_by_part(architecture, depth, spec, timed, deepest, heads)  # that the backward pass goes through
     constant_inputs = parts["embedding"] + parts["conditioning"] // 2
     if not (timed or spec.classes):
         constant_inputs += parts["modulation"]
-    late = depth != "equilibrium" and loops == 1  # for the injection, which is first added before the second loop
+    late = depth != "equilibrium" and deepest == 1  # for the injection, which is first added before the second loop
     unused = 2 * parts["injection"] if late else 0
     return {"forward": 2 * forward, "backward": 2 * (2 * sum(parts.values()) - constant_inputs - unused)}

@@ -44,6 +44,10 @@ class Trainer(ABC):
     def exits(self, architecture: Architecture, rng: np.random.Generator) -> tuple[int, ...]:
         """The loop counts at which the head is read at this step, strictly increasing."""
 
+    def learns(self, exits: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of a step's exits whose outputs carry a gradient, all by default; for counting FLOPs alone."""
+        return exits
+
     @abstractmethod
     def objective(
         self, outputs: list[ExitOutput], batch: Batch, progress: Array, task: Task, ops: Ops

@@ -58,6 +58,11 @@ class ELT(Trainer):
     def exits(self, architecture, rng):
         return int(rng.integers(architecture.min_loops, architecture.max_loops)), architecture.max_loops
 
+    def learns(self, exits):
+        student, teacher = exits
+        learns = {student: self.student or self.distillation, teacher: self.teacher}
+        return tuple(at for at in exits if learns[at])
+
     def objective(self, outputs, batch, progress, task, ops):
         student, teacher = outputs
         trust = trust_in_labels(self.decay, progress)  # λ

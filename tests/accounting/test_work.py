@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from random_architectures import CONTINUOUS, TOKENS, Call, calls, prepared
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,13 +19,14 @@ from eltbench.config import Architecture
 BATCH = 2
 
 
-def counted(call: Call) -> tuple[int, int]:
-    """FLOPs forward and backward per item, with the attention kernel that recomputes nothing."""
+def counted(call: Call, learns: tuple[int, ...]) -> tuple[int, int]:
+    """FLOPs forward and backward per item, the latter from `learns` alone, with attention that recomputes nothing."""
     predict, _ = prepared(call, BATCH)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         outputs = predict()
         forward = counter.get_total_flops()
-        torch.stack([output.prediction.sum() for output in outputs]).sum().backward()
+        read = zip(call.exits, outputs, strict=True)
+        torch.stack([output.prediction.sum() for at, output in read if at in learns]).sum().backward()
     return forward // BATCH, (counter.get_total_flops() - forward) // BATCH
 
 
@@ -32,7 +34,15 @@ def counted(call: Call) -> tuple[int, int]:
 @given(calls())
 def test_a_training_step_equals_torchs_counter_over_forward_and_backward(call):
     closed = accounting.step_flops(*call.shape, call.exits[-1], len(call.exits))
-    assert (closed["forward"], closed["backward"]) == counted(call)
+    assert (closed["forward"], closed["backward"]) == counted(call, call.exits)
+
+
+@settings(max_examples=25, derandomize=True)
+@given(calls(), st.data())
+def test_a_backward_pass_from_some_of_the_exits_equals_torchs_counter(call, data):
+    learns = tuple(sorted(data.draw(st.sets(st.sampled_from(call.exits), min_size=1))))
+    closed = accounting.step_flops(*call.shape, call.exits[-1], len(call.exits), learns=learns)
+    assert (closed["forward"], closed["backward"]) == counted(call, learns)
 
 
 @pytest.mark.parametrize("depth", ["looped", "unique", "universal"])
@@ -93,3 +103,6 @@ def test_a_sample_without_steps_is_refused():
         accounting.sample_flops(Architecture(), "looped", CONTINUOUS, True, loops=1, steps=0)
     with pytest.raises(ValueError, match="exits must be between 1 and the 2 loops, given 3"):
         accounting.step_flops(Architecture(), "looped", CONTINUOUS, True, loops=2, exits=3)
+    for learns in ((), (3,), (1, 2)):
+        with pytest.raises(ValueError, match=r"learns must be 1 to 1 of the exits up to loop 2, .* given \["):
+            accounting.step_flops(Architecture(), "looped", CONTINUOUS, True, loops=2, learns=learns)
