@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from eltbench import accounting
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
 from eltbench.evaluation import heldout
 from eltbench.evaluation.samples import sample_scores
 from eltbench.fields import build
 from eltbench.model import Model
-from eltbench.streams import stream
+from eltbench.step_cost import item_flops
 from eltbench.studies import register, targets, training_curves, variants
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.curves import CELL
 from eltbench.studies.observed import Observation, heldout_rows
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.studies.variants import VARIANTS
-from eltbench.training import parts
+from eltbench.training import Parts, parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,13 +130,9 @@ class Convergence(Study):
 
 def training_flops(model: Model) -> np.ndarray:
     """FLOPs of the first 1, 2, … steps of a model's training (steps,), forward and backward, at the exits it read."""
-    run, read = model.run, model.trainer.exits
-    shape = (run.architecture, model.trainer.depth, model.spec, model.task.timed)
-    exits = (
-        read(run.architecture, stream(run.dataset, run.seed, "exits", step)) for step in range(run.optimisation.steps)
-    )
-    count = cache(lambda loops, heads: sum(accounting.step_flops(*shape, loops, heads).values()))
-    return run.optimisation.batch_size * np.cumsum([float(count(each[-1], len(each))) for each in exits])
+    made = Parts(model.trainer, model.task, model.dataset)
+    each = item_flops(model.run, made, range(model.run.optimisation.steps))
+    return model.run.optimisation.batch_size * np.cumsum(each)
 
 
 def _check_target(preset: Preset, world: World, elt: Run) -> None:

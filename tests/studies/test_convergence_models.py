@@ -12,6 +12,7 @@ from eltbench import accounting, results, studies
 from eltbench.evaluation import heldout
 from eltbench.model import load_model
 from eltbench.schema import part_schema
+from eltbench.step_cost import step_flops
 from eltbench.studies import command
 from eltbench.studies.convergence import training_flops
 from eltbench.studies.presets import Arm, Preset, World, load_preset
@@ -168,6 +169,19 @@ def test_training_flops_are_those_of_the_exits_that_each_step_read(measured):
     known = {float(sum(accounting.step_flops(*shape, loops).values())) for loops in range(1, 5)}
     assert len(set(steps)) > 1
     assert set(steps) <= known
+
+
+@pytest.mark.parametrize(
+    ("trainer", "options"),
+    [("elt", {"teacher": False}), ("elt", {"student": False, "distillation": False}), ("deq", {"phantom_steps": 9})],
+)
+def test_training_flops_are_those_that_the_cost_of_a_step_is_estimated_from(measured, trainer, options):
+    model, _ = measured
+    architecture = replace(model.run.architecture, input_injection=trainer == "deq")
+    run = replace(model.run, trainer=trainer, trainer_options=tuple(options.items()), architecture=architecture)
+    model = type(model)(run, model.engine, made := parts(run))
+    steps = np.diff(training_flops(model), prepend=0)
+    assert list(steps) == [step_flops(run, made, [step]) for step in range(10)]
 
 
 TINY = """
