@@ -77,18 +77,21 @@ def choose(study: Study, jobs: Sequence[Job], cost: Seconds, budget: float) -> C
     Models are kept or left out as wholes, with every seed. Those with nothing left to do are kept. Then come, the
     cheapest first and as long as one fits: what a claim compares in one world, where that is headline models alone
     (roles main and equal-…); what a claim compares beside these; and last what no claim needs: main models, controls
-    of equal size, all others. Seeds are fewer, down to three, only where else no claim at all could be decided.
+    of equal size, all others. Seeds are fewer, down to three, only where else no claim at all could be decided: those
+    with which a claim is decided in the least time, the same of every model.
     """
     seeds = list(dict.fromkeys(job.run.seed for job in jobs))
     fewest = min(FEWEST_SEEDS, len(seeds))
     for count in range(len(seeds), fewest - 1, -1):
-        models = _models([job for job in jobs if job.run.seed in seeds[:count]])
+        taken = seeds if count == len(seeds) else _seeds(study, jobs, count, cost)
+        models = _models([job for job in jobs if job.run.seed in taken])
         needs = _needs(study, models)
         kept = _largest(models, needs, cost, budget)
         if kept:
             left_out = [model.name for place, model in enumerate(models) if place not in kept]
             if count < len(seeds):
-                left_out.append(f"seeds {' '.join(map(str, seeds[count:]))} of all that is kept")
+                others = [str(seed) for seed in seeds if seed not in taken]
+                left_out.append(f"seeds {' '.join(others)} of all that is kept")
             undecided: dict[str, list[str]] = {}
             for need in needs:
                 if not need.models <= kept:
@@ -99,8 +102,9 @@ def choose(study: Study, jobs: Sequence[Job], cost: Seconds, budget: float) -> C
     names = ", ".join(models[place].name for place in sorted(smallest.models))
     what = f"what {smallest.claim} compares in {smallest.cell}: {names}" if smallest.claim else names
     raise ValueError(
-        f"--budget: no model that a claim needs fits into {duration(budget)} with {fewest} seeds; the smallest budget "
-        f"that would work is {least}s ({duration(least)}), for {what}"
+        f"--budget: no model {'that a claim needs ' if needs else ''}fits into {duration(budget)} with {fewest} "
+        f"{'seed' if fewest == 1 else 'seeds'}; the smallest budget that would work is {least}s ({duration(least)}), "
+        f"for {what}"
     )
 
 
@@ -116,6 +120,28 @@ def listing(jobs: Sequence[Job], planned: Plan, expected: Estimate) -> list[str]
     time = f"about {duration(expected.seconds(runs))} with {expected.workers} workers"
     known = [f"how that is known: {expected.basis}"] if missing else []
     return [*lines, *known, f"{len(runs) - missing} cached, {missing} to make, {time}"]
+
+
+def _seeds(study: Study, jobs: Sequence[Job], count: int, cost: Seconds) -> Sequence[int]:
+    """So many seeds with which some claim is decided in the least time; of equal ones those whose other models take
+    least, and else the first.
+    """
+    models = _models(jobs)
+    seeds = list(dict.fromkeys(job.run.seed for job in jobs))
+    run_ids = {
+        (place, seed): _run_ids([job for job in model.jobs if job.run.seed == seed])
+        for place, model in enumerate(models)
+        for seed in seeds
+    }
+
+    def of(places: Collection[int], seeds: Sequence[int]) -> float:
+        return cost(frozenset().union(*(run_ids[place, seed] for place in places for seed in seeds)))
+
+    def cheapest(need: Need) -> list[int]:
+        return sorted(seeds, key=lambda seed: (of(need.models, [seed]), of(range(len(models)), [seed])))[:count]
+
+    chosen = [(need, cheapest(need)) for need in _needs(study, models) or _alone(models)]
+    return min(chosen, key=lambda choice: of(choice[0].models, choice[1]))[1]
 
 
 def _largest(models: Sequence[Model], needs: Sequence[Need], cost: Seconds, budget: float) -> set[int]:
@@ -151,9 +177,13 @@ def _models(jobs: Sequence[Job]) -> list[Model]:
     models = []
     for its in groups.values():
         rank = HEADLINE.get(its[0].keys["role"], LESSER)
-        run_ids = {Job(run).run_id for job in its for run in (job.run, *job.companions)}
-        models.append(Model(its[0].model + _role(its[0]), rank, tuple(its), frozenset(run_ids)))
+        models.append(Model(its[0].model + _role(its[0]), rank, tuple(its), _run_ids(its)))
     return models
+
+
+def _run_ids(jobs: Sequence[Job]) -> frozenset[str]:
+    """The runs of these jobs and of their companions."""
+    return frozenset(Job(run).run_id for job in jobs for run in (job.run, *job.companions))
 
 
 def _role(job: Job) -> str:

@@ -181,6 +181,31 @@ def test_seeds_are_fewer_only_where_no_claim_would_be_left_and_never_below_three
     assert len(budget.choose(study, jobs, cost, budget.seconds("24min")).jobs) == 3
 
 
+def test_seeds_that_are_there_already_come_first_and_are_the_same_of_every_model():
+    study, jobs = plan("depth_grid", "digits")
+    headline = [job for job in jobs if job.keys["role"] in ("main", "equal-compute") and job.run.task == "diffusion"]
+    cached = [job.run_id for job in headline if job.run.seed in (1, 3, 4)]
+    choice = budget.choose(study, jobs, price(jobs, cached), 1.0)
+    kept = models(choice.jobs)
+    assert set(map(tuple, kept.values())) == {(1, 3, 4)}
+    assert set(kept) == set(models(headline))
+    assert choice.left_out[-1] == "seeds 0 2 of all that is kept"
+    claims = {claim for claim, cells in choice.undecided.items() if any("diffusion" in cell for cell in cells)}
+    assert claims == {"diminishing-loops"}  # which needs dedicated models too
+
+
+def test_seeds_are_those_in_which_a_claim_is_nearest_and_not_those_in_which_most_is_there():
+    study, jobs = plan("extrapolation", "relay")
+    elt = [job for job in jobs if job.run.trainer == "elt" and job.keys["role"] == "main"]
+    others = [job for job in jobs if job not in elt and job.run.seed in (0, 1)]
+    cost = price(jobs, [job.run_id for job in [*elt[2:], *others]])
+    assert {job.run.seed for job in budget.choose(study, jobs, cost, 1.0).jobs} == {2, 3, 4}
+    unique = [job for job in jobs if job.run.trainer == "unique-depth" and job.run.seed in (1, 4)]
+    cost = price(jobs, [job.run_id for job in unique])  # what claims compare costs the same in all
+    choice = budget.choose(study, jobs, cost, 0.6 * total(elt, cost))
+    assert {job.run.seed for job in choice.jobs} == {0, 1, 4}
+
+
 def test_a_preset_of_few_seeds_keeps_those_that_it_has():
     study, jobs = plan("extrapolation", "smoke")
     cost = price(jobs)
@@ -194,8 +219,11 @@ def test_a_plan_without_any_claim_keeps_its_cheapest_models():
     cost = price(jobs)
     choice = budget.choose(study, jobs, cost, 60.0 * 10)
     assert {job.run.architecture.effective_depth for job in choice.jobs} == {2}
-    with pytest.raises(ValueError, match=r"with 3 seeds; the smallest budget that would work is 360s .* for no-ilsd"):
+    no = r"no model fits into 1.0 s with 3 seeds; the smallest budget that would work is 360s .* for no-ilsd"
+    with pytest.raises(ValueError, match=no):
         budget.choose(study, jobs, cost, 1.0)
+    with pytest.raises(ValueError, match=r"no model fits into 1.0 s with 1 seed; .* is 120s"):
+        budget.choose(study, [job for job in jobs if job.run.seed == 0], cost, 1.0)
 
 
 def rows_of(study, jobs):
