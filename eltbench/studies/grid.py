@@ -38,9 +38,10 @@ class Grid:
             given = "unique_layers" if self.unique_layers else "max_loops"
             raise ValueError(f"grid: give depth, or unique_layers and max_loops, given {given} alone")
         if self.depth is not None and not 2 <= self.depth <= self.cap:
-            nearest = max(2, min(self.depth, self.cap))
-            how = f"above cap = {self.cap}" if self.depth > self.cap else "without an N×L of more than one loop"
-            raise ValueError(f"grid: depth {self.depth} is {how}; the nearest depth that would work is {nearest}")
+            why, nearest = "without an N×L of more than one loop", "2"
+            if self.depth > self.cap:
+                why, nearest = f"above cap = {self.cap}", f"{self.cap}, or raise cap to {self.depth}"
+            raise ValueError(f"grid: depth {self.depth} is {why}; the nearest depth that would work is {nearest}")
         for place, name in enumerate(SIZE):
             self._check(name, place)
 

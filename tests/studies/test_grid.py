@@ -82,8 +82,8 @@ def test_without_a_grid_every_arm_stays_as_it_is():
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ({"depth": 1}, "depth 1 is without an N×L of more than one loop; the nearest depth that would work is 2"),
-        ({"depth": 24}, "depth 24 is above cap = 16; the nearest depth that would work is 16"),
+        ({"depth": 1}, "depth 1 is without an N×L of more than one loop; the nearest depth that would work is 2$"),
+        ({"depth": 24}, "depth 24 is above cap = 16; the nearest depth that would work is 16, or raise cap to 24$"),
         ({"depth": -8}, "the nearest depth that would work is 2"),
         (
             {"depth": 8, "unique_layers": [3]},
