@@ -75,6 +75,11 @@ class Convergence(Study):
                 f"preset {preset.name!r}: a curve needs snapshots before the last of {optimisation.steps} steps, given "
                 f"snapshot_every = {optimisation.snapshot_every}; give a twentieth of the steps or so"
             )
+        if not optimisation.ema_decay:
+            raise ValueError(
+                f"preset {preset.name!r}: a curve is of averaged weights, given ema_decay = 0, which averages nothing; "
+                "give one between 0 and 1, or leave it out"
+            )
         if arm.role in VARIANTS:
             _check_variant(preset, world, arm)
         if (arm.trainer, arm.role) == ("elt", "main"):

@@ -67,6 +67,7 @@ def test_without_samples_nothing_is_sampled():
         ({"optimisation": {**OPTIMISATION, "schedule": "cosine"}}, "constant learning rate alone, given .*'cosine'"),
         ({"optimisation": {**OPTIMISATION, "snapshot_every": 0}}, "a curve needs snapshots .* snapshot_every = 0"),
         ({"optimisation": {**OPTIMISATION, "snapshot_every": 10}}, "before the last of 10 steps"),
+        ({"optimisation": {**OPTIMISATION, "ema_decay": 0.0}}, "a curve is of averaged weights, given ema_decay = 0,"),
         ({"measurement": {"heldout_drows": 1}}, "unknown measurement field 'heldout_drows'; did you mean"),
         ({"measurement": {"sampling": {"stepps": 1}}}, "did you mean 'steps'"),
     ],
