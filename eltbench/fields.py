@@ -39,11 +39,17 @@ def build(cls: type[T], values: Mapping[str, Any], what: str | None = None) -> T
 
 def unknown(kind: str, name: str, known: list[str]) -> str:
     """The message for a name that is not among `known`, with the near miss where there is one."""
+    near = nearest(name, known)
+    hint = f"; did you mean {near!r}?" if near else ";"
+    return f"unknown {kind} {name!r}{hint} known: {', '.join(known) or 'none'}"
+
+
+def nearest(name: str, known: list[str]) -> str | None:
+    """The name among `known` that a misspelt one may stand for, None where none is near."""
     near = difflib.get_close_matches(name, known, n=1)
     if not near:  # transposed letters in a short name fall below difflib's default cut-off
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"unknown {kind} {name!r}{hint} known: {', '.join(known) or 'none'}"
+    return near[0] if near else None
 
 
 def frozen(value: Any) -> Any:

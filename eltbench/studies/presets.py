@@ -11,7 +11,7 @@ from typing import Any
 
 from eltbench import trainers
 from eltbench.config import Architecture, Optimisation, Run
-from eltbench.fields import build, unknown
+from eltbench.fields import build, nearest, unknown
 from eltbench.studies.grid import Grid
 
 
@@ -110,13 +110,24 @@ class Preset:
             for name in wanted:
                 if name not in known:
                     message = unknown(f"{kind} of preset {self.name!r}", name, sorted(set(known)))
-                    raise ValueError(message + (f"; add one with +{name}" if kind == "trainer" else ""))
+                    raise ValueError(message + (_addable(name, known) if kind == "trainer" else ""))
         return replace(
             self,
             worlds=tuple(world for world in self.worlds if not tasks or world.task in tasks),
             arms=(*(arm for arm in self.arms if not kept or arm.trainer in kept), *added),
             seeds=seeds or self.seeds,
         )
+
+
+def _addable(name: str, known: list[str]) -> str:
+    """What to say of a trainer that a preset of these does not have, so that it can be added."""
+    names = trainers.names()
+    if name in names or ":" in name:
+        return f"; add one with +{name}"
+    near = nearest(name, names)
+    if near is None:
+        return f"; add one with +NAME, of {', '.join(other for other in names if other not in known)}"
+    return "" if near in known else f"; did you mean +{near}, which adds one?"
 
 
 def preset_names(study: str) -> list[str]:

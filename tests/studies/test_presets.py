@@ -219,7 +219,27 @@ def test_unknown_names_are_refused_with_the_near_miss(written):
     )
     message = refused("quick", trainers=("etl",))
     assert "did you mean 'elt'?" in message
-    assert "add one with +etl" in message
+    assert "+" not in message
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ("deq", "known: elt, no-ilsd; add one with +deq"),
+        ("my_trainer:Mine", "; add one with +my_trainer:Mine"),
+        ("deqq", "; did you mean +deq, which adds one?"),
+        ("deep-supervison", "; did you mean +deep-supervision, which adds one?"),
+        ("xyz", "; add one with +NAME, of deep-supervision, deq, "),
+    ],
+)
+def test_a_trainer_that_a_preset_lacks_can_be_added_by_the_name_that_it_has(given, advice):
+    preset = Preset("made-up", arms=(Arm("elt"), Arm("no-ilsd")))
+    with pytest.raises(ValueError, match="unknown trainer of preset 'made-up'") as refusal:
+        preset.narrowed(trainers=(given,))
+    assert advice in str(refusal.value)
+
+
+def test_a_trainer_to_add_is_refused_with_the_near_miss():
     assert "unknown trainer 'universal'; did you mean 'universal-transformer'?" in refused(
         "quick", trainers=("+universal",)
     )
