@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,34 +15,34 @@ SIZE = ["unique_layers", "max_loops"]
 FAR = 3  # multiple of L_max that the claim over-iteration is about
 
 
-def compared(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Lines of a summary: held-out losses over one another, in percent, paired by seed.
+def compared(rows: pd.DataFrame, cell: Sequence[str] = CELL) -> list[dict[str, Any]]:
+    """Lines of a summary: held-out losses over one another, in percent, paired by seed and within one `cell`.
 
     gap_to_elt_percent: every other model of elt's size over elt (role main), at each exit: another trainer, or elt with
     another architecture or option. over_iteration_percent: a model's loss at 3·L_max over its own at L_max.
     """
     losses = rows[rows["metric"] == "heldout_loss"]
     return [
-        {**_known(sides[0]), "metric": metric, **{name: percent(value) for name, value in spread(effects).items()}}
-        | {"seeds": len(effects)}
-        for metric, sides in (*_beside_elt(losses), *_far_beyond(losses))
+        {**_known(sides[0], cell), "metric": metric, "seeds": len(effects)}
+        | {name: percent(value) for name, value in spread(effects).items()}
+        for metric, sides in (*_beside_elt(losses, cell), *_far_beyond(losses, cell))
         if len(effects := log_ratios(*sides))
     ]
 
 
-def _beside_elt(losses: pd.DataFrame) -> Iterator[tuple[str, Sides]]:
-    for _, here in losses.groupby([*CELL, *SIZE, "loops"]):
+def _beside_elt(losses: pd.DataFrame, cell: Sequence[str]) -> Iterator[tuple[str, Sides]]:
+    for _, here in losses.groupby([*cell, *SIZE, "loops"]):
         elastic = (here["trainer"] == "elt") & (here["role"] == "main")
         for _, other in here[~elastic].groupby(["trainer", "role"]):
             yield "gap_to_elt_percent", (other, here[elastic])
 
 
-def _far_beyond(losses: pd.DataFrame) -> Iterator[tuple[str, Sides]]:
-    for _, model in losses.groupby([*CELL, *MODEL]):
+def _far_beyond(losses: pd.DataFrame, cell: Sequence[str]) -> Iterator[tuple[str, Sides]]:
+    for _, model in losses.groupby([*cell, *MODEL]):
         far, trained = (model[model["loops"] == times * model["max_loops"]] for times in (FAR, 1))
         yield "over_iteration_percent", (far, trained)
 
 
-def _known(rows: pd.DataFrame) -> dict[str, Any]:
-    names = [*CELL, *MODEL, "loops", "effective_depth", "higher_is_better"]
+def _known(rows: pd.DataFrame, cell: Sequence[str]) -> dict[str, Any]:
+    names = [*cell, *MODEL, "loops", "effective_depth", "higher_is_better"]
     return {name: rows[name].iloc[0] for name in names}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 
 from eltbench import studies
@@ -47,7 +49,7 @@ def test_a_preset_of_all_claims_holds_every_model_that_they_compare(name):
         ("quick", "quick", 3, 9),
         ("digits", "digits", 50, 40),
         ("relay", "relay", 25, 65),
-        ("toggles", "digits-toggles", 15, 60),
+        ("toggles", "digits-toggles", 25, 80),
         ("widths", "digits", 6, 30),
     ],
 )
@@ -58,6 +60,30 @@ def test_a_model_that_extrapolation_trains_too_is_the_very_same_run(name, theirs
     assert len(ours.keys() - known.keys()) == new
     for run_id in ours.keys() & known.keys():
         assert ours[run_id] == known[run_id]
+
+
+def test_toggles_varies_one_thing_at_a_time_at_every_size_as_extrapolation_does_at_one():
+    changed: dict[str, set[str]] = {}
+    jobs = planned("depth_grid", "toggles")
+    for job in jobs:
+        if job.run.trainer == "elt":
+            shape = job.run.architecture
+            (plain,) = {
+                other.run.architecture
+                for other in jobs
+                if (other.run.trainer, other.keys["role"]) == ("elt", "main")
+                and (other.run.architecture.unique_layers, other.run.architecture.max_loops)
+                == (shape.unique_layers, shape.max_loops)
+            }
+            names = {name for name, value in asdict(shape).items() if value != getattr(plain, name)}
+            changed.setdefault(job.keys["role"], set()).update(names)
+    assert changed == {
+        "main": set(),
+        "input-injection": {"input_injection"},
+        "sandwich-norm": {"norm"},
+        "loop-embedding": {"loop_embedding"},
+        "loop-adapters": {"loop_adapter_rank"},
+    }
 
 
 def test_worlds_of_one_dataset_are_told_apart_by_what_differs():

@@ -13,6 +13,7 @@ from synthetic_rows import losses
 
 from eltbench import figures
 from eltbench.studies import frontier, frontier_figure
+from eltbench.studies.depth_grid import Trained
 
 # Two seeds of one small grid. MACs are the effective depth: 1N×8L is read at 1 to 8 layers, 2N×4L at 2, 4 and 8.
 SMALL = {1: 0.9, 2: 0.7, 4: 0.5, 8: 0.6, 12: 0.4}  # rises once on its way to L_max
@@ -87,6 +88,18 @@ def test_gaps_to_the_controls_compare_models_of_one_width():
     (line,) = lines(rows, "gap_to_dedicated_percent").itertuples()
     assert (line.unique_layers, line.loops, line.width) == (2, 4, 64)
     assert line.mean == pytest.approx(100 * (0.3 / 0.25 - 1))
+
+
+def test_a_variant_stands_beside_elt_of_its_own_size_and_width_seed_by_seed():
+    rows = grid(shift=0.1) + curve(DEDICATED[4], {4: 0.2}, 0)  # a control is compared by its gap
+    toggle = Trained("elt", "input-injection", 2, 4)
+    for seed, loss in ((0, 0.33), (1, 0.44)):
+        rows += curve(toggle, {4: loss}, seed) + curve(toggle, {4: 9.0}, seed, width=32)
+    rows += curve(toggle._replace(unique_layers=4, max_loops=2), {2: 9.0})  # without elt of its size
+    (line,) = lines(rows, "gap_to_elt_percent").itertuples()
+    assert (line.role, line.unique_layers, line.max_loops, line.loops, line.width) == ("input-injection", 2, 4, 4, 64)
+    assert (line.mean, line.low, line.high, line.seeds) == pytest.approx((10, 10, 10, 2))
+    assert frontier_figure.figure(frontier.summary(table(rows))).axes
 
 
 # Of every trainer
