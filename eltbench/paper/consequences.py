@@ -98,7 +98,7 @@ def _qualities(pair: Pair) -> Iterator[Observation]:
             deviation_percent=100 * (ours.value / theirs.value - 1),
             higher_is_better=higher_is_better,
             fits=gain >= 0,
-            reason=f"{abs(gain) / together:.1f} times both printed spreads together" if together > 0 else None,
+            reason=f"{abs(gain) / together:.1f} times both printed spreads in quadrature" if together > 0 else None,
         )
 
 

@@ -36,7 +36,7 @@ def test_distances_are_at_most_the_baselines_but_for_small_blocks(found):
 def test_the_printed_spreads_of_the_video_figures_are_weighed(found):
     """By hand: 76 - 72.8 = 3.2 over sqrt(2.5² + 2²) = 3.2."""
     (line,) = lines(found, metric="fvd", model="ELT 6Nx4L")
-    assert line["reason"] == "1.0 times both printed spreads together"
+    assert line["reason"] == "1.0 times both printed spreads in quadrature"
     (line,) = lines(found, metric="fvd", model="ELT 6Nx4L at L=6")  # prints no spread
     assert line["reason"] is None
 
