@@ -82,12 +82,17 @@ def seconds_per_call(bursts: Sequence[Burst]) -> dict[str, float]:
     return {name: float(np.median(times)) for name, times in _times(bursts).items()}
 
 
+def spreads(bursts: Sequence[Burst]) -> dict[str, float]:
+    """How far the bursts of each contender scatter: the distance between their quartiles over their median."""
+    return {
+        name: float(np.subtract(*np.percentile(times, [75, 25])) / np.median(times))
+        for name, times in _times(bursts).items()
+    }
+
+
 def spread(bursts: Sequence[Burst]) -> float:
-    """How restless the machine was: the distance between the quartiles over the median, of the worst contender."""
-    restless = [
-        float(np.subtract(*np.percentile(times, [75, 25])) / np.median(times)) for times in _times(bursts).values()
-    ]
-    return max(restless, default=0.0)
+    """How restless the machine was: the spread of the worst contender."""
+    return max(spreads(bursts).values(), default=0.0)
 
 
 def _times(bursts: Sequence[Burst]) -> dict[str, list[float]]:

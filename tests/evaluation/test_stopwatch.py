@@ -111,13 +111,15 @@ def test_a_configuration_that_is_a_tenth_slower_is_found_to_be():
     assert seconds["slower"] / seconds["one"] == pytest.approx(1.1, rel=1e-5)
 
 
-def test_the_spread_is_that_of_the_worst_contender():
+def test_bursts_scatter_by_the_distance_of_their_quartiles_over_their_median():
     still = [stopwatch.Burst("still", number, 0, 10, 10.0) for number in range(5)]
     restless = [
         stopwatch.Burst("restless", number, 1, 10, seconds) for number, seconds in enumerate([8, 9, 10, 11, 12])
     ]
-    assert stopwatch.spread(still) == 0.0
-    assert stopwatch.spread(still + restless) == pytest.approx(0.2)  # quartiles .9 and 1.1, median 1
+    expected = {"still": 0.0, "restless": pytest.approx(0.2)}  # quartiles .9 and 1.1, median 1
+    assert stopwatch.spreads(still + restless) == expected
+    assert stopwatch.spread(still) == stopwatch.spread([]) == 0.0
+    assert stopwatch.spread(still + restless) == pytest.approx(0.2)  # of the worst
 
 
 @pytest.mark.parametrize("settings", [{"rounds": 0}, {"calls": 9}])
