@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import platform
 import sys
 import tomllib
@@ -228,15 +229,17 @@ def recommend(arguments: list[str]) -> int:
     from eltbench.throughput import recommend as recommending
 
     asked = vars(tyro.cli(RecommendCommand, prog="eltbench recommend", args=arguments)).copy()
-    latency, rows, world = asked.pop("latency_ms") / 1e3, asked.pop("rows"), asked.pop("world")
-    if not latency > 0:
-        raise ValueError(f"latency-ms must be above 0, given {latency * 1e3:g}")
+    latency, path, world = asked.pop("latency_ms") / 1e3, asked.pop("rows"), asked.pop("world")
+    if not 0 < latency < math.inf:
+        raise ValueError(f"latency-ms must be above 0 and finite, given {latency * 1e3:g}")
+    path = path / "rows.parquet" if path.is_dir() else path
+    rows = results.load_rows(path)
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     missed = False
-    for name in recommending.worlds(results.load_rows(rows / "rows.parquet" if rows.is_dir() else rows), world):
-        found = recommending.candidates(rows, name, **asked)
+    for name in recommending.worlds(rows, world):
+        found = recommending.candidates(path, rows, name, **asked)
         choice = recommending.choose(found, latency)
-        console.print(f"{name}:")
+        console.print(f"{name}: {recommending.conditions(**asked)}")
         console.print(recommending.table(found, latency))
         for line in recommending.answer(choice, latency):
             print(line)

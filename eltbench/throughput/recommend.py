@@ -8,6 +8,7 @@ claim operating-point: the best (N, L) depends on scale and hardware) is so answ
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,23 +18,32 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from eltbench import results, studies, tables
+from eltbench import studies, tables
 from eltbench.backends import speed
 from eltbench.backends.speed import Body
 from eltbench.config import Run
 from eltbench.evaluation import stopwatch
 from eltbench.evaluation.processors import processors
-from eltbench.statistics import Interval, NonFiniteError, paired_interval
+from eltbench.statistics import Interval, log_ratio, pair_by_seed, paired_interval, percent
 from eltbench.studies.presets import load_preset, preset_from_dict, preset_names
 from eltbench.training import parts
 
 CANDIDATE = ["trainer", "role", "unique_layers", "max_loops", "width", "loops"]
 HELD = 8  # networks in memory at a time
+NOISY = 0.1  # quartile distance over median of its bursts above which a network is timed again
+REPEATS = 3  # of a noisy timing, at the most
 DEPTHS = ("looped", "unique", "universal")  # whose call is as long for every input
 
 
+class Timing(NamedTuple):
+    """Median seconds of one call, and whether its bursts scattered to the last."""
+
+    seconds: float
+    noisy: bool = False
+
+
 class Candidate(NamedTuple):
-    """A trained network read at one exit: where it stands, its loss over seeds, and what a sample takes here."""
+    """A trained network read at one exit: where it stands, its losses by seed, and what a sample takes here."""
 
     trainer: str
     role: str
@@ -41,8 +51,14 @@ class Candidate(NamedTuple):
     max_loops: int
     width: int
     loops: int
-    loss: Interval
+    losses: Mapping[int, float]
     seconds: float
+    noisy: bool = False
+
+    @property
+    def loss(self) -> Interval:
+        """The mean over seeds."""
+        return paired_interval(list(self.losses.values()))
 
     @property
     def name(self) -> str:
@@ -60,19 +76,33 @@ class Choice:
     fastest: Candidate
 
     @property
+    def difference(self) -> Interval | None:
+        """The log-ratio of the runner-up's loss to the best's, paired by seed.
+
+        None without a runner-up, below two seeds that both have, and where a loss is not above zero.
+        """
+        if self.best is None or self.runner_up is None:
+            return None
+        sides = pd.Series(self.runner_up.losses), pd.Series(self.best.losses)
+        pairs = pair_by_seed(*sides, allow_lone=True)
+        if len(pairs.seeds) < 2 or min(*pairs.numerator, *pairs.denominator) <= 0:
+            return None
+        return paired_interval(log_ratio(pairs.numerator, pairs.denominator))
+
+    @property
     def told_apart(self) -> bool:
-        """Whether the intervals of the two best losses do not overlap."""
-        two = self.best is not None and self.runner_up is not None
-        return two and self.best.loss.high < self.runner_up.loss.low  # type: ignore[union-attr]
+        """Whether the interval of the difference lies above zero."""
+        difference = self.difference
+        return difference is not None and difference.low > 0
 
 
 def choose(candidates: Sequence[Candidate], latency: float) -> Choice:
     """The lowest mean loss among those that take `latency` seconds or less; of equals the faster.
 
-    Raises ValueError without a candidate, and for a latency that is not above zero.
+    Raises ValueError without a candidate, and for a latency that is not above zero and finite.
     """
-    if not latency > 0:
-        raise ValueError(f"latency must be above 0, given {latency * 1e3:g} ms")
+    if not 0 < latency < math.inf:
+        raise ValueError(f"latency must be above 0 and finite, given {latency * 1e3:g} ms")
     if not candidates:
         raise ValueError("the rows hold no network with a finite held-out loss that can be timed")
     fits = sorted(
@@ -109,10 +139,10 @@ def _world_names(losses: pd.DataFrame) -> pd.Series:
 
 
 def quality(rows: pd.DataFrame, world: str = "") -> pd.DataFrame:
-    """Held-out loss of every network and exit of one world: CANDIDATE, run_id (of its first seed) and `loss`.
+    """Held-out loss of every network and exit of one world: CANDIDATE, run_id (of its first seed) and `losses`.
 
-    world: "task dataset" of the rows, or a part of it that fits one. Losses that are not finite in every seed are left
-    out. Raises ValueError for rows without losses, and for a world that is not there or not the only one.
+    losses: by seed. world: "task dataset" of the rows, or a part of it that fits one. What is not finite in every seed
+    is left out. Raises ValueError for rows without losses, and for a world that is not there or not the only one.
     """
     losses = _losses(rows)
     fits = worlds(rows, world)
@@ -123,12 +153,12 @@ def quality(rows: pd.DataFrame, world: str = "") -> pd.DataFrame:
     names = _world_names(losses)
     lines = []
     for key, its in losses[names == fits[0]].groupby(CANDIDATE):
-        try:
-            loss = paired_interval(its.groupby("seed")["value"].mean().to_numpy(float))
-        except NonFiniteError:
+        by_seed = its.groupby("seed")["value"].mean()
+        if not np.isfinite(by_seed.to_numpy(float)).all():
             continue
-        lines.append({**dict(zip(CANDIDATE, key, strict=True)), "run_id": its["run_id"].iloc[0], "loss": loss})
-    return pd.DataFrame(lines, columns=[*CANDIDATE, "run_id", "loss"])
+        known = {**dict(zip(CANDIDATE, key, strict=True)), "run_id": its["run_id"].iloc[0]}
+        lines.append({**known, "losses": by_seed.to_dict()})
+    return pd.DataFrame(lines, columns=[*CANDIDATE, "run_id", "losses"])
 
 
 def planned_runs(path: Path, rows: pd.DataFrame) -> dict[str, Run]:
@@ -156,21 +186,29 @@ def planned_runs(path: Path, rows: pd.DataFrame) -> dict[str, Run]:
 
 def measured_seconds(
     bodies: Mapping[tuple[Any, ...], Body], backend: str, device: str, threads: int, rounds: int = 5
-) -> dict[tuple[Any, ...], float]:
-    """Median seconds of one call of each body on this device, in bursts that take turns.
+) -> dict[tuple[Any, ...], Timing]:
+    """What one call of each body takes on this device, in bursts that take turns.
 
     Equal bodies (of trainers whose networks differ in their weights alone) are timed once. At most HELD networks are in
-    memory at a time, put together at random, so that a slower spell of the machine falls on no kind of network.
+    memory at a time, put together at random, so that a slower spell of the machine falls on no kind of network. Those
+    whose bursts scatter are timed again when all have had their turn, up to REPEATS times; the last timing counts.
     """
     made, rng = speed.registry.get(backend)(device, threads), np.random.default_rng(0)
-    different = list(dict.fromkeys(bodies.values()))
-    order = rng.permutation(len(different))
-    found: dict[Body, float] = {}
-    for start in range(0, len(order), HELD):
-        calls = {str(number): made.call(different[number]) for number in order[start : start + HELD]}
-        bursts = stopwatch.race(calls, made.wait, rng, rounds=rounds, burst_seconds=0.02)
-        found |= {different[int(name)]: seconds for name, seconds in stopwatch.seconds_per_call(bursts).items()}
+    due = list(dict.fromkeys(bodies.values()))
+    found: dict[Body, Timing] = {}
+    for _ in range(1 + REPEATS):
+        due = [due[number] for number in rng.permutation(len(due))]
+        for start in range(0, len(due), HELD):
+            found |= _raced(due[start : start + HELD], made, rng, rounds)
+        due = [body for body in due if found[body].noisy]
     return {key: found[body] for key, body in bodies.items()}
+
+
+def _raced(group: Sequence[Body], made: speed.Speed, rng: np.random.Generator, rounds: int) -> dict[Body, Timing]:
+    calls = {str(number): made.call(body) for number, body in enumerate(group)}
+    bursts = stopwatch.race(calls, made.wait, rng, rounds=rounds, burst_seconds=0.02)
+    seconds, spreads = stopwatch.seconds_per_call(bursts), stopwatch.spreads(bursts)
+    return {body: Timing(seconds[name], spreads[name] > NOISY) for name, body in zip(calls, group, strict=True)}
 
 
 def body(run: Run, loops: int, batch: int, precision: str, mode: str) -> Body | None:
@@ -184,6 +222,7 @@ def body(run: Run, loops: int, batch: int, precision: str, mode: str) -> Body | 
 
 def candidates(
     path: Path,
+    rows: pd.DataFrame,
     world: str,
     *,
     backend: str = "torch",
@@ -194,9 +233,9 @@ def candidates(
     precision: str = "fp32",
     mode: str = "eager",
 ) -> list[Candidate]:
-    """Every network and exit of one world of the rows at `path`, timed on this device.
+    """Every network and exit of one world of the rows, timed on this device.
 
-    path: the rows, or the folder that holds them. calls: network calls of a sample, of which its seconds are made.
+    path: the file of the rows. calls: network calls of a sample, of which its seconds are made.
     Raises ValueError as `quality`, `planned_runs` and the backend do, for batch, calls or threads below 1, and for more
     threads than there are processors.
     """
@@ -205,22 +244,20 @@ def candidates(
             raise ValueError(f"{name} must be at least 1, given {value}")
     if device == "cpu" and threads > (there := processors()):
         raise ValueError(f"threads must be at most {there}, the processors of this machine, given {threads}")
-    path = path / "rows.parquet" if path.is_dir() else path
-    rows = results.load_rows(path)
     table = quality(rows, world)
     runs = planned_runs(path, rows[rows["run_id"].isin(table["run_id"])])
     bodies: dict[tuple[Any, ...], Body] = {}
-    losses: dict[tuple[Any, ...], Any] = {}
+    losses: dict[tuple[Any, ...], Mapping[int, float]] = {}
     for line in table.itertuples(index=False):
         key = tuple(getattr(line, name) for name in CANDIDATE[:2])
         key += tuple(int(getattr(line, name)) for name in CANDIDATE[2:])
         asked = body(runs[str(line.run_id)], int(line.loops), batch, precision, mode)  # type: ignore[arg-type]
         if asked is not None:
-            bodies[key], losses[key] = asked, line.loss
-    seconds = measured_seconds(bodies, backend, device, threads) if bodies else {}
+            bodies[key], losses[key] = asked, line.losses  # type: ignore[assignment]
+    timings = measured_seconds(bodies, backend, device, threads) if bodies else {}
     return [
-        Candidate(**dict(zip(CANDIDATE, key, strict=True)), loss=losses[key], seconds=calls * taken)
-        for key, taken in seconds.items()
+        Candidate(**dict(zip(CANDIDATE, key, strict=True)), losses=losses[key], seconds=calls * seconds, noisy=noisy)
+        for key, (seconds, noisy) in timings.items()
     ]
 
 
@@ -229,12 +266,20 @@ def answer(choice: Choice, latency: float) -> list[str]:
     limit = f"{latency * 1e3:g} ms"
     if choice.best is None:
         fastest = choice.fastest
-        return [f"nothing fits {limit}: the fastest, {fastest.name}, takes {fastest.seconds * 1e3:.3g} ms"]
+        return [f"nothing fits {limit}: the fastest, {fastest.name}, takes {_taken(fastest)}"]
     said = [f"deploy {described(choice.best)}"]
     if choice.runner_up is None:
         return [*said, f"nothing else fits {limit}"]
-    apart = "" if choice.told_apart else "; the intervals of the two overlap"
-    return [*said, f"runner-up: {described(choice.runner_up)}{apart}"]
+    return [*said, f"runner-up: {described(choice.runner_up)}; {compared(choice)}"]
+
+
+def compared(choice: Choice) -> str:
+    """How much higher the runner-up's loss is, where the seeds that both have can tell."""
+    if not choice.told_apart:
+        return "paired by seed the two cannot be told apart"
+    higher = choice.difference
+    mean, low, high = (percent(value) for value in (higher.estimate, higher.low, higher.high))  # type: ignore[union-attr]
+    return f"its loss is {mean:.2f} % higher [{low:.2f}, {high:.2f}], paired by seed"
 
 
 def described(candidate: Candidate) -> str:
@@ -242,17 +287,28 @@ def described(candidate: Candidate) -> str:
     loss = candidate.loss
     seeds = f"{loss.n} seeds" if loss.n > 1 else "one seed, no interval"
     interval = f" [{loss.low:.4g}, {loss.high:.4g}]" if loss.n > 1 else ""
-    return f"{candidate.name}: loss {loss.estimate:.4g}{interval} over {seeds}, {candidate.seconds * 1e3:.3g} ms"
+    return f"{candidate.name}: loss {loss.estimate:.4g}{interval} over {seeds}, {_taken(candidate)}"
+
+
+def _taken(candidate: Candidate) -> str:
+    return f"{candidate.seconds * 1e3:.3g} ms{', a noisy timing' if candidate.noisy else ''}"
+
+
+def conditions(*, backend: str, device: str, threads: int, batch: int, calls: int, precision: str, mode: str) -> str:
+    """What was timed, in plain words: the times of the table and of the answer are those of one sample's calls."""
+    of_a_sample = f"{calls} network {'call' if calls == 1 else 'calls'} a sample (--calls)"
+    processors = f"{threads} {'thread' if threads == 1 else 'threads'}"
+    return f"batch {batch}, {of_a_sample}, {precision}, {mode}, {device}, {processors}, {backend}"
 
 
 def table(candidates: Sequence[Candidate], latency: float) -> Table:
     """All candidates by loss, what does not fit in grey."""
     numbers = "width", "loss", "ms"
-    shown = tables.terminal(("network", *numbers), numbers=numbers)
+    shown = tables.terminal(("network", *numbers, "timing"), numbers=numbers)
     for each in sorted(candidates, key=lambda it: it.loss.estimate):
         style = "" if each.seconds <= latency else "dim"
         cells = (each.name, str(each.width), f"{each.loss.estimate:.4g}", f"{each.seconds * 1e3:.3g}")
-        shown.add_row(*cells, style=style)
+        shown.add_row(*cells, "noisy" if each.noisy else "", style=style)
     return shown
 
 
@@ -262,8 +318,8 @@ def in_short(choice: Choice) -> dict[str, Any]:
     def plain(each: Candidate | None) -> dict[str, Any] | None:
         if each is None:
             return None
-        values = each._asdict()
-        loss = values.pop("loss")
+        values, loss = each._asdict(), each.loss
+        del values["losses"]
         bounds = {name: float(getattr(loss, name)) if loss.n > 1 else None for name in ("low", "high")}
         return {**values, "loss": loss.estimate, **bounds, "seeds": loss.n}
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from eltbench import cli
+from eltbench import cli, results
 from eltbench.evaluation.stopwatch import Burst
-from eltbench.statistics import paired_interval
 from eltbench.throughput import recommend
-from eltbench.throughput.recommend import Candidate, choose
+from eltbench.throughput.recommend import Candidate, Timing, choose
 
 RELAY = Path(__file__).parents[2] / "results" / "extrapolation" / "relay" / "rows.parquet"
 
 
 def candidate(loops, losses, milliseconds, layers=2):
-    return Candidate("elt", "main", layers, 4, 64, loops, paired_interval(losses), milliseconds / 1e3)
+    return Candidate("elt", "main", layers, 4, 64, loops, dict(enumerate(losses)), milliseconds / 1e3)
 
 
 FAST = candidate(1, [0.30, 0.31, 0.29], 1.0)
@@ -34,7 +34,8 @@ def test_the_best_loss_within_the_latency_wins_and_the_next_best_is_named():
     assert (found.best, found.runner_up) == (GOOD, FAST)
     assert recommend.answer(found, 0.005) == [
         "deploy elt 2N×4L at L = 2: loss 0.2 [0.1752, 0.2248] over 3 seeds, 4 ms",
-        "runner-up: elt 2N×4L at L = 1: loss 0.3 [0.2752, 0.3248] over 3 seeds, 1 ms",
+        "runner-up: elt 2N×4L at L = 1: loss 0.3 [0.2752, 0.3248] over 3 seeds, 1 ms; "
+        "its loss is 50.07 % higher [43.97, 56.43], paired by seed",
     ]
 
 
@@ -55,11 +56,58 @@ def test_where_nothing_fits_the_fastest_is_named():
     assert recommend.in_short(found)["best"] is None
 
 
-def test_losses_that_cannot_be_told_apart_are_said_to_overlap():
+def test_losses_that_cannot_be_told_apart_are_said_to_be_so():
     near = candidate(3, [0.19, 0.20, 0.22], 5.0)
     found = choose([near, GOOD], 0.010)
     assert not found.told_apart
-    assert recommend.answer(found, 0.010)[1].endswith("the intervals of the two overlap")
+    assert recommend.answer(found, 0.010)[1].endswith("5 ms; paired by seed the two cannot be told apart")
+
+
+def test_losses_are_compared_seed_by_seed():
+    best, slightly_worse = [1.0, 2.0, 4.0], [math.exp(0.020), 2 * math.exp(0.021), 4 * math.exp(0.022)]
+    found = choose([candidate(1, slightly_worse, 1.0), candidate(2, best, 1.0)], 0.010)
+    assert found.runner_up.loss.low < found.best.loss.high  # the seeds differ by far more than the networks
+    assert found.told_apart
+    half = 4.302653 * 0.001 / math.sqrt(3)  # t of two degrees of freedom
+    assert (found.difference.low, found.difference.high) == pytest.approx((0.021 - half, 0.021 + half), rel=1e-6)
+    said = "1 ms; its loss is 2.12 % higher [1.87, 2.38], paired by seed"
+    assert recommend.answer(found, 0.010)[1].endswith(said)
+
+
+def test_only_seeds_that_both_have_are_compared_and_two_at_least():
+    best = GOOD._replace(losses={0: 0.1, 1: 0.2, 2: 0.4})
+    some = FAST._replace(losses={1: 0.4, 2: 0.8, 7: 0.5})
+    found = choose([best, some], 0.010)
+    assert found.told_apart
+    assert (found.difference.estimate, found.difference.n) == (pytest.approx(math.log(2)), 2)
+    for losses in ({2: 0.8, 7: 0.5}, {7: 0.5, 8: 0.5}):
+        found = choose([best, some._replace(losses=losses)], 0.010)
+        assert found.difference is None
+        assert not found.told_apart
+        assert recommend.answer(found, 0.010)[1].endswith("cannot be told apart")
+
+
+def test_a_loss_of_zero_has_no_ratio():
+    found = choose([candidate(2, [0.0, 0.1], 1.0), GOOD], 0.010)
+    assert not found.told_apart
+
+
+def test_a_noisy_timing_is_said_to_be_so():
+    noisy = GOOD._replace(noisy=True)
+    found = choose([noisy, FAST], 0.010)
+    best, runner_up = recommend.answer(found, 0.010)
+    assert best.endswith("4 ms, a noisy timing")
+    assert "noisy" not in runner_up
+    assert recommend.answer(choose([noisy], 0.001), 0.001)[0].endswith("takes 4 ms, a noisy timing")
+    assert [recommend.in_short(found)[which]["noisy"] for which in ("best", "runner_up")] == [True, False]
+    assert list(recommend.table([FAST, noisy], 0.010).columns[-1].cells) == ["noisy", ""]
+
+
+def test_the_conditions_of_a_timing_are_said():
+    asked = {"batch": 1, "precision": "fp32", "mode": "eager", "device": "cpu", "threads": 1, "backend": "torch"}
+    said = "batch 1, 1 network call a sample (--calls), fp32, eager, cpu, 1 thread, torch"
+    assert recommend.conditions(calls=1, **asked) == said
+    assert "8 network calls a sample" in recommend.conditions(calls=8, **asked)
 
 
 def test_of_equal_losses_the_faster_wins():
@@ -73,9 +121,9 @@ def test_one_seed_has_no_interval():
     json.dumps(recommend.in_short(found), allow_nan=False)
 
 
-@pytest.mark.parametrize("latency", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("latency", [0.0, -1.0, math.nan, math.inf])
 def test_a_latency_that_is_none_is_refused(latency):
-    with pytest.raises(ValueError, match="latency must be above 0"):
+    with pytest.raises(ValueError, match="latency must be above 0 and finite"):
         choose([FAST], latency)
     with pytest.raises(ValueError, match="no network with a finite held-out loss"):
         choose([], 1.0)
@@ -92,8 +140,7 @@ def test_quality_is_the_held_out_loss_of_every_exit_over_seeds():
     other = [{**each, "metric": "token_accuracy"} for each in rows()]
     table = recommend.quality(pd.DataFrame(rows() + strata + other))
     assert table["loops"].tolist() == [1, 2]
-    assert [loss.estimate for loss in table["loss"]] == pytest.approx([1.1, 2.1])
-    assert {loss.n for loss in table["loss"]} == {3}
+    assert table["losses"].tolist() == [{0: 1.0, 1: 1.1, 2: 1.2}, {0: 2.0, 1: 2.1, 2: 2.2}]
 
 
 def test_a_network_that_diverged_is_left_out():
@@ -121,10 +168,10 @@ def test_published_networks_are_rebuilt_as_they_were_trained(monkeypatch):
 
     def seconds(bodies, backend, device, threads):
         asked.update(bodies)
-        return {key: 1e-3 * body.loops for key, body in bodies.items()}
+        return {key: Timing(1e-3 * body.loops) for key, body in bodies.items()}
 
     monkeypatch.setattr(recommend, "measured_seconds", seconds)
-    found = recommend.candidates(RELAY, "relay", batch=3, calls=8)
+    found = recommend.candidates(RELAY, results.load_rows(RELAY), "relay", batch=3, calls=8)
     assert len(found) == len(asked) > 10
     assert {each.loss.n for each in found} == {5}
     for key, body in asked.items():
@@ -135,9 +182,13 @@ def test_published_networks_are_rebuilt_as_they_were_trained(monkeypatch):
     assert {each.seconds for each in found} == {8e-3 * body.loops for body in asked.values()}
 
 
-def test_the_folder_of_the_rows_is_as_good_as_their_file(monkeypatch):
-    monkeypatch.setattr(recommend, "measured_seconds", lambda bodies, *_: dict.fromkeys(bodies, 1e-3))
-    assert recommend.candidates(RELAY.parent, "relay") == recommend.candidates(RELAY, "relay")
+def test_the_folder_of_the_rows_is_as_good_as_their_file(monkeypatch, capsys):
+    monkeypatch.setattr(recommend, "measured_seconds", lambda bodies, *_: dict.fromkeys(bodies, Timing(1e-3)))
+    said = []
+    for path in (RELAY, RELAY.parent):
+        assert cli.main(["recommend", "--latency-ms", "20", "--rows", str(path)]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
 
 
 def test_equal_networks_are_timed_once_and_few_are_held_at_a_time(monkeypatch):
@@ -147,10 +198,10 @@ def test_equal_networks_are_timed_once_and_few_are_held_at_a_time(monkeypatch):
         def __init__(self, body):
             self.body = body
             alive.add(id(self))
-
-        def __call__(self):
             nonlocal most
             most = max(most, len(alive))
+
+        def __call__(self):
             return self.body
 
         def __del__(self):
@@ -173,11 +224,39 @@ def test_equal_networks_are_timed_once_and_few_are_held_at_a_time(monkeypatch):
     found = recommend.measured_seconds(bodies, "torch", "cpu", 1)
     assert sorted(built) == list(range(1, 20))  # any order, each once
     assert 1 < most <= recommend.HELD
-    assert found == {key: float(loops) for key, loops in bodies.items()}  # each its own time
+    assert found == {key: Timing(loops) for key, loops in bodies.items()}  # each its own time
 
 
 def raced(calls, wait, rng, **settings):
     return [Burst(name, 0, 0, 10, 10.0 * call()) for name, call in calls.items()]
+
+
+def test_what_scatters_is_timed_again_and_is_noisy_where_it_does_to_the_last(monkeypatch):
+    still, restless = [0.9, 0.96, 1.0, 1.04, 1.1], [0.8, 0.9, 1.0, 1.1, 1.2]  # spreads of .08 and of .2
+    twice, thrice = ([times * each for each in bursts] for times, bursts in ((2, still), (3, restless)))
+    plan = {"once": [restless, twice], "always": [restless, restless, restless, thrice]}
+    races = []
+
+    class Speed:
+        def __init__(self, device, threads):
+            self.wait = None
+
+        def call(self, body):
+            return lambda: body
+
+    def race(calls, wait, rng, **settings):
+        names = {name: call() for name, call in calls.items()}
+        races.append(sorted(names.values()))
+        times = {name: plan[body].pop(0) if body in plan else still for name, body in names.items()}
+        return [Burst(name, number, 0, 10, 10 * each) for name in times for number, each in enumerate(times[name])]
+
+    monkeypatch.setattr(recommend.speed.registry, "get", lambda name: Speed)
+    monkeypatch.setattr(recommend.stopwatch, "race", race)
+    quiet = [f"still {number}" for number in range(10)]
+    found = recommend.measured_seconds({name: name for name in [*quiet, *plan]}, "torch", "cpu", 1)
+    assert [len(each) for each in races[:2]] == [8, 4]  # all have their turn
+    assert races[2:] == [["always", "once"], ["always"], ["always"]]
+    assert found == {**dict.fromkeys(quiet, Timing(1.0)), "once": Timing(2.0), "always": Timing(3.0, noisy=True)}
 
 
 def test_runs_that_no_preset_plans_are_refused(tmp_path):
@@ -190,7 +269,9 @@ def test_runs_that_no_preset_plans_are_refused(tmp_path):
     ("options", "message"),
     [
         (["--device", "tpu"], "torch has no device 'tpu'"),
-        (["--latency-ms", "0"], "latency-ms must be above 0, given 0"),
+        (["--latency-ms", "0"], "latency-ms must be above 0 and finite, given 0"),
+        (["--latency-ms", "inf"], "latency-ms must be above 0 and finite, given inf"),
+        (["--latency-ms", "nan"], "latency-ms must be above 0 and finite, given nan"),
         (["--rows", "no/rows.parquet"], "no rows at no/rows.parquet"),
         (["--batch", "0"], "batch must be at least 1, given 0"),
         (["--mode", "scan"], "given 'scan'"),
@@ -213,6 +294,7 @@ def test_the_command_answers_with_this_device_s_own_times(monkeypatch, capsys):
     monkeypatch.setattr(recommend, "measured_seconds", few)
     assert cli.main(["recommend", "--latency-ms", "1e6", "--rows", str(RELAY)]) == 0
     said = capsys.readouterr().out.splitlines()
+    assert said[0] == "masked relay: batch 1, 1 network call a sample (--calls), fp32, eager, cpu, 1 thread, torch"
     assert any(line.startswith("deploy ") for line in said)
     line = json.loads(said[-1])
     assert 0 < line["best"]["seconds"] < 1e3
@@ -223,11 +305,18 @@ def test_the_command_answers_with_this_device_s_own_times(monkeypatch, capsys):
 
 
 def test_every_world_of_the_rows_is_answered_where_none_is_named(monkeypatch, capsys):
-    asked = []
+    asked, read, load = [], [], results.load_rows
+    monkeypatch.setattr(results, "load_rows", lambda path: [load(path), read.append(path)][0])
     found = [BEST, BEST._replace(seconds=5.0)]
-    monkeypatch.setattr(recommend, "candidates", lambda path, world, **_: [found[len(asked)], asked.append(world)][:1])
+
+    def answered(path, rows, world, **_):
+        asked.append(world)
+        return [found[len(asked) - 1]]
+
+    monkeypatch.setattr(recommend, "candidates", answered)
     digits = RELAY.parents[1] / "digits" / "rows.parquet"
     assert cli.main(["recommend", "--latency-ms", "20", "--rows", str(digits)]) == 1  # the second world has no answer
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert [line["world"] for line in said] == asked == ["diffusion digits", "masked digits-codes"]
     assert [line["best"] is None for line in said] == [False, True]
+    assert read == [digits]  # once, however many worlds
