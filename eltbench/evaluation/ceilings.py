@@ -20,6 +20,10 @@ SQUARE = {"cpu": 1024, "cuda": 8192}  # side of the product whose rate is the pe
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 LAUNCHES = 200
 SETS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1, 3 / 2, 3)  # weights taken in turn, in sizes of the last cache
+SMALLEST_SET = 2**14  # bytes that are read in turn: within the first level of cache
+LONG_READ = 2**22  # bytes that a call reads at least, so that what is timed is not the call
+TRIES = 3
+PLAUSIBLE = 0.9  # of the rate with a larger set, below which a stall of the machine was timed
 MOST = 4096  # weights in such a set: of smaller ones than that there is one, which their runs do not wait for
 
 
@@ -28,7 +32,7 @@ class Probes(Protocol):
 
     def product(self, vectors: int, inputs: int, outputs: int, precision: str, weights: int = 1) -> Call: ...
     def attention(self, items: int, tokens: int, width: int, heads: int, precision: str) -> Call: ...
-    def read(self, size: int) -> Call: ...
+    def read(self, size: int, times: int = 1) -> Call: ...
     def copy(self, size: int) -> Call: ...
     def launch(self) -> Call: ...
     def repeated(self, call: Call, times: int) -> Call: ...
@@ -45,25 +49,26 @@ def measure(
     seconds: float = 0.03,
     largest: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    lacks_memory: Callable[[Exception], bool] = lambda error: False,
 ) -> Ceilings:
     """The ceilings of this machine, with rates at these shapes by precision; about 3·`seconds` for each number.
 
     largest: of the sets that are read in turn, in bytes; eight times the last level of cache by default. Each number is
-    the best of three, since nothing makes a machine faster than it is. All but the launch itself are timed without
-    launches, where the device can do without (`Probes.repeated`).
+    the best of three, since nothing makes a machine faster than it is, and a product that seems slower with a smaller
+    set of weights than with a larger one is timed again. All but the launch itself are timed without launches, where
+    the device can do without (`Probes.repeated`). A shape whose weight does not fit into memory has no rate;
+    `lacks_memory` says of an error whether that is why.
     """
 
     def best(call: Call) -> float:
         probes.wait(call())
-        started = clock()
-        probes.wait(call())
-        once = clock() - started
+        once = quickest(call, 1)
         times = max(1, math.ceil(seconds / once)) if once > 0 else 1
         return quickest(probes.repeated(call, times), times)
 
     def quickest(burst: Call, calls: int) -> float:
         found = []
-        for _ in range(3):
+        for _ in range(TRIES):
             started = clock()
             probes.wait(burst())
             found.append((clock() - started) / calls)
@@ -79,9 +84,30 @@ def measure(
             call = probes.attention(shape.items, shape.vectors, shape.inputs, shape.heads, precision)
             return [(0, shape.flops / best(call))]
         weight = BYTES[precision] * (shape.inputs + 1) * shape.outputs
-        counts = {1, *(round(size / weight) for size in sets if size >= 2 * weight)}
-        counts = counts if max(counts) <= MOST else {1}
-        return [(count * weight, product(shape, precision, count)) for count in sorted(counts)]
+        counts = sorted({1, *(round(size / weight) for size in sets if size >= 2 * weight)})
+        counts = counts if counts[-1] <= MOST else [1]
+        found = [product(shape, precision, count) for count in counts]
+        for place in reversed(range(len(counts) - 1)):
+            for _ in range(TRIES):
+                if found[place] < PLAUSIBLE * found[place + 1]:
+                    found[place] = max(found[place], product(shape, precision, counts[place]))
+        return [(count * weight, rate) for count, rate in zip(counts, found, strict=True)]
+
+    def all_rates(precision: str, its: Iterable[Shape]) -> dict[Shape, Ladder]:
+        found = {}
+        for shape in set(its):
+            if BYTES[precision] * shape.inputs * shape.outputs > system["memory"]:
+                continue  # it would be the system that ends this process
+            try:
+                found[shape] = rates(shape, precision)
+            except Exception as error:
+                if not lacks_memory(error):
+                    raise
+        return found
+
+    def read(size: int) -> float:
+        times = math.ceil(LONG_READ / size)
+        return times * size / best(probes.read(size, times))
 
     def product(shape: Shape, precision: str, weights: int = 1) -> float:
         call = probes.product(shape.vectors, shape.inputs, shape.outputs, precision, weights)
@@ -100,15 +126,15 @@ def measure(
         memory=system["memory"],
         launch=launches(),
         peaks={precision: product(Shape(side, side, side), precision) for precision in shapes},
-        rates={precision: {each: rates(each, precision) for each in set(its)} for precision, its in shapes.items()},
-        read=[(size, size / best(probes.read(size))) for size in sizes],
+        rates={precision: all_rates(precision, its) for precision, its in shapes.items()},
+        read=[(size, read(size)) for size in sizes],
         copy=[(size, size / best(probes.copy(size))) for size in sizes],
         caches=system["caches"],
         matmul=probes.matmul(),
     )
 
 
-def ladder(largest: int, smallest: int = 2**18) -> list[int]:
+def ladder(largest: int, smallest: int = SMALLEST_SET) -> list[int]:
     """Sizes in bytes from `smallest` to `largest` (or to twice the smallest if that is more), two to each doubling."""
     largest = max(largest, 2 * smallest)
     steps = max(1, round(2 * math.log2(largest / smallest)))

@@ -1,15 +1,17 @@
 """The roofline: how fast a network call can be on a machine, from ceilings that were measured on it.
 
-A matrix product of m vectors with a weight of k × n does 2·m·k·n FLOPs and reads k·n weights. It can take no less time
-than its FLOPs need at the rate of the arithmetic units, and no less than its weights need to come from where they are:
+A matrix product of m vectors with a weight of k × n does 2·m·k·n FLOPs, reads k·n weights and m·k activations and
+writes m·n. It can take no less time than its FLOPs need at the rate of the arithmetic units, and no less than these
+bytes need to come from where they are:
 
-    seconds ≥ max(FLOPs / rate, weight bytes / bandwidth, launch)
+    seconds ≥ max(FLOPs / rate, bytes / bandwidth, launch)
 
-FLOPs over bytes is 2·m/4 in fp32: with few vectors (one image, few tokens) the second term decides, with many the
-first. Where the weights come from depends on what was read since their last use, the **working set**: a unique-depth
-network reads all its layers before it comes back to the first, a looped one only its N shared layers. A cache that
-holds the N layers but not all D serves the looped network at its own bandwidth while the other waits for memory. That,
-and nothing else, is what sharing weights buys in speed: same FLOPs, same reads, shorter way. Hence three regimes:
+With few vectors (one image, few tokens) the bytes are the weights', FLOPs over bytes is 2·m/4 in fp32, and the second
+term decides; with many the first. Where the weights come from depends on what was read since their last use, the
+**working set**: a unique-depth network reads all its layers before it comes back to the first, a looped one only its N
+shared layers. A cache that holds the N layers but not all D serves the looped network at its own bandwidth while the
+other waits for memory. That, and nothing else, is what sharing weights buys in speed: same FLOPs, same reads, shorter
+way. Hence three regimes:
 
     all D layers fit            both are served by the cache      ratio 1
     N layers fit, D do not      only the looped one is            ratio up to the ratio of the bandwidths
@@ -74,6 +76,13 @@ class Kernel(NamedTuple):
     def weights(self) -> int:
         """Values of the weight and its bias; attention has none."""
         return 0 if self.shape.heads else (self.shape.inputs + 1) * self.shape.outputs
+
+    @property
+    def activations(self) -> int:
+        """Values that the product reads beside its weight, and writes; attention has four as large as its input."""
+        if self.shape.heads:
+            return 4 * self.shape.items * self.shape.vectors * self.shape.inputs
+        return self.shape.vectors * (self.shape.inputs + self.shape.outputs)
 
 
 def kernels(
@@ -234,7 +243,8 @@ def predict(
 
         at_hand = kernel.shape.flops / ladder[0][1]
         in_place = mean(lambda working_set: kernel.shape.flops / rate_at(ladder, working_set))
-        arriving = mean(lambda working_set: width * kernel.weights / rate_at(ceilings.read, working_set))
+        moved = width * (kernel.weights + kernel.activations)
+        arriving = mean(lambda working_set: moved / rate_at(ceilings.read, working_set))
         least = ceilings.launch if launch else 0.0
         waits = in_place > WAITING * at_hand or width * kernel.weights > (ceilings.cache or math.inf)
         bound = "launch" if least > in_place else "memory" if waits else "compute"

@@ -7,7 +7,16 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, NamedTuple
 
-from eltbench.accounting import BYTES, activation_bytes, flops, parameters, peak_bytes, weight_bytes
+from eltbench.accounting import (
+    BYTES,
+    Depth,
+    activation_bytes,
+    flops,
+    parameters,
+    peak_bytes,
+    step_flops,
+    weight_bytes,
+)
 from eltbench.backends.speed import Body
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.data.base import DataSpec
@@ -26,6 +35,9 @@ LABELS = ("rounds", "scale", "assumed")  # of a cell, that do not change what is
 CODES, CLASSES = 1024, 1000  # of the tokens that a masked network predicts: the paper's tokenizer, ImageNet's labels
 LATENT = 4  # channels of a diffusion network's input: the paper's latents
 TRAINING = ("elt", "no-ilsd", "unique-depth")
+TRAINED = ("step", "memory")  # the measures of training
+DIGITS_TOKENS = (16, 64)
+DIGITS = DataSpec("continuous", (8, 8), channels=1, classes=10)
 ADAM = 5  # weights, their average, gradient and two moments, in float32 each
 
 
@@ -85,6 +97,10 @@ class Cell:
             raise ValueError(f"cell: batch and loops must be at least 1, given {self}")
         if (self.measure == "sampler") != (self.sampling_steps > 0):
             raise ValueError(f"cell: a sampler, and nothing else, has sampling_steps, given {self.sampling_steps}")
+        if self.measure != "sampler" and self.guidance_scale != 1:
+            raise ValueError(f"cell: a sampler alone is guided, given guidance_scale {self.guidance_scale:g}")
+        if self.measure in TRAINED and self.tokens not in DIGITS_TOKENS:
+            raise ValueError(f"cell: {self.measure} trains on digits of 16 or 64 tokens, given {self.tokens}")
         self.architecture("looped")  # refuses widths and heads that do not fit
 
     @property
@@ -146,8 +162,6 @@ class Cell:
 
     def run(self, trainer: str, device: str, threads: int) -> Run:
         """The run whose training steps are timed: diffusion on digits, its 8×8 pixels as 16 or 64 tokens."""
-        if self.tokens not in (16, 64):
-            raise ValueError(f"cell: digits have 16 or 64 tokens, given {self.tokens}")
         shape = self.architecture("unique" if trainer == "unique-depth" else "looped")
         return Run(
             trainer,
@@ -197,16 +211,8 @@ class Cell:
 
     def needed_bytes(self) -> int:
         """Memory that a process of this cell needs, roughly: weights and activations."""
-        if self.measure in ("step", "memory"):
-            largest = 0
-            for trainer in self.contenders:
-                run, depth = self.run(trainer, "cpu", 1), "unique" if trainer == "unique-depth" else "looped"
-                digits = DataSpec("continuous", (8, 8), channels=1, classes=10)
-                shape = (run.architecture, depth, digits, True)
-                held = ADAM * BYTES["fp32"] * sum(parameters(*shape).values())  # type: ignore[arg-type]
-                loops = run.architecture.max_loops
-                kept = activation_bytes(*shape, loops, min(2, loops), self.batch)  # type: ignore[arg-type]
-                largest = max(largest, held + sum(kept.values()))
+        if self.measure in TRAINED:
+            largest = max(map(self.training_bytes, self.contenders))
             return largest * (len(self.contenders) if self.measure == "step" else 1)
         built = {
             "self": ("unique", "unique"),
@@ -219,6 +225,24 @@ class Cell:
         else:
             held = sum(weight_bytes(*body[:4], self.precision) for body in bodies)
         return held + sum(peak_bytes(*body[:5], self.items) for body in bodies)
+
+    def training_bytes(self, trainer: str) -> int:
+        """What training holds: weights, their average, gradients, moments, and activations kept for a step."""
+        shape, loops, exits = self._trained(trainer)
+        held = ADAM * BYTES["fp32"] * sum(parameters(*shape).values())
+        return held + sum(activation_bytes(*shape, loops, exits, self.batch).values())
+
+    def step_flops(self, trainer: str) -> int:
+        """FLOPs of a training step, forward and backward."""
+        shape, loops, exits = self._trained(trainer)
+        return self.batch * sum(step_flops(*shape, loops, exits).values())
+
+    def _trained(self, trainer: str) -> tuple[tuple[Architecture, Depth, DataSpec, bool], int, int]:
+        """The network that a trainer trains on digits, its loops, and the exits that a step reads."""
+        run = self.run(trainer, "cpu", 1)
+        depth: Depth = "unique" if trainer == "unique-depth" else "looped"
+        loops = run.architecture.max_loops
+        return (run.architecture, depth, DIGITS, True), loops, min(2, loops) if trainer == "elt" else 1
 
     def seconds(self, processes: int, device: str = "cpu", burst_seconds: float = 0.05) -> float:
         """About how long all processes of the cell take, on nominal figures; for `--dry-run` alone."""

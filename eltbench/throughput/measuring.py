@@ -60,10 +60,10 @@ def measure(
     """The machine's ceilings and one record a process, and one more for each repetition.
 
     Cells take turns, so that a slower hour falls on all of them. What was noisy is repeated when all cells have had
-    their turns, since a spell of noise outlasts a cell, up to `preset.repeats` times each while `preset.patience`
-    lasts; first where the fewest processes are noisy, so that as many cells as can be are quiet in the end. The last
-    attempt that gave a value counts. A cell that is skipped once is not tried again; one that fails is, in its next
-    process. Raises ProcessError where the ceilings cannot be measured.
+    their turns, since a spell of noise outlasts a cell, and again when all of that have had theirs, up to
+    `preset.repeats` times while `preset.patience` lasts; first where the fewest processes are noisy, so that as many
+    cells as can be are quiet in the end. The last attempt that gave a value counts. A cell that is skipped once is not
+    tried again; one that fails is, in its next process. Raises ProcessError where the ceilings cannot be measured.
     """
     started = clock()
     shapes: dict[str, set[Any]] = {}
@@ -105,11 +105,10 @@ def measure(
 
 
 def _noisy(found: Mapping[Turn, Sequence[Record]], repeats: int) -> list[Turn]:
-    """What is to be repeated, first of the cells that lack the fewest quiet processes, there what was tried least."""
-    noisy = [turn for turn, its in found.items() if its and its[-1].noisy]
-    lacking = collections.Counter(cell for _, cell in noisy)
-    due = [turn for turn in noisy if len(found[turn]) <= repeats]
-    return sorted(due, key=lambda turn: (lacking[turn[1]], len(found[turn])))
+    """What is to be repeated: first what was tried least, and of that what belongs to the cell nearest to quiet."""
+    lacking = collections.Counter(cell for (_, cell), its in found.items() if its and _counting(its).noisy)
+    due = [turn for turn, its in found.items() if its and its[-1].noisy and len(its) <= repeats]
+    return sorted(due, key=lambda turn: (len(found[turn]), lacking[turn[1]]))
 
 
 def _counting(attempts: Sequence[Record]) -> Record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -77,11 +78,11 @@ class Preset:
             if getattr(self, name) < least:
                 raise ValueError(f"preset {self.name!r}: {name} must be at least {least}, given {getattr(self, name)}")
         for name in ("spread", "limit_seconds", "patience"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"preset {self.name!r}: {name} must be above 0, given {getattr(self, name)}")
+            if not 0 < (given := getattr(self, name)) < math.inf:
+                raise ValueError(f"preset {self.name!r}: {name} must be finite and above 0, given {given}")
         for name in ("burst_seconds", "ceiling_seconds", "largest_set"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"preset {self.name!r}: {name} must not be below 0, given {getattr(self, name)}")
+            if not 0 <= (given := getattr(self, name)) < math.inf:
+                raise ValueError(f"preset {self.name!r}: {name} must be finite and not below 0, given {given}")
         graphs = [cell.name for cell in self.cells if cell.mode == "cuda-graph"]
         if graphs and not self.device.startswith("cuda"):
             raise ValueError(f"preset {self.name!r}: mode 'cuda-graph' needs a CUDA device, given {self.device!r}")

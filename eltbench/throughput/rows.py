@@ -55,7 +55,7 @@ LOWER_IS_BETTER = ("step_time_ratio", "step_time_ratio_to_unique", "peak_memory_
 TIMES = {"sampler": "sample_seconds", "step": "step_seconds"}
 PREDICTED = {  # measure → whose time is predicted; of two, also their ratio
     "call": ("unique", "looped"),
-    "self": ("unique",),
+    "self": ("unique-copy", "unique"),
     "sampler": ("unique", "looped"),
     "hoisting": ("unhoisted", "looped"),
 }
@@ -123,8 +123,10 @@ def _of_cell(cell: Cell, ceilings: Ceilings, records: Sequence[Record]) -> Itera
         if record.last:
             attempt = {"seed": record.process, "attempt": record.attempt, "spread": record.spread}
             yield from _of_record({**known, **attempt}, record)
+    yield from _foretold_of_training(cell, known)
     seconds: dict[str, dict[str, float]] = {"predicted": {}, "roofline": {}}
-    for name in PREDICTED.get(cell.measure, ()):
+    measured = cell.shapes <= set(ceilings.rates.get(cell.precision, {}))  # else some did not fit into memory
+    for name in PREDICTED.get(cell.measure, ()) if measured else ():
         known_here = {**known, **_shape(cell, name), "role": name, "higher_is_better": False}
         kernels = _predicted(cell, name, ceilings)
         for each in kernels:
@@ -134,11 +136,27 @@ def _of_cell(cell: Cell, ceilings: Ceilings, records: Sequence[Record]) -> Itera
         seconds["roofline"][name] = sum(each.roofline for each in kernels)
         for by, its in seconds.items():
             yield {**known_here, "metric": f"{by}_seconds", "value": its[name]}
+        if cell.measure == "sampler" and name == "looped":
+            loops = [each for each in kernels if each.kernel.looped]
+            alone = {"predicted": sum(each.seconds for each in loops), "roofline": sum(each.roofline for each in loops)}
+            for by, blocks in alone.items():
+                share = blocks / seconds[by][name]
+                yield {**known, "metric": f"{by}_share", "role": "blocks over looped", "value": share}
     for by, its in seconds.items():
         if len(its) == 2:
             above, below = its
             ratio = {"metric": f"{by}_ratio", "role": f"{below} over {above}", "higher_is_better": True}
             yield {**known, **ratio, "value": its[above] / its[below]}
+
+
+def _foretold_of_training(cell: Cell, known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What arithmetic alone says of training: steps by their FLOPs, peaks by the bytes that are kept."""
+    if cell.measure not in ("step", "memory"):
+        return
+    size = cell.step_flops if cell.measure == "step" else cell.training_bytes
+    for metric, above, below in RATIOS[cell.measure]:
+        role = _role(metric, above, below)
+        yield {**known, "metric": "roofline_ratio", "role": role, "value": size(above) / size(below)}
 
 
 def _of_record(known: Mapping[str, Any], record: Record) -> Iterator[dict[str, Any]]:

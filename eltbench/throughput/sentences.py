@@ -21,6 +21,8 @@ def sentences(rows: pd.DataFrame) -> list[str]:
     table = summary(rows)
     if table.empty:
         return []
+    gone = table.loc[table["metric"].str.startswith(("skipped_", "failed_")), "name"]
+    table = table.assign(lacking=table["name"].isin(gone))  # no value in some process
     return [*_where_it_pays(table), *_controls(table), *_shares(table)]
 
 
@@ -40,23 +42,23 @@ def _where_it_pays(table: pd.DataFrame) -> Iterator[str]:
         width, depth, batch, tokens, precision, block, backend, mode = place
         shape = f"{depth} layers of width {width} at batch {batch} with {counted(int(str(tokens)), 'token')}"
         where = f"{shape} ({block}, {precision}, {backend} {mode})"
-        quiet = here[here["noisy"] == 0].sort_values("block_bytes")
-        if len(quiet):
-            yield _sentence(where, quiet, len(here) - len(quiet))
-        else:
-            yield f"nothing can be said of {where}: {len(here)} of {counted(len(here), 'cell')} noisy"
+        quiet = here[(here["noisy"] == 0) & ~here["lacking"]].sort_values("block_bytes")
+        lacking = int(here["lacking"].sum())
+        out = {"noisy": len(here) - len(quiet) - lacking, "without a value in a process": lacking}
+        why = ", ".join(f"{number} of {counted(len(here), 'cell')} {what}" for what, number in out.items() if number)
+        yield _sentence(where, quiet, why) if len(quiet) else f"nothing can be said of {where}: {why}"
 
 
-def _sentence(where: str, here: pd.DataFrame, noisy: int) -> str:
-    """One place's sentence; `here` in ascending order of block bytes."""
+def _sentence(where: str, here: pd.DataFrame, left_out: str) -> str:
+    """One place's sentence; `here` in ascending order of block bytes; and why further cells are left out."""
     cache = float(here["cache_bytes"].iloc[0])
     gains = ", ".join(f"{line['mean']:.2f}× at {_mebibytes(line['block_bytes'])}" for _, line in here.iterrows())
     measured = f"measured: {gains}; the last cache is {_mebibytes(cache)}"
     unsure = int(((here["low"] <= PAYS) & (here["high"] >= PAYS)).sum())
     if unsure and len(here) > 1:
         measured += f"; the intervals of {unsure} of {len(here)} cells hold {PAYS:.2f}"
-    if noisy:
-        measured += f"; noisy and left out: {noisy}"
+    if left_out:
+        measured += f"; left out: {left_out}"
     return f"looping {_pays(here, cache)} for {where}, {WHERE} ({measured})"
 
 
@@ -88,7 +90,7 @@ def _controls(table: pd.DataFrame) -> Iterator[str]:
         holds = line["low"] <= 1 <= line["high"]
         verdict = "which holds 1, as it should" if holds else "which does not hold 1: no difference of that size counts"
         said = f"a copy of a network takes {_interval(line)} of that network's time, {verdict}"
-        yield f"control: {_noisy(line) or said} ({line['name']})"
+        yield f"control: {_why_not(line) or said} ({line['name']})"
 
 
 def _shares(table: pd.DataFrame) -> Iterator[str]:
@@ -96,15 +98,14 @@ def _shares(table: pd.DataFrame) -> Iterator[str]:
         aim = AIM["cuda" if str(line["device"]).startswith("cuda") else "cpu"]
         met = "met" if line["low"] >= aim else "missed" if line["high"] < aim else "neither met nor missed for sure"
         said = f"the bare loops take {_interval(line)} of the whole sampler's time, aim {aim:.2f}: {met}"
-        yield f"{_noisy(line) or said} ({line['name']})"
+        yield f"{_why_not(line) or said} ({line['name']})"
 
 
-def _noisy(line: pd.Series) -> str:
-    """Why nothing is said of a line; empty where it is quiet."""
-    what = str(line["metric"]).replace("_", " ")
-    return (
-        f"nothing can be said of the {what}: noisy in {line['noisy']} of {line['processes']}" if line["noisy"] else ""
-    )
+def _why_not(line: pd.Series) -> str:
+    """Why nothing is said of a line; empty where it is quiet and every process gave a value."""
+    why = f"noisy in {line['noisy']} of {line['processes']}" if line["noisy"] else ""
+    why = why or ("without a value in a process" if line["lacking"] else "")
+    return f"nothing can be said of the {str(line['metric']).replace('_', ' ')}: {why}" if why else ""
 
 
 def _interval(line: pd.Series) -> str:

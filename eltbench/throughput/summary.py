@@ -16,7 +16,9 @@ PAYS = 1.10  # the ratio above which looping is said to pay: that of the claim
 SPILLED = 2  # times the cache that unique layers must exceed: below it a part of them still fits
 UNIT = 2**20
 PREDICTED = {  # metric → what is predicted of it, by the products in their places and by the textbook's roofline
-    **dict.fromkeys(("throughput_ratio", "hoisting_gain"), "ratio"),
+    **dict.fromkeys(("throughput_ratio", "hoisting_gain", "self_ratio"), "ratio"),
+    **dict.fromkeys(("step_time_ratio", "step_time_ratio_to_unique", "peak_memory_ratio"), "ratio"),
+    "block_share": "share",
     **dict.fromkeys(("call_seconds", "sample_seconds"), "seconds"),
 }
 BY = ("predicted", "roofline")

@@ -35,7 +35,12 @@ from eltbench.throughput.peak import NoAccountError
 from eltbench.throughput.process import ending
 
 FORKS = sys.platform == "linux"  # elsewhere, a process with loaded libraries is not safely forked
-OUT_OF_MEMORY = ("OutOfMemoryError", "can't allocate memory", "RESOURCE_EXHAUSTED")  # torch on CUDA and CPU, XLA
+OUT_OF_MEMORY = (  # of torch on CUDA and CPU, cuBLAS, XLA
+    "OutOfMemoryError",
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "RESOURCE_EXHAUSTED",
+)
 
 
 def answer(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +111,8 @@ def _ceilings(message: Mapping[str, Any], device: str, threads: int) -> dict[str
 
     shapes = {name: [Shape(*shape) for shape in its] for name, its in message["shapes"].items()}
     settings = {"seconds": message["seconds"], "largest": message["largest"] or None}
-    found = ceilings.measure(TorchProbes(device, threads), device, threads, shapes, **settings)
+    probes = TorchProbes(device, threads)
+    found = ceilings.measure(probes, device, threads, shapes, **settings, lacks_memory=out_of_memory)
     return {"ceilings": found.to_dict()}
 
 

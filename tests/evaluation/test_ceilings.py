@@ -37,8 +37,8 @@ class Probes:
     def attention(self, items, tokens, width, heads, precision):
         return self._call(4 * items * tokens**2 * width / (RATE / 10))
 
-    def read(self, size):
-        return self._call(size / (NEAR if size <= CACHE else FAR))
+    def read(self, size, times=1):
+        return self._call(times * size / (NEAR if size <= CACHE else FAR))
 
     def copy(self, size):
         return self._call(2 * size / (NEAR if size <= CACHE else FAR))
@@ -86,6 +86,41 @@ def test_every_ceiling_is_that_of_the_machine():
     assert (found.name, found.cache, found.matmul) == ("fake", CACHE, "highest")
 
 
+def test_a_spell_in_which_the_machine_stands_still_is_in_no_ceiling():
+    class Stalled(Probes):
+        """All calls of the first product that is asked for take a second longer."""
+
+        stalled = False
+
+        def product(self, vectors, inputs, outputs, precision, weights=1):
+            call = super().product(vectors, inputs, outputs, precision, weights)
+            if self.stalled or weights > 1 or vectors != 16:
+                return call
+            self.stalled = True
+            return lambda: (call(), setattr(self, "queued", self.queued + 1.0))
+
+    probes, shape = Stalled(), Shape(16, 32, 96)
+    found = ceilings.measure(probes, "cuda", 1, {"fp32": [shape]}, seconds=1e-6, clock=lambda: probes.now)
+    assert probes.stalled
+    assert found.rates["fp32"][shape][0][1] == pytest.approx(RATE)
+
+
+def test_a_shape_that_does_not_fit_into_memory_has_no_rate():
+    class Short(Probes):
+        def product(self, vectors, inputs, outputs, precision, weights=1):
+            if inputs == 64:
+                raise MemoryError("full")
+            return super().product(vectors, inputs, outputs, precision, weights)
+
+    shapes = {"fp32": [Shape(16, 32, 96), Shape(16, 64, 96), Shape(16, 10**4, 10**4)]}
+    probes = Short()
+    settings = {"seconds": 1e-6, "clock": lambda: probes.now}
+    found = ceilings.measure(probes, "cuda", 1, shapes, **settings, lacks_memory=lambda error: "full" in str(error))
+    assert list(found.rates["fp32"]) == shapes["fp32"][:1]
+    with pytest.raises(MemoryError):
+        ceilings.measure(probes, "cuda", 1, shapes, **settings)
+
+
 def test_what_a_launch_takes_is_in_no_ceiling_but_its_own():
     probes = Probes(overhead=1e-3)
     found = ceilings.measure(probes, "cuda", 1, {"fp32": [Shape(16, 32, 96)]}, clock=lambda: probes.now)
@@ -96,6 +131,7 @@ def test_what_a_launch_takes_is_in_no_ceiling_but_its_own():
 
 
 def test_the_ladder_has_two_steps_to_a_doubling():
+    assert ceilings.ladder(2**30)[0] == 2**14
     assert ceilings.ladder(2**20, 2**18) == [
         2**18,
         pytest.approx(2**18.5, rel=1e-4),

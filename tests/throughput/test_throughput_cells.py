@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from made_up import GROUP
 
@@ -61,6 +63,9 @@ def test_the_presets_hold_what_the_study_is_about():
 def test_the_presets_take_minutes_by_their_own_estimate():
     assert preset_from_table(*load_table("throughput", "cpu")).seconds < 10 * 60
     assert preset_from_table(*load_table("throughput", "gpu")).seconds < 9 * 60
+    for name in ("cpu", "cpu-scales"):
+        preset = preset_from_table(*load_table("throughput", name))
+        assert preset.seconds < preset.patience, "an idle machine leaves time to repeat what was noisy"
 
 
 @pytest.mark.parametrize(("name", "mebibytes"), [("cpu", 32), ("gpu", 40), ("gpu", 50), ("gpu", 126)])
@@ -88,6 +93,7 @@ def test_cells_that_differ_in_rounds_alone_are_one():
         ({"pairs": [[3, 0]]}, "loops must be at least 1"),
         ({"rounds": 4}, "rounds must be at least 5, to see noise by, given 4"),
         ({"batches": [0]}, "batch and loops must be at least 1"),
+        ({"guidance_scale": 3.0}, "a sampler alone is guided, given guidance_scale 3"),
         (
             {"measure": "sampler", "sampling_steps": 2, "modes": ["cuda-graph"]},
             "sampler does not run in mode 'cuda-graph'",
@@ -111,9 +117,11 @@ def test_what_cannot_be_timed_is_refused(change, message):
     [
         ({"processes": 0}, "processes must be at least 1, given 0"),
         ({"calls": 9}, "calls must be at least 10, given 9"),
-        ({"spread": 0.0}, "spread must be above 0"),
-        ({"limit_seconds": 0.0}, "limit_seconds must be above 0, given 0.0"),
-        ({"largest_set": -1}, "largest_set must not be below 0, given -1"),
+        ({"spread": 0.0}, "spread must be finite and above 0"),
+        ({"limit_seconds": 0.0}, "limit_seconds must be finite and above 0, given 0.0"),
+        ({"largest_set": -1}, "largest_set must be finite and not below 0, given -1"),
+        ({"patience": math.inf}, "patience must be finite and above 0, given inf"),
+        ({"spread": math.nan}, "spread must be finite and above 0, given nan"),
         ({"groups": []}, "has no cells"),
         ({"groups": "all"}, "groups must be a list of tables"),
         ({"threds": 2}, "unknown preset field 'threds'; did you mean 'threads'"),
@@ -125,7 +133,7 @@ def test_a_preset_that_says_nonsense_is_refused(change, message):
 
 
 def test_only_digits_are_trained_on():
-    with pytest.raises(ValueError, match="digits have 16 or 64 tokens, given 256"):
-        Cell("step", 2, 4, 64, 4, tokens=256).run("elt", "cpu", 1)
+    with pytest.raises(ValueError, match="step trains on digits of 16 or 64 tokens, given 256"):
+        Cell("step", 2, 4, 64, 4, tokens=256)
     assert Cell("step", 2, 4, 64, 4, tokens=64).run("elt", "cpu", 1).architecture.patch == 1
     assert Cell("step", 2, 4, 64, 4).run("unique-depth", "cpu", 1).architecture.unique_layers == 8

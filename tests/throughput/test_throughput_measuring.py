@@ -59,6 +59,20 @@ def test_the_cell_that_lacks_the_fewest_quiet_processes_is_repeated_first():
     assert sum(each.noisy and each.last for each in records) == 3
 
 
+def test_a_spell_of_noise_does_not_use_up_the_repetitions_of_one_process():
+    class Spell(Paper):
+        """The last two processes are noisy, and what is asked next."""
+
+        def ask(self, message):
+            self.noisy = {FIRST.id: 1, SECOND.id: 1} if 5 <= len(self.asked) <= 7 else {}
+            return super().ask(message)
+
+    _, records = measuring.measure(TWO, nursery=(paper := Spell()))
+    asked = [(message["cell"]["width"], message["process"]) for message in paper.asked[7:]]
+    assert asked == [(FIRST.width, 2), (SECOND.width, 2), (FIRST.width, 2)]
+    assert not any(each.noisy and each.last for each in records)
+
+
 def test_what_stays_noisy_is_marked_and_kept():
     _, records = measuring.measure(TWO, nursery=Paper(noisy={SECOND.id: 99}))
     its = [each for each in records if each.cell == SECOND]

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 from made_up import CACHE, GROUP, GROUPS, STUDY, rows_of
 
+from eltbench.accounting import step_flops
+from eltbench.data.base import DataSpec
 from eltbench.throughput import summary
 from eltbench.throughput.cells import Cell
 from eltbench.throughput.presets import preset_from_table
@@ -64,11 +66,39 @@ def test_the_roofline_stands_beside_every_time(measured):
     assert calls["predicted"].notna().all()
     wide = calls[(calls["width"] == 64) & (calls["measure"] == "call") & (calls["unique_layers"] == 1)].iloc[0]
     assert 4 < wide["predicted"] < 10  # but for attention, ten: a product with weights from the cache
-    assert 4 < wide["roofline"] < 10  # and so is reading it
+    assert wide["roofline"] == pytest.approx(10)  # and so is reading it, and what attention reads
     times = table[table["metric"] == "call_seconds"]
     timed = times[times["measure"].isin(["call", "self"])]
     looped = timed[timed["role"] != "unique-copy"]
     assert np.allclose(looped["achieved"], looped["roofline"] / looped["mean"])
+
+
+def test_copies_and_the_loops_share_are_foretold(measured):
+    rows, _ = measured
+    table = STUDY.summarise(rows).set_index("metric")
+    assert (table.loc["self_ratio", "predicted"], table.loc["self_ratio", "roofline"]) == (1.0, 1.0)
+    sampler = rows[(rows["measure"] == "sampler") & (rows["role"] == "looped")]
+    parts = sampler[sampler["metric"] == "predicted_kernel_seconds"].groupby("part")["value"].sum()
+    assert table.loc["block_share", "predicted"] == pytest.approx(1 - parts["head"] / parts.sum())
+    assert 0 < table.loc["block_share", "roofline"] < 1
+
+
+def test_training_is_foretold_by_its_flops_and_bytes(measured):
+    rows, _ = measured
+    table = STUDY.summarise(rows).set_index("metric")["roofline"]
+    cell = Cell("step", 3, 4, 32, 2, block="dit")
+    read = {"elt": ("looped", 4, 2), "no-ilsd": ("looped", 4, 1), "unique-depth": ("unique", 1, 1)}
+    digits = DataSpec("continuous", (8, 8), channels=1, classes=10)
+    flops = {
+        trainer: sum(step_flops(cell.run(trainer, "cpu", 1).architecture, depth, digits, True, loops, exits).values())
+        for trainer, (depth, loops, exits) in read.items()
+    }
+    assert table["step_time_ratio"] == pytest.approx(flops["elt"] / flops["no-ilsd"])
+    assert table["step_time_ratio_to_unique"] == pytest.approx(flops["elt"] / flops["unique-depth"])
+    elt, unique = (cell.training_bytes(trainer) for trainer in ("elt", "unique-depth"))
+    assert table["peak_memory_ratio"] == pytest.approx(elt / unique)
+    nine_layers = 9 * 18 * 32**2  # and their biases
+    assert unique - elt == pytest.approx(5 * 4 * nine_layers, rel=0.05)  # each weight five times in float32
 
 
 def test_raw_timings_hold_every_burst_of_every_attempt():

@@ -99,10 +99,20 @@ def test_noisy_cells_are_left_out_of_the_sentence_and_counted():
     group = {**GROUP, "widths": [64], "pairs": [[1, 12], [3, 4]]}
     preset = preset_from_table("made-up", {"groups": [group]})
     (said,) = STUDY.remarks(rows_of(preset, noisy={preset.cells[1].id: 99})[0])
-    assert "noisy and left out: 1" in said
+    assert "; left out: 1 of 2 cells noisy" in said
     (said,) = STUDY.remarks(rows_of(preset, noisy={cell.id: 99 for cell in preset.cells})[0])
     assert said.startswith("nothing can be said of 12 layers of width 64 at batch 1")
     assert said.endswith("2 of 2 cells noisy")
+
+
+def test_cells_that_lost_a_process_are_left_out_of_the_sentence_and_counted():
+    preset = preset_from_table("made-up", {"groups": [{**GROUP, "widths": [64], "pairs": [[1, 12]]}]})
+    rows, _ = rows_of(preset)
+    ratios = rows["metric"] == "throughput_ratio"
+    rows.loc[ratios & (rows["seed"] < 3), ["metric", "value", "reason"]] = ["failed_call", math.nan, "killed"]
+    (said,) = STUDY.remarks(rows)
+    assert said.startswith("nothing can be said of 12 layers of width 64")
+    assert said.endswith(": 1 of 1 cell without a value in a process")
 
 
 def test_the_figure_draws_noisy_cells_faint_and_only_those():

@@ -43,10 +43,10 @@ class TorchProbes:
         queries, keys, values = (self._drawn(precision, items, heads, tokens, width // heads) for _ in range(3))
         return torch.inference_mode()(lambda: F.scaled_dot_product_attention(queries, keys, values))
 
-    def read(self, size: int) -> Call:
-        """Read so many bytes: a sum."""
-        values = torch.ones(max(1, size // 4), device=self.device)
-        return torch.inference_mode()(values.sum)
+    def read(self, size: int, times: int = 1) -> Call:
+        """Read so many bytes so many times: sums of rows that are the same memory."""
+        values = torch.ones(max(1, size // 4), device=self.device).expand(times, -1)
+        return torch.inference_mode()(lambda: values.sum(1))
 
     def copy(self, size: int) -> Call:
         """Copy half of so many bytes onto the other half."""
