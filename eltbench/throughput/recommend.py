@@ -26,6 +26,7 @@ from eltbench.evaluation import stopwatch
 from eltbench.evaluation.processors import processors
 from eltbench.statistics import Interval, log_ratio, pair_by_seed, paired_interval, percent
 from eltbench.studies.presets import load_preset, preset_from_dict, preset_names
+from eltbench.throughput.cells import counted
 from eltbench.training import parts
 
 CANDIDATE = ["trainer", "role", "unique_layers", "max_loops", "width", "loops"]
@@ -296,9 +297,8 @@ def _taken(candidate: Candidate) -> str:
 
 def conditions(*, backend: str, device: str, threads: int, batch: int, calls: int, precision: str, mode: str) -> str:
     """What was timed, in plain words: the times of the table and of the answer are those of one sample's calls."""
-    of_a_sample = f"{calls} network {'call' if calls == 1 else 'calls'} a sample (--calls)"
-    processors = f"{threads} {'thread' if threads == 1 else 'threads'}"
-    return f"batch {batch}, {of_a_sample}, {precision}, {mode}, {device}, {processors}, {backend}"
+    of_a_sample = f"{counted(calls, 'network call')} a sample (--calls)"
+    return f"batch {batch}, {of_a_sample}, {precision}, {mode}, {device}, {counted(threads, 'thread')}, {backend}"
 
 
 def table(candidates: Sequence[Candidate], latency: float) -> Table:
