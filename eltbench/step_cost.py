@@ -16,17 +16,16 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-from eltbench import accounting, backends
+from eltbench import backends
 from eltbench.backends.base import Engine
 from eltbench.config import Run, run_from_dict
 from eltbench.sender import ORPHANED, end_with_sender, told
-from eltbench.streams import stream
 from eltbench.training import Parts, build_engine, draw, learning_rate, parts
+from eltbench.training_flops import item_flops
 from eltbench.worker import in_words, thread_environment
 
 STEPS = 3  # of a burst
@@ -75,20 +74,6 @@ def step_flops(run: Run, made: Parts, steps: Sequence[int] | None = None) -> flo
     """
     steps = spread(run.optimisation.steps, COUNTED) if steps is None else steps
     return float(np.mean(item_flops(run, made, steps))) * run.optimisation.batch_size
-
-
-def item_flops(run: Run, made: Parts, steps: Sequence[int]) -> np.ndarray:
-    """FLOPs per item of each of these training steps (steps,), forward and backward, at the exits that it reads."""
-    shape = (run.architecture, made.trainer.depth, made.dataset.spec, made.task.timed)
-    phantom_steps = made.trainer.solver(run.architecture).phantom_steps
-
-    @cache
-    def count(exits: tuple[int, ...]) -> float:
-        learns = made.trainer.learns(exits)
-        return float(sum(accounting.step_flops(*shape, exits[-1], len(exits), phantom_steps, learns).values()))
-
-    streams = (stream(run.dataset, run.seed, "exits", step) for step in steps)
-    return np.array([count(tuple(made.trainer.exits(run.architecture, each))) for each in streams])
 
 
 def typical(bursts: Sequence[float]) -> float:

@@ -21,7 +21,6 @@ from eltbench.evaluation import heldout
 from eltbench.evaluation.samples import sample_scores
 from eltbench.fields import build
 from eltbench.model import Model
-from eltbench.step_cost import item_flops
 from eltbench.studies import register, targets, training_curves, variants
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.curves import CELL
@@ -29,6 +28,7 @@ from eltbench.studies.observed import Observation, heldout_rows
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.studies.variants import VARIANTS
 from eltbench.training import Parts, parts
+from eltbench.training_flops import item_flops
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
