@@ -155,19 +155,27 @@ def markdown(found: dict[str, Any]) -> str:
 def overview(found: Sequence[dict[str, Any]]) -> str:
     """One line a claim and preset, from the contents of several claims.json: the claim, its verdict, its cells'.
 
-    Of more than MANY cells only how many have which verdict.
+    Of more than MANY cells only how many have which verdict. A preset that shares its models, so that its cells of a
+    claim are among those of another, has no line there: the same evidence is not shown as if it were more.
     """
     lines = []
     told = {id: claim["statement"] for results in found for id, claim in results["claims"].items()}
     for id, statement in told.items():
         name = f"`{id}`: {statement}"
-        for results in found:
-            if (claim := results["claims"].get(id)) is not None and claim["cells"]:
+        cells_of = [_frozen_cells(results["claims"].get(id)) for results in found]
+        for results, its in zip(found, cells_of, strict=True):
+            if its and not any(its < others for others in cells_of):
+                claim = results["claims"][id]
                 cells = _cells_in_short(claim["cells"])
                 where, verdict = f"{results['study']}, {results['preset']}", f"**{claim['verdict']}**"
                 lines.append((name, where, verdict, cells))
                 name = ""
     return tables.markdown(("claim", "study, preset", "verdict", "in each cell"), lines)
+
+
+def _frozen_cells(claim: Mapping[str, Any] | None) -> frozenset[str]:
+    """What each cell of a claim says, to be compared with those of another preset."""
+    return frozenset(json.dumps(cell, sort_keys=True) for cell in claim["cells"]) if claim else frozenset()
 
 
 def _cells_in_short(cells: Sequence[Mapping[str, Any]]) -> str:

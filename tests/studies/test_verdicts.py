@@ -166,6 +166,21 @@ def test_the_overview_has_a_line_for_every_claim_and_preset_that_measured_it(dec
     assert re.findall(r"[+-][0-9.]+ %", lines[0]) == ["-25.99 %", "+35.12 %"]  # the mean of e^-0.301 and e^0.301
 
 
+def test_a_preset_whose_cells_are_among_those_of_another_is_not_listed_again(decisions):
+    whole, part = (json.loads(verdicts.as_json("extrapolation", name, decisions)) for name in ("whole", "part"))
+    measured = [each for each in part["claims"].values() if len(each["cells"]) > 1]
+    for each in measured:
+        each["cells"] = each["cells"][:1]
+    lines = verdicts.overview([part, whole]).splitlines()[2:]
+    assert len(measured) > 0
+    assert sum("extrapolation, part" in line for line in lines) == sum("whole" in line for line in lines) - len(
+        measured
+    )
+    measured[0]["cells"][0]["verdict"] = "something else"
+    again = verdicts.overview([part, whole]).splitlines()[2:]
+    assert len(again) == len(lines) + 1
+
+
 def test_of_many_cells_the_overview_counts_the_verdicts(decisions):
     results = json.loads(verdicts.as_json("extrapolation", "a", decisions))
     (claim, *_) = (each for each in results["claims"].values() if each["cells"])
