@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import eltbench
 from eltbench import gpus
-from eltbench.executors import Group
 from eltbench.fields import build, unknown
-from eltbench.processes import Children, End
+from eltbench.processes import Children, End, Group
 from eltbench.progress import Reporter
 from eltbench.runs import RunStore
 from eltbench.worker import in_words

@@ -11,12 +11,9 @@ from typing import Any, Literal, Protocol
 
 from joblib import Parallel, delayed
 
-from eltbench.processes import Children, End
+from eltbench.processes import Children, End, Group
 from eltbench.progress import Reporter
-from eltbench.runs import Job, RunStore
-
-Group = Sequence[list[Job]]
-"""The jobs of one run, or of seeds that are trained together, run by run: what one process makes."""
+from eltbench.runs import RunStore
 
 
 class Executor(Protocol):

@@ -20,6 +20,9 @@ from eltbench.progress import Reporter
 from eltbench.runs import Job, RunStore
 from eltbench.worker import thread_environment
 
+Group = Sequence[list[Job]]
+"""The jobs of one run, or of seeds that are trained together, run by run: what one process makes."""
+
 
 @dataclass(frozen=True)
 class End:
@@ -45,7 +48,7 @@ class Children:
         self._starting = threading.Lock()
         self._ended = False
 
-    def make(self, group: Sequence[list[Job]], tell: Callable[[End], None]) -> None:
+    def make(self, group: Group, tell: Callable[[End], None]) -> None:
         """Run one worker process on the jobs of a run, or of seeds trained together; tell each end, one at a time."""
         at_work = {jobs[0].run_id: jobs[0] for jobs in group}
         why = "interrupted before it began"
@@ -93,7 +96,7 @@ class Children:
                 child.kill()
             return child
 
-    def _message(self, group: Sequence[list[Job]]) -> bytes:
+    def _message(self, group: Group) -> bytes:
         """The line that a worker is told (see eltbench.worker)."""
         make = [
             {

@@ -16,14 +16,14 @@ from eltbench.studies.comparisons import log_ratios
 from eltbench.studies.curves import CELL
 
 HEAD = ("where", "model", "at L_max, over elt", "2·L_max over L_max", "3·L_max over L_max", "over elt's own", "seeds")
-SHAPE = ["unique_layers", "max_loops", "width"]
+BLOCK = ["unique_layers", "width"]
 
 
 def markdown(rows: pd.DataFrame) -> str:
-    """One line a model of elt's own size: its loss at L_max over elt's, and what more loops than L_max do to it.
+    """One line a model: its loss at its own L_max over elt's, and what more loops than L_max do to it.
 
     rows: of extrapolation. The column "over elt's own" is the change from L_max to 3·L_max over that of elt. Models of
-    another N, L_max or width stand in `summary.csv` only.
+    another N or width, or of fewer loops than elt, stand in `summary.csv` only.
     """
     return tables.markdown(HEAD, _lines(rows[rows["metric"] == "heldout_loss"]))
 
@@ -33,7 +33,7 @@ def _lines(losses: pd.DataFrame) -> Iterator[tuple[str, ...]]:
         elt = here[(here["trainer"] == "elt") & (here["role"] == "main")]
         if elt.empty:
             continue
-        alike = here[(here[SHAPE] == elt[SHAPE].iloc[0]).all(axis=1)]
+        alike = here[(here[BLOCK] == elt[BLOCK].iloc[0]).all(axis=1) & (here["max_loops"] >= elt["max_loops"].iloc[0])]
         where, own = " ".join(map(str, key)), _past(elt, 3)
         for (trainer, role), model in alike.groupby(["trainer", "role"], sort=False):
             name = str(trainer) if role == "main" else f"{trainer} ({role})"

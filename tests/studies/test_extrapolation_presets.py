@@ -73,6 +73,7 @@ def test_digits_rivals_supervises_otherwise_beside_the_very_elt_and_no_ilsd_of_d
         ("deep-supervision", "final-weighted", (("weighting", "final"),)),
         ("random-loops", "main", ()),
         ("deq", "main", ()),
+        ("deq", "12-iterations", ()),
     }
 
     def plain(run):
@@ -80,7 +81,10 @@ def test_digits_rivals_supervises_otherwise_beside_the_very_elt_and_no_ilsd_of_d
             run, trainer="", trainer_options=(), architecture=replace(run.architecture, input_injection=False)
         )
 
-    assert {plain(job.run) for job in jobs} == {plain(job.run) for job in shared}  # else they are alike
+    longer = [job for job in jobs if job.run.architecture.max_loops != 4]
+    assert {(job.keys["role"], job.run.architecture.max_loops) for job in longer} == {("12-iterations", 12)}
+    rest = {plain(job.run) for job in jobs if job not in longer}
+    assert rest == {plain(job.run) for job in shared}  # else they are alike
     assert {job.run.trainer for job in jobs if job.run.architecture.input_injection} == {"deq"}  # which needs it
 
 

@@ -45,5 +45,11 @@ def test_models_of_another_size_or_without_later_exits_say_so_or_are_left_out():
     assert found[2][3:6] == ["not measured"] * 3
 
 
+def test_a_model_of_more_loops_is_asked_at_its_own_l_max():
+    further = losses({4: 3.0, 12: 0.9, 24: 0.945, 36: 0.99}, trainer="deq", role="12-iterations", max_loops=12)
+    _, other = lines(losses(ELT), further)
+    assert other == ["", "deq (12-iterations)", "-10.00 %", "+5.00 %", "+10.00 %", "-9.09 %", "1"]
+
+
 def test_a_world_without_elt_has_no_line():
     assert lines(losses(ELT, trainer="no-ilsd")) == []
