@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -23,7 +23,17 @@ def kinds(jobs):
 
 
 def test_the_presets_are_those_that_the_study_promises():
-    assert NAMES == ["smoke", "quick", "digits", "relay", "toggles", "rectangle", "widths"]
+    assert NAMES == [
+        "smoke",
+        "quick",
+        "digits",
+        "relay",
+        "relay-rules",
+        "relay-longer",
+        "toggles",
+        "rectangle",
+        "widths",
+    ]
     assert [name for name in NAMES if load_preset("depth_grid", name).smoke] == ["smoke"]
 
 
@@ -84,6 +94,16 @@ def test_toggles_varies_one_thing_at_a_time_at_every_size_as_extrapolation_does_
         "loop-embedding": {"loop_embedding"},
         "loop-adapters": {"loop_adapter_rank"},
     }
+
+
+def test_relay_longer_is_the_larger_rule_of_relay_rules_with_nothing_changed_but_the_steps():
+    larger = [job for job in planned("depth_grid", "relay-rules") if dict(job.run.dataset_options)["gates"] == 16]
+    longer = {job.run: job.settings for job in planned("depth_grid", "relay-longer")}
+    assert {run.optimisation.steps for run in longer} == {4000}
+    assert longer == {
+        replace(job.run, optimisation=replace(job.run.optimisation, steps=4000)): job.settings for job in larger
+    }
+    assert len(larger) == 20
 
 
 def test_worlds_of_one_dataset_are_told_apart_by_what_differs():
