@@ -31,6 +31,7 @@ MARKERS = "osD^vP*Xdh"
 CONTROLS = ("dedicated", "equal-compute", "equal-parameters")  # roles; what is neither of them nor main is a variant
 CLEAREST = (0, 1, 2, 3, 4, 5, 9, 7, 8, 6)  # the palette's colours, the clearest on white first
 INSIDE = 7  # a legend of more lines stands below its panel
+BELOW = 5.5  # what the labels of the axis take there, in the legend's letters
 
 
 def grid(rows: int, columns: int, heights: Sequence[float] = ()) -> tuple[Figure, np.ndarray]:
@@ -235,7 +236,7 @@ def _legend(axis: Axes, place: Literal["best", "upper right"] = "best") -> None:
     if len(names) <= INSIDE:
         axis.legend(fontsize=7, frameon=True, framealpha=0.7, edgecolor="none", loc=place)
     else:
-        axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+        axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=BELOW)
 
 
 def bounds(curve: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
