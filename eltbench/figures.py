@@ -236,7 +236,8 @@ def _legend(axis: Axes, place: Literal["best", "upper right"] = "best") -> None:
     if len(names) <= INSIDE:
         axis.legend(fontsize=7, frameon=True, framealpha=0.7, edgecolor="none", loc=place)
     else:
-        axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=BELOW)
+        under = (0.5, 0)
+        axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=under, borderaxespad=BELOW)
 
 
 def bounds(curve: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
