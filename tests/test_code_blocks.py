@@ -135,6 +135,17 @@ def test_the_tutorial_runs(tmp_path, beside_results, capsys):
     assert "no-ilsd" in capsys.readouterr().out
 
 
+def test_training_flops_beside_elts_are_those_that_the_page_states(capsys):
+    page = ROOT / "docs" / "extrapolation.md"
+    (example,) = blocks(page, "python")
+    exec(example, {})
+    said = dict(line.rsplit(" ", 1) for line in capsys.readouterr().out.splitlines())
+    assert (said["elt main"], said["deep-supervision main"]) == ("1.0", "1.0")
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    assert f"for {said['random-loops main']} of ELT's training FLOPs" in text
+    assert f"takes {float(said['deq 12-iterations']):.1f} times ELT's training FLOPs" in text
+
+
 def test_every_study_tells_its_key_columns(capsys):
     (example,) = blocks(ROOT / "docs" / "columns.md", "python")
     exec(example, {})
