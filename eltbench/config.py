@@ -95,6 +95,7 @@ class Optimisation:
     label_dropout: float = 0.1
     log_every: int = 50
     checkpoint_every: int = 500
+    ema_debias: bool = added(False)  # the average of step t over 1 - ema_decay^t, so that first weights count no more
     snapshot_every: int = added(0)  # the averaged weights are kept after so many steps each; 0: at the end alone
 
     def __post_init__(self) -> None:

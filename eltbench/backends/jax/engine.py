@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -151,7 +152,7 @@ def train_step(
     direction, moments = _adam(optimisation).update(jax.tree.map(lambda slope: kept * slope, gradient), state.moments)
     decay = optimisation.weight_decay
     network = jax.tree.map(lambda weight, move: weight - learning_rate * (decay * weight + move), old, direction)
-    follow = jnp.where(state.moments.count == 0, 1.0, 1 - optimisation.ema_decay)  # the first step copies
+    follow = _follow(optimisation, state.moments.count)
     average = jax.tree.map(lambda mean, weight: mean + follow * (weight - mean), state.average, network)
     new = Training(network, average, moments)
     if isinstance(recipe.ops.device, NamedSharding):  # stays whole on every device, whatever the compiler finds cheaper
@@ -167,6 +168,14 @@ def objective(
     outputs = network.train(batch, exits, trainer.fields, loops=recipe.loops, unroll=recipe.unroll)
     terms = trainer.objective(outputs, batch, progress, recipe.task, recipe.ops)
     return jnp.stack(list(terms.values())).sum(), terms
+
+
+def _follow(optimisation: Optimisation, count: Array) -> Array:
+    """How far the average goes towards the new weights at step count + 1: at the first all the way."""
+    decay = optimisation.ema_decay
+    if optimisation.ema_debias and decay:  # (1 - d)/(1 - d^t), whose divisor float32 would lose near d = 1
+        return (decay - 1) / jnp.expm1((count + 1) * math.log(decay))
+    return jnp.where(count == 0, 1.0, 1 - decay)
 
 
 @partial(jax.jit, static_argnums=(3, 4))

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from eltbench.backends import checkpoint
@@ -50,9 +51,8 @@ class TorchEngine(Engine):
         )
         self.network = network.to(self.device)
         optimisation = run.optimisation
-        self.average = AveragedModel(
-            self.network, multi_avg_fn=get_ema_multi_avg_fn(optimisation.ema_decay), use_buffers=False
-        )
+        averaging = _debiased if optimisation.ema_debias else get_ema_multi_avg_fn
+        self.average = AveragedModel(self.network, multi_avg_fn=averaging(optimisation.ema_decay), use_buffers=False)
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(),
             lr=optimisation.learning_rate,
@@ -169,3 +169,13 @@ class TorchEngine(Engine):
         with torch.no_grad():
             for name, array in checkpoint.read_snapshot(directory, step, shapes).items():
                 averaged[name].copy_(torch.from_numpy(array))
+
+
+def _debiased(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], None]:
+    """Averaging for `AveragedModel` by w̄_t += (1 - d)/(1 - d^t)·(w_t - w̄_t), which is Adam's correction (1412.6980)."""
+
+    @torch.no_grad()
+    def update(averages: Sequence[Tensor], weights: Sequence[Tensor], averaged: Tensor) -> None:
+        torch._foreach_lerp_(averages, weights, (1 - decay) / (1 - decay ** (int(averaged) + 1)))
+
+    return update

@@ -26,7 +26,11 @@ SLOW = pytest.mark.slow
 PAIRS = [
     pytest.param(RUN, id="elt diffusion"),
     pytest.param(small_run("universal-transformer", "masked", block="bert"), id="universal masked", marks=SLOW),
-    pytest.param(small_run("random-loops", "masked", "digits-codes"), id="random loops masked", marks=SLOW),
+    pytest.param(
+        small_run("random-loops", "masked", "digits-codes", optimisation={"ema_debias": True}),
+        id="random loops masked, average debiased",
+        marks=SLOW,
+    ),
     pytest.param(small_run("deq", "masked", block="bert"), id="deq masked", marks=SLOW),
     pytest.param(small_run("elt", "masked", block="bert", dropout=0.2), id="elt masked with dropout", marks=SLOW),
 ]

@@ -13,7 +13,7 @@ from two_backends import Pair, compilations, pair_of, relative, small_run
 from eltbench.backends.jax.initialisation import named
 from eltbench.model import Model
 from eltbench.streams import stream
-from eltbench.training import build_engine, fit
+from eltbench.training import build_engine, draw, fit, parts
 
 RATE = 1e-3
 CHECKPOINT = "checkpoint.safetensors"
@@ -21,7 +21,9 @@ RUNS = {
     "no-ilsd": small_run("no-ilsd", "masked", norm="sandwich"),
     "unique-depth": small_run("unique-depth", "masked", block="bert", unique_layers=2),
     "universal-transformer": small_run("universal-transformer", "masked", block="bert"),
-    "random-loops": small_run("random-loops", "diffusion", input_injection=True, loop_adapter_rank=2),
+    "random-loops": small_run(
+        "random-loops", "diffusion", optimisation={"ema_debias": True}, input_injection=True, loop_adapter_rank=2
+    ),
     "deq": small_run("deq", "masked", block="bert"),
     "elt": small_run("elt", "diffusion"),  # last, for later tests to find it compiled
 }
@@ -106,7 +108,7 @@ def test_the_loss_is_not_waited_for(tmp_path):
 
 @pytest.mark.parametrize("trainer", ["elt", "random-loops"])
 def test_checkpoints_cross_over_both_ways_and_training_goes_on(trainer, tmp_path):
-    """Moments, average and the step of the bias correction included: all enter the next steps."""
+    """Moments, average and the step of both bias corrections included: all enter the next steps."""
     pair = pair_of(RUNS[trainer], tmp_path)
     for engine in pair.engines:
         for step in range(3):
@@ -181,3 +183,18 @@ def test_a_recurrence_outlives_the_next_step(tmp_path):
     before = np.asarray(recurrence.loop(recurrence.initial, 1))
     pair.jax.step(pair.batch(), (1, 3), 0.5, RATE)  # which gives its old weights away
     assert np.array_equal(recurrence.loop(recurrence.initial, 1), before)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.9999])
+def test_a_debiased_average_weighs_every_step_as_the_closed_form_does(decay, tmp_path):
+    """w̄_t = Σ_k d^(t-k) (1 - d) w_k / (1 - d^t), at decays near 1 too, where float32 has few digits of 1 - d^t."""
+    run = small_run("no-ilsd", "masked", optimisation={"ema_debias": True, "ema_decay": decay})
+    engine, made, seen = build_engine(replace(run, backend="jax")), parts(run), []
+    for step in range(4):
+        batch, exits = draw(run, made, step)
+        engine.step(batch, exits, 0.0, 1e-2)
+        seen.append({name: np.asarray(leaf, np.float64) for name, leaf in named(engine.state.network).items()})
+    share = [decay ** (3 - k) * (1 - decay) / (1 - decay**4) for k in range(4)]
+    for name, averaged in named(engine.state.average).items():
+        expected = sum(part * then[name] for part, then in zip(share, seen, strict=True))
+        assert np.abs(np.asarray(averaged) - expected).max() < 1e-6

@@ -159,6 +159,24 @@ def test_the_average_is_the_exponential_average_of_the_weights_after_each_step()
     assert any(not torch.equal(ours, last) for ours, last in zip(average, weights(engine), strict=True))
 
 
+def test_a_debiased_average_weighs_every_step_as_the_closed_form_does_also_after_a_checkpoint(tmp_path):
+    """w̄_t = Σ_k d^(t-k) (1 - d) w_k / (1 - d^t): the first weights count no more than their share."""
+    run = small_run()
+    run = replace(run, optimisation=replace(run.optimisation, ema_decay=0.8, ema_debias=True))
+    engine, seen = build_engine(run), []
+    for step in range(6):
+        if step == 3:
+            engine.save(tmp_path, step)
+            engine = build_engine(run)
+            assert engine.load(tmp_path) == step
+        engine.step(batch_for(run, step), (1, 3), 0.5, 1e-2)
+        seen.append(weights(engine))
+        share = [0.8 ** (step - k) * 0.2 / (1 - 0.8 ** (step + 1)) for k in range(step + 1)]
+        for place, averaged in enumerate(engine.average.module.parameters()):
+            expected = sum(part * then[place] for part, then in zip(share, seen, strict=True))
+            assert torch.allclose(averaged.detach(), expected, rtol=0, atol=1e-6)
+
+
 def test_predictions_come_from_the_averaged_weights():
     run = small_run()
     engine = engine_after(run, 3, rate=1e-2)

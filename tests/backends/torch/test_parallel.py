@@ -40,6 +40,9 @@ CASES |= {  # with parameters that go unused, always or at times
     "injection at times unused": small_run("random-loops", "masked", input_injection=True, max_loops=2),
     "adapters at times unused": small_run("random-loops", "masked", loop_adapter_rank=2),
 }
+CASES["average debiased"] = replace(
+    CASES["elt masked"], optimisation=replace(CASES["elt masked"].optimisation, ema_debias=True)
+)
 
 
 def batch_of(run: Run, step: int):
