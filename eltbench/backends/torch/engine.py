@@ -171,11 +171,11 @@ class TorchEngine(Engine):
                 averaged[name].copy_(torch.from_numpy(array))
 
 
-def _debiased(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], None]:
+def _debiased(decay: float) -> Callable[[Any, Any, Any], None]:
     """Averaging for `AveragedModel` by w̄_t += (1 - d)/(1 - d^t)·(w_t - w̄_t), which is Adam's correction (1412.6980)."""
 
     @torch.no_grad()
-    def update(averages: Sequence[Tensor], weights: Sequence[Tensor], averaged: Tensor) -> None:
+    def update(averages: list[Tensor], weights: list[Tensor], averaged: Tensor | int) -> None:
         torch._foreach_lerp_(averages, weights, (1 - decay) / (1 - decay ** (int(averaged) + 1)))
 
     return update
