@@ -19,7 +19,7 @@ import numpy as np
 from eltbench.backends.steps import Steps
 from eltbench.evaluation import stopping, uncertainty
 from eltbench.evaluation.stopping import Rule
-from eltbench.evaluation.trace import Trace
+from eltbench.evaluation.trace import Trace, estimated
 from eltbench.evaluation.uncertainty import SIGNALS
 from eltbench.model import Model
 from eltbench.tasks.base import Array, Batch, ExitOutput
@@ -108,16 +108,21 @@ def anytime(
     plan = planned(model, deadline_ms, rule, threshold, gate, exits, signals)
     hidden = batch.inputs == model.spec.vocabulary if model.spec.kind == "tokens" else None
     batch = batch._replace(weight=None if hidden is None else hidden.astype(np.float32))
-    steps = model.engine.steps(model.engine.upload(batch))
+    uploaded = model.engine.upload(batch)
+    steps = model.engine.steps(uploaded)
     trace = None
     if plan.signals:
         level, known = np.asarray(model.task.noisiness(batch)), plan.exits[0] == 1 and model.trainer.depth != "unique"
         initial = _near(model, steps.initial) if known and "state" in plan.fields else None
         trace = Trace(model.spec.kind, hidden=hidden, level=level, initial=initial, numpy=partial(_numpy, model))
-    return _run(model, plan, steps, trace, items, lambda: clock() - began)
+    near = batch if model.engine.run.device == "cpu" else uploaded  # as `_near` has the outputs
+    return _run(model, plan, steps, trace, near, lambda: clock() - began)
 
 
-def _run(model: Model, plan: Plan, steps: Steps, trace: Trace | None, items: int, elapsed: Clock) -> Iterator[Current]:
+def _run(
+    model: Model, plan: Plan, steps: Steps, trace: Trace | None, batch: Batch, elapsed: Clock
+) -> Iterator[Current]:
+    items = len(batch.labels)
     running, read = np.arange(items), np.zeros(items, np.int64)
     prediction: np.ndarray | None = None
     signals = {name: np.empty((0, items)) for name in plan.read}  # of all exits so far
@@ -132,7 +137,8 @@ def _run(model: Model, plan: Plan, steps: Steps, trace: Trace | None, items: int
         prediction[running], read[running] = found, exit
         problems: tuple[str, ...] = ()
         if trace is not None:
-            trace.append(exit, ExitOutput(*(None if field is None else _near(model, field) for field in output)))
+            near = ExitOutput(*(None if field is None else _near(model, field) for field in output))
+            trace.append(exit, estimated(model.task, near, batch))
             values = uncertainty.measure_latest(trace, plan.signals)
             problems = tuple(_nonfinite(values, trace, running, exit))
             for name, value in values.items():
@@ -155,7 +161,8 @@ def _run(model: Model, plan: Plan, steps: Steps, trace: Trace | None, items: int
         if ended_by is not None or elapsed() + ahead > plan.seconds:
             return
         if stopped.any():
-            steps.keep(np.flatnonzero(~stopped))
+            steps.keep(kept := np.flatnonzero(~stopped))
+            batch = batch.select(kept)
             trace = None if trace is None else trace.select(~stopped)
             running = running[~stopped]
 

@@ -118,6 +118,8 @@ class Evidence:
     the seeds of this cell that a condition lacks: with such a gap there is no verdict, since a run that failed would
     otherwise leave the others to speak for it. `without` says in words why a condition has none for another reason.
     `asks` names the conditions that can be asked of this cell, where they are not all; `primary` then has no others.
+    `counts` names the conditions whose effects are of counts (steps up to a horizon, shares of trials, bytes), which
+    may agree exactly: elsewhere effects that all do are of one network beside itself, and give no verdict.
     """
 
     primary: Mapping[str, ArrayLike]
@@ -125,6 +127,7 @@ class Evidence:
     absent: Mapping[str, Sequence[int]] = field(default_factory=dict)
     without: Mapping[str, str] = field(default_factory=dict)
     asks: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -236,19 +239,20 @@ def decide(
     The claim is supported where every cell is, contradicted where every cell is, inconclusive otherwise: a claim that
     holds in one cell and fails in another is neither. Where cells are asked different conditions, this is said of the
     cells of each, and the claim is contradicted where the cells of one of them contradict it. Fewer than three seeds,
-    an effect that is not finite, a smoke preset and a condition that no cell is asked read inconclusive, with the
-    reason. Raises ValueError for a claim without conditions and for evidence whose conditions are not the claim's.
+    an effect that is not finite, effects that agree exactly and are not of counts, a smoke preset and a condition that
+    no cell is asked read inconclusive, with the reason. Raises ValueError for a claim without conditions and for
+    evidence whose conditions are not the claim's.
     """
     if not claim.conditions:
         raise ValueError(f"claim {claim.id!r} has no interval to decide by: its region is {claim.words!r}")
 
-    def find(witness: str, effects: ArrayLike, scale: Scale, region: Region) -> Finding:
+    def find(witness: str, effects: ArrayLike, scale: Scale, region: Region, counts: bool = False) -> Finding:
         try:
             interval = paired_interval(effects, level=level, comparisons=comparisons)
         except NonFiniteError as error:
             nothing = replace(paired_interval((), level=level, comparisons=comparisons), n=np.size(effects))
             return Finding(witness, scale, region, nothing, math.nan, "inconclusive", str(error))
-        verdict, reason = _judge(interval, region, scale, preset_is_smoke)
+        verdict, reason = _judge(interval, region, scale, preset_is_smoke, counts)
         return Finding(witness, scale, region, interval, cohens_dz(effects), verdict, reason)
 
     cells = []
@@ -258,7 +262,8 @@ def decide(
         for condition in claim.conditions:
             if shown.asks and condition.name not in shown.asks:
                 continue
-            primary = find("primary", shown.primary[condition.name], condition.scale, condition.region)
+            counts, effects = condition.name in shown.counts, shown.primary[condition.name]
+            primary = find("primary", effects, condition.scale, condition.region, counts)
             if gap := list(shown.absent.get(condition.name, ())):
                 reason = f"seeds {gap} lack one side: their runs failed, or were not asked for"
                 primary = replace(primary, verdict="inconclusive", reason=reason)
@@ -280,11 +285,19 @@ def decide(
     return Decision(claim, verdict, reason, level, comparisons, tuple(cells))
 
 
-def _judge(interval: Interval, region: Region, scale: Scale, preset_is_smoke: bool) -> tuple[Verdict, str]:
+def _judge(
+    interval: Interval, region: Region, scale: Scale, preset_is_smoke: bool, counts: bool
+) -> tuple[Verdict, str]:
     if preset_is_smoke:
         return "inconclusive", "a smoke preset is too small to judge by"
     if interval.n < FEWEST_SEEDS:
         return "inconclusive", f"a verdict takes at least {FEWEST_SEEDS} seeds, there are {interval.n}"
+    if interval.low == interval.high and not counts:
+        effect = quantity(interval.estimate, scale)
+        return (
+            "inconclusive",
+            f"no spread between seeds: all {interval.n} effects are exactly {effect}, as of one network",
+        )
     verdict = region.verdict(interval)
     where = {"supported": "inside", "contradicted": "outside", "inconclusive": "partly inside"}[verdict]
     low, high = quantity(interval.low, scale), quantity(interval.high, scale)

@@ -25,7 +25,6 @@ import numpy as np
 import pandas as pd
 
 import eltbench
-from eltbench import studies
 from eltbench.report import published
 from eltbench.studies import verdicts
 
@@ -34,7 +33,7 @@ results, found = Path("../results"), []
 for folder in [*published.folders(results)] or [results / "extrapolation" / "digits"]:
     rows = eltbench.load_rows(folder)
     study, preset = (rows[name].iloc[0] for name in ("study", "preset"))
-    decided = verdicts.frame(verdicts.decide_all(studies.create(study), rows, smoke=False))
+    decided = verdicts.frame(verdicts.decide_published(folder))
     found.append(decided.assign(study=study, preset=preset))
 found = pd.concat(found, ignore_index=True)
 found.groupby(["study", "preset", "claim"])["cell_verdict"].agg(lambda here: ", ".join(sorted(set(here))))

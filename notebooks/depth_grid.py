@@ -30,7 +30,8 @@ import eltbench
 from eltbench import figures, studies
 from eltbench.studies import verdicts
 
-rows = eltbench.load_rows(Path("../results/depth_grid/digits"))
+folder = Path("../results/depth_grid/digits")
+rows = eltbench.load_rows(folder)
 study = studies.create("depth_grid")
 summary = study.summarise(rows)
 losses = summary.query("metric == 'heldout_loss' and stratum.isna()").astype({"loops": int, "unique_layers": int})
@@ -76,5 +77,5 @@ for axis, ((task, world), here) in zip(axes.flat, cells, strict=True):
 # Each effect is a loss over another, paired by seed; intervals are widened over the claims of the study.
 
 # %%
-decided = verdicts.frame(verdicts.decide_all(study, rows, smoke=False))
+decided = verdicts.frame(verdicts.decide_published(folder))
 decided[["claim", "task", "estimand", "witness", "estimate", "low", "high", "verdict", "cell_verdict", "n"]]

@@ -27,7 +27,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 import eltbench
-from eltbench import figures, studies
+from eltbench import figures
 from eltbench.evaluation.per_sample import ERRORS
 from eltbench.report import published
 from eltbench.studies import disagreement_curves, verdicts
@@ -112,7 +112,6 @@ held.pivot_table(index=["task", "dataset", "guarantee", "rule"], columns="metric
 # ## The verdicts that follow
 
 # %%
-study = studies.create("disagreement")
-decided = {name: verdicts.frame(verdicts.decide_all(study, here, smoke=False)) for name, here in presets.items()}
+decided = {name: verdicts.frame(verdicts.decide_published(root / name)) for name in presets}
 shown = ["claim", "task", "dataset", "estimand", "estimate", "low", "high", "cell_verdict", "n"]
 pd.concat(decided, names=["preset"])[shown]

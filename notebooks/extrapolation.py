@@ -97,5 +97,5 @@ key = axes[0, 0].legend(fontsize=7)
 # The command prints this table as well; [claims](claims.ipynb) shows all studies together.
 
 # %%
-decided = verdicts.frame(verdicts.decide_all(study, rows, smoke=False))
+decided = verdicts.frame(verdicts.decide_published(folder))
 decided[["claim", "task", "estimand", "witness", "estimate", "low", "high", "verdict", "cell_verdict", "n"]]

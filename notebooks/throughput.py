@@ -103,7 +103,7 @@ for rows in presets.values():
 # ## The verdicts that follow
 
 # %%
-for name, rows in presets.items():
-    decided = verdicts.frame(verdicts.decide_all(study, rows, smoke=False))
+for name in presets:
+    decided = verdicts.frame(verdicts.decide_published(root / name))
     shown = ["claim", "task", "dataset", "estimand", "estimate", "low", "high", "cell_verdict", "n"]
     display(decided[shown] if len(decided) else f"{name}: no claim's cells were all measured")

@@ -20,7 +20,7 @@ from eltbench.evaluation import stopping
 from eltbench.evaluation.features import extract
 from eltbench.evaluation.probe import Gate
 from eltbench.evaluation.quality import reference
-from eltbench.evaluation.trace import Trace, observed_fields
+from eltbench.evaluation.trace import Trace, estimated, observed_fields
 from eltbench.evaluation.uncertainty import measure
 from eltbench.model import Model
 from eltbench.streams import stream
@@ -105,7 +105,7 @@ class _Steps:
         else:
             trace = Trace("continuous", level=-engine.numpy(log_snr).astype(np.float64), numpy=engine.numpy)
         for exit, output in zip(self.exits, outputs, strict=True):
-            trace.append(exit, output)
+            trace.append(exit, estimated(self.model.task, output, batch))
         self.noise.append(float(np.asarray(trace.level).mean()))
         measured = measure(trace, self._names())
         self.signals.append(measured)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from eltbench.model import Model
 from eltbench.streams import stream
-from eltbench.tasks.base import Batch
+from eltbench.tasks.base import Batch, ExitOutput, NumpyOps, Task
+from eltbench.training import Parts
 
 BATCH = 512  # items a network call; fixed, so that a result does not depend on the machine's memory
 
@@ -57,7 +59,8 @@ def evaluate(model: Model, exits: Sequence[int], draws: int) -> Heldout:
             parts.append((np.stack(per_exit), model.engine.numpy(model.task.item_weights(uploaded))))
             if strata is not None:
                 where = np.where(piece.weight > 0, strata[start : start + len(piece.labels)], -1)
-                right = [model.engine.numpy(out.prediction).argmax(-1) == piece.target for out in outputs]
+                clean_of = [model.engine.numpy(model.task.clean(out, uploaded)) for out in outputs]
+                right = [logits.argmax(-1) == piece.target for logits in clean_of]
                 hits.append(np.stack([[(good & (where == s)).sum() for s in np.unique(strata)] for good in right]))
                 seen.append([(where == s).sum() for s in np.unique(strata)])
         errors.append(np.concatenate([part[0] for part in parts], axis=1))  # (E, items)
@@ -70,6 +73,43 @@ def evaluate(model: Model, exits: Sequence[int], draws: int) -> Heldout:
     correct = np.sum(hits, axis=0)[:, present] / counts[present]
     known = (tuple(int(number) for number in numbers[present]) for numbers in (names, counts))
     return Heldout(exits, *stacked, correct, *known)
+
+
+class Trivial(NamedTuple):
+    """A predictor without a network on the held-out items: its loss as `evaluate` weighs it, and its mean error.
+
+    The error is that of `per_sample`, of the clean estimate: squared, or in nats a hidden token.
+    """
+
+    name: str
+    loss: float
+    error: float
+
+
+def trivial(made: Parts, dataset: str, draws: int) -> list[Trivial]:
+    """What the task's trivial predictors come to on the corruptions that `evaluate` gives every model of `dataset`."""
+    task, spec, ops = made.task, made.dataset.spec, NumpyOps()
+    found = []
+    if predictors := task.trivial(made.dataset.training(), spec):
+        batches = task.heldout(made.dataset.heldout(), spec, stream(dataset, 0, "heldout"), draws)
+        pieces = [piece for batch in batches for _, piece in _pieces(batch)]
+        for name, predict in predictors.items():
+            parts = []
+            for piece in pieces:
+                output = ExitOutput(predict(piece))
+                its = task.errors(output, piece, ops), task.item_weights(piece), _clean_error(task, output, piece)
+                parts.append(its)
+            errors, weights, means = (np.concatenate(of).astype(np.float64) for of in zip(*parts, strict=True))
+            found.append(Trivial(name, float((errors * weights).sum() / weights.sum()), float(means.mean())))
+    return found
+
+
+def _clean_error(task: Task, output: ExitOutput, batch: Batch) -> np.ndarray:
+    """The mean error (B,) of the clean estimate."""
+    clean = task.clean(output, batch)
+    if task.data_kind == "continuous":
+        return ((clean - batch.target) ** 2).reshape(len(clean), -1).mean(axis=1)
+    return (NumpyOps().cross_entropy(clean, batch.target) * batch.weight).sum(axis=1) / batch.weight.sum(axis=1)
 
 
 def _pieces(batch: Batch) -> Iterator[tuple[int, Batch]]:

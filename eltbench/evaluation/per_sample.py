@@ -136,7 +136,8 @@ def _observe(
     for source, models in members.items():
         signals |= _of_members(source, _asked(models, piece, exits), whole, found)
     if dropout_passes and model.run.architecture.dropout:
-        passes = model.predict(*piece[:2], piece.log_snr, piece.context, exits=exits, dropout_passes=dropout_passes)
+        drawn = model.predict(*piece[:2], piece.log_snr, piece.context, exits=exits, dropout_passes=dropout_passes)
+        passes = [np.stack([model.task.clean(ExitOutput(one), piece) for one in at_exit]) for at_exit in drawn]
         signals |= _of_members("dropout", passes, whole, found)
     if further and not by_token:
         signals |= _at_exits(measure_further(model, piece, further), further, exits)
@@ -177,12 +178,13 @@ def _errors(model: Model, piece: Batch, whole: Trace) -> Values:
 
 
 def _asked(models: Sequence[Model], piece: Batch, loops: Sequence[int]) -> list[np.ndarray]:
-    """The predictions of S models at each exit (S, B, …); one of a single exit gives that one at all of them."""
+    """What S models take for clean at each exit (S, B, …); one of a single exit gives that one at all of them."""
     per_model = []
     for model in models:
         exits = (1,) if model.trainer.depth == "unique" else tuple(loops)
-        outputs = model.engine.predict(model.engine.upload(piece), exits)
-        predictions = [model.engine.numpy(output.prediction) for output in outputs]
+        uploaded = model.engine.upload(piece)
+        outputs = model.engine.predict(uploaded, exits)
+        predictions = [model.engine.numpy(model.task.clean(output, uploaded)) for output in outputs]
         per_model.append(predictions * (len(loops) // len(predictions)))
     return [np.stack(predictions) for predictions in zip(*per_model, strict=True)]
 

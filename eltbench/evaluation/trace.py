@@ -11,7 +11,7 @@ import array_api_compat
 import numpy as np
 
 from eltbench.model import Model
-from eltbench.tasks.base import Array, Batch, ExitOutput, namespace
+from eltbench.tasks.base import Array, Batch, ExitOutput, Task, namespace
 
 TINY = 1e-37  # added to probabilities so that 0·ln 0 is 0 and not NaN; lost in rounding above 1e-30
 
@@ -43,7 +43,8 @@ class Trace:
     Only masked tokens are looked at: M rows in the order of the items, whatever their number in each. Of a continuous
     item every token counts as one, and every value of its prediction as a row of its own.
 
-    kind: "tokens" (predictions are logits (B, T, V)) or "continuous" (predictions are x_0, (B, H, W, C)).
+    kind: "tokens" (predictions are logits (B, T, V)) or "continuous" (predictions are x_0, (B, H, W, C)): of the clean
+    item, so see `estimated` for what a network gives.
     hidden: (B, T) bool on the host, the masked tokens, at least one an item; None for all. level: (B,) on the host,
     growing with the corruption of each item. initial: the state (B, T, D) before the first loop, where the first exit
     is loop 1. numpy: brings an array to the host. All other arrays are of one library, which does the computing.
@@ -285,5 +286,10 @@ def trace(model: Model, batch: Batch, exits: Sequence[int]) -> Trace:
     level = np.asarray(model.task.noisiness(batch))
     found = Trace(kind, hidden=hidden, level=level, initial=initial, numpy=engine.numpy)
     for loops, output in zip(exits, outputs, strict=True):
-        found.append(loops, output)
+        found.append(loops, estimated(model.task, output, uploaded))
     return found
+
+
+def estimated(task: Task, output: ExitOutput, batch: Batch) -> ExitOutput:
+    """What a network gave for a batch of the same library, its prediction as one of the clean item (`Task.clean`)."""
+    return output._replace(prediction=task.clean(output, batch))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -120,6 +120,19 @@ class Study(ABC):
     def why_nothing(self, rows: pd.DataFrame, claim: str) -> str:
         """Why no cell of these rows speaks to a claim; empty where no more can be said than that."""
         return ""
+
+    def cells(self, rows: pd.DataFrame) -> Iterator[tuple[Cell, pd.DataFrame]]:
+        """The rows of every cell in which `evidence` has effects."""
+        for _, here in rows.groupby(list(Cell._fields)):
+            yield Cell(*here[list(Cell._fields)].iloc[0]), here
+
+    def final_losses(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The row of each trained model that says how well it ended, at the loops that it was trained for.
+
+        metric heldout_loss, or else one that is compared with the mean error of items (see `heldout.Trivial`). Claims
+        of models that have none are judged whatever the models have learned.
+        """
+        return rows[(rows["metric"] == "heldout_loss") & (rows["loops"] == rows["max_loops"])]
 
     @abstractmethod
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:

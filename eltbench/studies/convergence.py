@@ -23,7 +23,6 @@ from eltbench.fields import build
 from eltbench.model import Model
 from eltbench.studies import register, targets, training_curves, variants
 from eltbench.studies.base import Measured, Study
-from eltbench.studies.curves import CELL
 from eltbench.studies.observed import Observation, heldout_rows
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.studies.variants import VARIANTS
@@ -111,10 +110,12 @@ class Convergence(Study):
         rows += [{**cost, **row} for row in sample_scores(model, settings)]
         return Measured(rows)
 
+    def final_losses(self, rows: pd.DataFrame) -> pd.DataFrame:
+        return super().final_losses(variants.ended(rows, "heldout_loss"))
+
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
         found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
-        for _, here in rows.groupby(CELL):
-            where = Cell(*here[CELL].iloc[0])
+        for where, here in self.cells(rows):
             for claim, evidence in (
                 ("convergence", targets.elt_over_unique(here)),
                 ("lambda-insensitive", variants.cosine_over_linear(here)),

@@ -137,9 +137,17 @@ class DepthGrid(Study):
             rows += [{**known, "loops": at, "value": value, "threads": run.threads} for at, value in seconds.items()]
         return Measured(rows, {"items": item_table(losses)})
 
+    def cells(self, rows: pd.DataFrame) -> Iterator[tuple[Cell, pd.DataFrame]]:
+        """By world, and by width where a world has several: a claim compares models of one width."""
+        for _, of_world in rows.groupby(frontier.WORLD):
+            cell = Cell(*of_world[frontier.WORLD].iloc[0])
+            widths = of_world.groupby("width")
+            for width, here in widths:
+                yield cell if len(widths) == 1 else cell._replace(dataset=f"{cell.dataset} width={width}"), here
+
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
         found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
-        for cell, here in _cells(rows):
+        for cell, here in self.cells(rows):
             for claim, conditions in RATIOS.items():
                 shown = _diminishing(here) if claim == "diminishing-loops" else _ratios(here, conditions)
                 if shown is not None:
@@ -151,15 +159,6 @@ class DepthGrid(Study):
 
     def figure(self, rows: pd.DataFrame) -> Figure:
         return frontier_figure.figure(frontier.summary(rows))
-
-
-def _cells(rows: pd.DataFrame) -> Iterator[tuple[Cell, pd.DataFrame]]:
-    """The rows by world, and by width where a world has several: a claim compares models of one width."""
-    for _, of_world in rows.groupby(frontier.WORLD):
-        cell = Cell(*of_world[frontier.WORLD].iloc[0])
-        widths = of_world.groupby("width")
-        for width, here in widths:
-            yield cell if len(widths) == 1 else cell._replace(dataset=f"{cell.dataset} width={width}"), here
 
 
 def _at_its_depth(rows: pd.DataFrame, metric: str, model: Trained) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pandas as pd
@@ -27,7 +27,6 @@ from eltbench.model import Model
 from eltbench.streams import stream
 from eltbench.studies import disagreement_tables, register
 from eltbench.studies.base import Measured, Study
-from eltbench.studies.curves import CELL
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training import Parts, parts
 
@@ -174,11 +173,16 @@ class Disagreement(Study):
     def _asked(self, preset: Preset, world: World) -> Measurement:
         return build(Measurement, {**preset.measurement, **world.measurement})
 
+    def final_losses(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The mean error of all test items: risk at full coverage, which is the same whatever the signal."""
+        risks = rows[(rows["metric"] == "risk_at_coverage") & (rows["coverage"] == 1) & (rows["signal"] == "oracle")]
+        return risks[(risks["scope"] == "pooled") & (risks["loops"] == risks["max_loops"])]
+
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
         found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
         elt = rows[(rows["trainer"] == "elt") & (rows["role"] == "main")]
-        for _, here in elt.groupby(CELL):
-            where, seeds = Cell(*here[CELL].iloc[0]), set(here["seed"])
+        for where, here in self.cells(elt):
+            seeds = set(here["seed"])
             gains = here[(here["metric"] == "auroc_gain") & here["target"].isin(ERRORS)]
             for claim, family in (("exit-disagreement", "disagreement"), ("exit-convergence", "convergence")):
                 found[claim][where] = _evidence({"auroc": gains[gains["signal"] == family]}, seeds)
@@ -186,7 +190,7 @@ class Disagreement(Study):
             held = held[held["rule"].isin(CLAIMED_RULES) & (held["scope"] != "sampling")]
             sides = {"valid": "violations", "saved": "loops_saved"}
             measured = {name: held[held["metric"] == metric] for name, metric in sides.items()}
-            found["calibrated-stopping"][where] = _evidence(measured, seeds)
+            found["calibrated-stopping"][where] = replace(_evidence(measured, seeds), counts=tuple(measured))
         return found
 
     def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:

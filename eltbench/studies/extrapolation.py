@@ -124,9 +124,8 @@ class Extrapolation(Study):
 
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
         found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
-        for _, cell in rows.groupby(["task", "dataset", "backend"]):
+        for where, cell in self.cells(rows):
             main = cell[cell["role"] == "main"]
-            where = Cell(*cell[["task", "dataset", "backend"]].iloc[0])
             for claim, conditions in RATIOS.items():
                 named = COMPARED[claim]
                 if named <= set(main["trainer"]):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -163,6 +164,17 @@ def load_table(study: str, name_or_path: str) -> tuple[str, dict[str, Any]]:
 def preset_from_dict(values: Mapping[str, Any]) -> Preset:
     """The preset that `Preset.to_dict` wrote, as the provenance of results holds it."""
     return _preset(values.get("name", ""), dict(values))
+
+
+def presets_of(commands: Iterable[Mapping[str, Any]]) -> list[Preset]:
+    """The presets of the commands that a provenance.json lists, in their order; what cannot be read is left out."""
+    found = []
+    for values in (preset for entry in commands for preset in entry["presets"]):
+        try:
+            found.append(preset_from_dict(json.loads(json.dumps(values))))  # lists, as in the file
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue  # of another version, or of a study whose presets say other things
+    return found
 
 
 def _packaged(study: str) -> str:

@@ -13,7 +13,7 @@ from eltbench.atomic import replacing, write_text
 from eltbench.schema import row_schema
 from eltbench.studies import verdicts
 from eltbench.studies.base import Study
-from eltbench.studies.presets import Preset
+from eltbench.studies.presets import Preset, presets_of
 
 
 def publish(
@@ -25,7 +25,7 @@ def publish(
     """
     from eltbench import figures
 
-    decisions = verdicts.decide_all(study, rows, smoke=preset.smoke)
+    decisions = verdicts.decide_all(study, rows, presets=presets_of(commands), smoke=preset.smoke)
     with replacing(folder / "summary.csv") as temporary:
         study.summarise(rows).to_csv(temporary, index=False, float_format="%.6g")
     figures.save(study.figure(rows), folder / "figure")

@@ -80,7 +80,7 @@ def elt_over_unique(rows: pd.DataFrame) -> Evidence | None:
         "steps": log_ratio(raced["steps"], raced["own_steps"]),
         "common-target": log_ratio(raced["common_steps"], raced["own_common_steps"]),
     }
-    return Evidence(effects, absent=dict.fromkeys(effects, absent))
+    return Evidence(effects, absent=dict.fromkeys(effects, absent), counts=tuple(effects))
 
 
 def unreached(rows: pd.DataFrame) -> list[str]:

@@ -65,7 +65,7 @@ class Throughput(Study):
 
     def decide(self, rows: pd.DataFrame, *, smoke: bool) -> list[Decision]:
         """One decision a claim; operating-point is inconclusive by itself (`eltbench recommend` answers it locally)."""
-        return verdicts.decide_all(self, rows, smoke=smoke)
+        return verdicts.decide_all(self, rows, presets=None, smoke=smoke)
 
     def why_nothing(self, rows: pd.DataFrame, claim: str) -> str:
         return evidence.why_nothing(rows, claim)

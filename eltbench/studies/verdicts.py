@@ -7,24 +7,34 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.table import Table
 
-from eltbench import claims, tables
+from eltbench import claims, studies, tables
 from eltbench.claims import Decision, Finding
 from eltbench.regions import Region, quantity
+from eltbench.results import load_rows
+from eltbench.studies import learned
 from eltbench.studies.base import Study
+from eltbench.studies.presets import Preset, presets_of
 
 LEVEL = 0.95
 MANY = 4  # cells of a claim, above which an overview counts them
 COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow"}
 
 
-def decide_all(study: Study, rows: pd.DataFrame, *, smoke: bool) -> list[Decision]:
-    """One decision per claim of the study, intervals widened over all of them, decided or not."""
+def decide_all(study: Study, rows: pd.DataFrame, *, presets: Sequence[Preset] | None, smoke: bool) -> list[Decision]:
+    """One decision per claim of the study, intervals widened over all of them, decided or not.
+
+    presets: those that the rows were made by, so that models which have not learned get no verdict (`studies.learned`);
+    None for effects of nothing that is trained.
+    """
     evidence = study.evidence(rows)
+    if presets is not None:
+        evidence = learned.withheld(study, rows, presets, evidence)
     shared: dict[str, Any] = {"level": LEVEL, "comparisons": len(study.claims)}
     found = []
     for id in study.claims:
@@ -36,6 +46,21 @@ def decide_all(study: Study, rows: pd.DataFrame, *, smoke: bool) -> list[Decisio
             absent = "" if decision.cells else study.why_nothing(rows, id)
             found.append(replace(decision, reason=absent) if absent else decision)
     return found
+
+
+def decide_published(folder: Path) -> list[Decision]:
+    """The decisions that the rows and commands of a results folder lead to, whatever its claims.json says.
+
+    Raises ValueError where its rows or provenance.json cannot be read.
+    """
+    rows = load_rows(folder / "rows.parquet")
+    path = folder / "provenance.json"
+    try:
+        presets = presets_of(json.loads(path.read_bytes())["commands"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; it says how the rows were made") from None
+    study = studies.create(rows["study"].iloc[0])
+    return decide_all(study, rows, presets=presets, smoke=any(preset.smoke for preset in presets))
 
 
 def as_json(study: str, preset: str, decisions: Sequence[Decision]) -> str:

@@ -76,6 +76,26 @@ class Ops(Protocol):
         """A host array as an array of the backend, on its device."""
 
 
+class NumpyOps:
+    """The `Ops` of NumPy, for what asks no network."""
+
+    def cross_entropy(self, logits: Array, targets: Array) -> Array:
+        return -np.take_along_axis(self.log_softmax(logits), np.asarray(targets)[..., None], axis=-1)[..., 0]
+
+    def log_softmax(self, logits: Array) -> Array:
+        from scipy import special  # half a second to load, which the processes that train do without
+
+        return special.log_softmax(logits, axis=-1)
+
+    def stop_gradient(self, array: Array) -> Array:
+        return array
+
+    def asarray(self, array: np.ndarray) -> Array:
+        return np.array(array)
+
+
+Predictor = Callable[[Batch], np.ndarray]
+"""From a host batch to a prediction as `ExitOutput` holds it, without a network."""
 Predict = Callable[..., Array]
 """predict(inputs, labels, log_snr, context, loops) -> prediction, on arrays of the backend."""
 
@@ -113,8 +133,22 @@ class Task(ABC):
         """How much each item counts in `loss` (B,)."""
 
     @abstractmethod
+    def clean(self, output: ExitOutput, batch: Batch) -> Array:
+        """The estimate of the clean item, whatever the network predicts: values (B, H, W, C), or logits (B, T, V).
+
+        Signals, errors of items and diagnostics look at this alone. Of `batch` the inputs, labels, context and log_snr
+        are known.
+        """
+
+    @abstractmethod
     def noisiness(self, batch: Batch) -> Array:
         """How far each item was corrupted (B,), growing with the noise; only the order means something."""
+
+    def trivial(self, training: Clean, spec: DataSpec) -> dict[str, Predictor]:
+        """Predictors that a trained network must beat, by name: what knows the training items but not the input, or the
+        input alone. A task that names none has its models judged whatever they have learned.
+        """
+        return {}
 
     @abstractmethod
     def sampling(self, **options: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from eltbench.data.base import Clean, DataSpec
 from eltbench.fields import build
 from eltbench.tasks import register, schedules
-from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Predict, Task, namespace
+from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Predict, Predictor, Task, namespace
 from eltbench.tasks.guidance import drop_labels, guided
 
 
@@ -102,8 +102,23 @@ class Diffusion(Task):
     def item_weights(self, batch: Batch) -> Array:
         return namespace(batch.weight).ones_like(batch.weight)
 
+    def clean(self, output: ExitOutput, batch: Batch) -> Array:
+        """A prediction is one of x_0 itself."""
+        return output.prediction
+
     def noisiness(self, batch: Batch) -> Array:
         return namespace(batch.log_snr).negative(batch.log_snr)
+
+    def trivial(self, training: Clean, spec: DataSpec) -> dict[str, Predictor]:
+        """The mean of the training items, and a copy of the input: x_t / α, clipped to the range of those items."""
+        mean = training.values.mean(axis=0, dtype=np.float64).astype(np.float32)
+        low, high = training.values.min(), training.values.max()
+
+        def copy(batch: Batch) -> np.ndarray:
+            alpha = np.sqrt(schedules.sigmoid(np.asarray(batch.log_snr))).reshape((-1, *[1] * mean.ndim))
+            return np.clip(batch.inputs / alpha, low, high)
+
+        return {"mean item": lambda batch: np.broadcast_to(mean, batch.inputs.shape), "copy": copy}
 
     def sampling(self, **options: Any) -> DiffusionSampling:
         return build(DiffusionSampling, options)

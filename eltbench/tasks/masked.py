@@ -12,7 +12,7 @@ import numpy as np
 from eltbench.data.base import Clean, DataSpec
 from eltbench.fields import build
 from eltbench.tasks import register, schedules
-from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Predict, Task, namespace
+from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Predict, Predictor, Task, namespace
 from eltbench.tasks.guidance import drop_labels, guided
 
 
@@ -108,9 +108,29 @@ class Masked(Task):
         uniform = -xp.mean(ops.log_softmax(output.prediction), axis=-1)
         return (1 - self.label_smoothing) * hard + self.label_smoothing * uniform
 
+    def clean(self, output: ExitOutput, batch: Batch) -> Array:
+        """A prediction is one of the tokens themselves."""
+        return output.prediction
+
     def noisiness(self, batch: Batch) -> Array:
         """The share of masked positions."""
         return namespace(batch.weight).mean(batch.weight, axis=1)
+
+    def trivial(self, training: Clean, spec: DataSpec) -> dict[str, Predictor]:
+        """All tokens alike, and how often each occurs in the training items where tokens are hidden: anywhere, and by
+        position, every count raised by one.
+        """
+        hidden = np.ones(training.values.shape, bool) if training.hidden is None else training.hidden
+        place = np.broadcast_to(np.arange(spec.tokens) * spec.vocabulary, hidden.shape)  # in a table of (T, V)
+        seen = np.bincount((place + training.values)[hidden], minlength=spec.tokens * spec.vocabulary)
+        counts = seen.reshape(spec.tokens, spec.vocabulary)
+        tables = {"uniform": np.zeros_like(counts), "unigram": counts.sum(axis=0), "unigram by position": counts}
+        logits = {name: np.log(table + 1).astype(np.float32) for name, table in tables.items()}
+
+        def constant(table: np.ndarray) -> Predictor:
+            return lambda batch: np.broadcast_to(table, (*batch.inputs.shape, spec.vocabulary))
+
+        return {name: constant(table) for name, table in logits.items()}
 
     def sampling(self, **options: Any) -> MaskedSampling:
         return build(MaskedSampling, options)

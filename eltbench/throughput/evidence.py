@@ -75,7 +75,9 @@ def _add(found: dict[Cell, Evidence], task: str, where: str, its: pd.DataFrame, 
     measured = its[its["metric"] == metric].sort_values("seed")
     effects = np.log(measured["value"].to_numpy(float))
     reason = _reason(its[its["metric"] != metric], measured)
-    found[cell] = Evidence({condition: effects}, without={condition: reason} if reason else {}, asks=(condition,))
+    without = {condition: reason} if reason else {}
+    counts = (condition,) if metric == "peak_memory_ratio" else ()  # of bytes
+    found[cell] = Evidence({condition: effects}, without=without, asks=(condition,), counts=counts)
 
 
 def _reason(missing: pd.DataFrame, measured: pd.DataFrame) -> str:

@@ -77,7 +77,7 @@ def table(rows) -> pd.DataFrame:
 
 
 def decided(rows, **settings):
-    found = verdicts.decide_all(STUDY, table(rows), **{"smoke": False, **settings})
+    found = verdicts.decide_all(STUDY, table(rows), presets=None, **{"smoke": False, **settings})
     return {decision.claim.id: decision for decision in found}
 
 

@@ -59,7 +59,9 @@ EXPECTED = {
 
 
 def decided(rows, *, smoke=False):
-    return {decision.claim.id: decision for decision in verdicts.decide_all(STUDY, table(rows), smoke=smoke)}
+    return {
+        decision.claim.id: decision for decision in verdicts.decide_all(STUDY, table(rows), presets=None, smoke=smoke)
+    }
 
 
 # Evidence

@@ -158,7 +158,7 @@ def test_companions_of_a_model_that_lies_in_no_folder_of_runs_are_refused():
     ],
 )
 def test_each_claim_is_decided_by_its_own_rows_of_elt(changes, verdicts):
-    decisions = decide_all(STUDY, decisive(**changes), smoke=False)
+    decisions = decide_all(STUDY, decisive(**changes), presets=None, smoke=False)
     assert [decision.verdict for decision in decisions] == verdicts
     assert STUDY.claims == tuple(decision.claim.id for decision in decisions)
 
@@ -168,7 +168,7 @@ def test_a_seed_that_lacks_a_result_is_named_and_leaves_no_verdict():
     rows = rows[~((rows["signal"] == "convergence") & (rows["seed"] == 3))]
     shown = STUDY.evidence(rows)["exit-convergence"][Cell("masked", "latin", "torch")]
     assert shown.absent == {"auroc": [3]}
-    assert [decision.verdict for decision in decide_all(STUDY, rows, smoke=False)][1] == "inconclusive"
+    assert [decision.verdict for decision in decide_all(STUDY, rows, presets=None, smoke=False)][1] == "inconclusive"
 
 
 @pytest.fixture(scope="module")

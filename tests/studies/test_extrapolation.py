@@ -61,7 +61,9 @@ ALL_EFFECTS = {
 
 
 def decided(rows, *, smoke=False):
-    return {decision.claim.id: decision for decision in verdicts.decide_all(STUDY, frame(rows), smoke=smoke)}
+    return {
+        decision.claim.id: decision for decision in verdicts.decide_all(STUDY, frame(rows), presets=None, smoke=smoke)
+    }
 
 
 # Evidence
@@ -194,8 +196,8 @@ def test_the_second_witness_is_the_difference_of_kernel_distances_with_the_null_
 def test_a_seed_that_one_side_lacks_leaves_no_verdict_and_is_named():
     rows = frame(curves(**EVERYTHING | {"no_ilsd": {0.5: WORSE, 1: BETTER, 2: WORSE}}))
     failed = rows[(rows["trainer"] != "no-ilsd") | (rows["seed"] != 1)]
-    decisions = {it.claim.id: it for it in verdicts.decide_all(STUDY, failed, smoke=False)}
-    complete = {it.claim.id: it for it in verdicts.decide_all(STUDY, rows, smoke=False)}
+    decisions = {it.claim.id: it for it in verdicts.decide_all(STUDY, failed, presets=None, smoke=False)}
+    complete = {it.claim.id: it for it in verdicts.decide_all(STUDY, rows, presets=None, smoke=False)}
     parity = decisions["vanilla-parity"]
     assert (parity.verdict, complete["vanilla-parity"].verdict) == ("inconclusive", "supported")
     assert "seeds [1] lack one side" in parity.reason

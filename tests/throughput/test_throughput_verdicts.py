@@ -82,7 +82,12 @@ def test_every_cell_is_judged_by_itself_and_never_in_a_mean_with_others():
 def test_a_cell_that_is_noisy_or_missing_gives_no_verdict_and_says_why(happened, reason):
     spills = CLAIMED.cells[1].id
     settings = {name: {spills: 99} if name == "noisy" else [spills] for name in happened}
-    found = decided("throughput", CLAIMED, ratio=lambda cell, process: 1.0 if cell.width == 16 else 1.5, **settings)
+    found = decided(
+        "throughput",
+        CLAIMED,
+        ratio=lambda cell, process: (1.0 if cell.width == 16 else 1.5) + process / 1000,
+        **settings,
+    )
     assert (found.verdict, found.reason) == ("inconclusive", "of 2 cells: 1 inconclusive, 1 supported")
     fits, missing = found.cells
     assert (fits.verdict, missing.verdict) == ("supported", "inconclusive")
