@@ -9,6 +9,7 @@ from typing import Any, Literal
 from eltbench.fields import build, frozen
 
 Options = tuple[tuple[str, Any], ...]
+FIRST_WEIGHTS = 0.05  # share of an average above which the weights before training are said to count
 OPTIONS = ("trainer_options", "task_options", "dataset_options")
 
 
@@ -125,6 +126,22 @@ class Optimisation:
     def snapshots(self) -> tuple[int, ...]:
         """The steps before the last after which a snapshot of the averaged weights is kept."""
         return tuple(range(self.snapshot_every, self.steps, self.snapshot_every)) if self.snapshot_every else ()
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why what is measured of the averaged weights says little of the training; empty where nothing is odd."""
+        found, first = [], min(self.snapshots, default=self.steps)
+        if not self.ema_debias and (left := self.ema_decay**first) > FIRST_WEIGHTS:
+            found.append(
+                f"ema_decay = {self.ema_decay:g} leaves the first weights {100 * left:.0f} % of the average that is "
+                f"measured at step {first}; set ema_debias = true, or a smaller ema_decay"
+            )
+        if self.warmup_steps >= self.steps:
+            found.append(
+                f"warmup_steps = {self.warmup_steps} of {self.steps} steps: the learning rate never reaches "
+                f"{self.learning_rate:g}, and the average is of weights that have hardly moved; give fewer"
+            )
+        return tuple(found)
 
 
 @dataclass(frozen=True)

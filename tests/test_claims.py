@@ -278,7 +278,7 @@ def test_any_decision_is_strict_json_whose_verdicts_follow_from_its_numbers(cell
     for cell in shown["cells"]:
         for witness in cell["conditions"][0]["witnesses"]:
             _, bound = witness["region"]
-            if smoke or witness["n"] < 3 or witness["low"] is None:
+            if smoke or witness["n"] < 3 or witness["low"] is None or witness["low"] == witness["high"]:
                 expected = "inconclusive"
             elif witness["high"] < bound:
                 expected = "supported"
@@ -290,3 +290,28 @@ def test_any_decision_is_strict_json_whose_verdicts_follow_from_its_numbers(cell
         assert cell["verdict"] == ("inconclusive" if opposed else primary)
     whole = {cell["verdict"] for cell in shown["cells"]}
     assert shown["verdict"] == (whole.pop() if len(whole) == 1 else "inconclusive")
+
+
+# Effects that agree exactly
+
+
+def test_effects_that_agree_exactly_are_no_certainty():
+    """Of networks that learned nothing, or of one beside itself: neither for a claim nor against it."""
+    for effect in (0.0, 0.5):
+        found = elastic([effect] * 5)
+        assert found.verdict == "inconclusive"
+        assert "no spread between seeds: all 5 effects are exactly +" in found.reason
+    assert elastic([0.0, 0.0, 0.0, 0.0, 1e-9]).verdict == "supported"
+
+
+def test_counts_may_agree_exactly():
+    """Steps up to a horizon, shares of trials, bytes: five seeds without a violation are five seeds without one."""
+    counted = Evidence({"half": [0.0] * 5}, counts=("half",))
+    assert decide(claim("elastic"), {DIGITS: counted}, comparisons=1).verdict == "supported"
+
+
+def test_a_second_witness_without_spread_withdraws_no_verdict():
+    still = Witness("kernel_distance", {"half": [9.0] * 3}, 0.1)
+    found = decide(claim("elastic"), {DIGITS: Evidence({"half": around(0.0, 0.1)}, still)}, comparisons=1)
+    assert found.verdict == "supported"
+    assert found.cells[0].conditions[0].second.verdict == "inconclusive"

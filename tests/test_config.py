@@ -76,6 +76,17 @@ def test_the_edges_of_the_allowed_are_allowed():
     assert Optimisation(steps=1, warmup_steps=0, ema_decay=0, label_dropout=1).label_dropout == 1
 
 
+def test_averages_that_mean_little_are_doubted():
+    """0.995^300 = 22 %; the earliest average that is measured counts; a debiased one forgets the first weights."""
+    assert Optimisation().doubts == ()
+    (said,) = Optimisation(steps=300).doubts
+    assert "the first weights 22 % of the average that is measured at step 300" in said
+    assert "69 % of the average that is measured at step 75" in Optimisation(steps=1500, snapshot_every=75).doubts[0]
+    assert Optimisation(steps=300, ema_debias=True).doubts == ()
+    (said,) = Optimisation(steps=20, warmup_steps=20, ema_debias=True).doubts
+    assert "warmup_steps = 20 of 20 steps" in said
+
+
 def test_a_configuration_cannot_be_changed():
     run = Run("elt", "masked", "digits-codes")
     with pytest.raises(FrozenInstanceError):

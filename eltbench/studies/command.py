@@ -100,6 +100,8 @@ def execute(study_name: str, command: StudyCommand) -> int:
     study = studies.create(study_name)
     presets = _presets(study_name, command)
     jobs = [job for preset in presets for job in study.plan(preset)]
+    doubts = list(dict.fromkeys(doubt for job in jobs if not presets[0].smoke for doubt in job.run.optimisation.doubts))
+    _say([f"warning: {doubt}" for doubt in doubts], to=sys.stderr)
     if command.vectorise_seeds:
         _check_vectorised(jobs)
     if command.scheduler and command.engine != "dask":
@@ -144,6 +146,7 @@ def execute(study_name: str, command: StudyCommand) -> int:
                 "engine": command.engine,
                 "workers": workers if command.engine == "local" else None,
                 "presets": [preset.to_dict() for preset in presets],
+                **({"warnings": doubts} if doubts else {}),
                 **({} if choice is None else {"budget": {"asked": command.budget, **choice.lacks()}}),
                 "runs": {"done": outcome.done, "cached": outcome.cached, "failed": outcome.failed},
             }
@@ -152,7 +155,7 @@ def execute(study_name: str, command: StudyCommand) -> int:
             if study.sample_pictures and not presets[0].smoke:
                 sample_pictures.write(folder, jobs, store, outcome.done)
             remarks = study.remarks(rows)
-    _print(study.name, presets[0], folder, decisions, remarks, outcome)
+    _print(study.name, presets[0], folder, decisions, remarks, doubts, outcome)
     return FAILED if outcome.failed else 0
 
 
@@ -238,7 +241,8 @@ def _commands(path: Path) -> list[dict[str, Any]]:
 
 
 def _say(lines: Sequence[str], to: TextIO) -> None:
-    print(*lines, sep="\n", file=to, flush=True)
+    if lines:
+        print(*lines, sep="\n", file=to, flush=True)
 
 
 def _print(
@@ -247,6 +251,7 @@ def _print(
     folder: Path,
     decisions: Sequence[claims.Decision],
     remarks: Sequence[str],
+    doubts: Sequence[str],
     outcome: Outcome,
 ) -> None:
     if decisions:
@@ -262,6 +267,7 @@ def _print(
         "preset": preset.name,
         "results": str(folder),
         "claims": verdicts.in_short(decisions),
+        **({"warnings": list(doubts)} if doubts else {}),
         "runs_done": len(outcome.done),
         "runs_cached": len(outcome.cached),
         "runs_failed": len(outcome.failed),

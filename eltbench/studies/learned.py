@@ -99,7 +99,7 @@ def _reason(ends: pd.DataFrame, floors: Sequence[Trivial] | str) -> str:
         return ""
     worst = over.to_dict("records")[-1]
     return (
-        f"not trained: {over['run_id'].nunique()} of {ends['run_id'].nunique()} runs end above a held-out "
+        f"not trained: {len(over)} of {len(ends)} runs end above a held-out "
         f"{'loss' if whole else 'error'} of {most:.4g}, which is {100 * LEARNED:.0f} % below that of the trivial "
         f"predictor {name!r}, {floor:.4g}; furthest is {worst['trainer']} {worst['unique_layers']}N×"
         f"{worst['max_loops']}L of seed {worst['seed']} at {worst['value']:.4g}"

@@ -125,7 +125,7 @@ class TestOneStudy:
     def test_it_ends_well_and_its_last_line_is_the_promised_json(self, made):
         assert made.process.returncode == 0, made.process.stderr
         line = last_line(made.process.stdout)
-        assert set(line) == KEYS
+        assert set(line) == KEYS | {"warnings"}
         assert (line["study"], line["preset"]) == ("extrapolation", "tiny")
         assert line["results"] == "results/extrapolation/tiny"
         assert (line["runs_done"], line["runs_cached"], line["runs_failed"]) == (4, 0, 0)
@@ -134,6 +134,14 @@ class TestOneStudy:
             assert claim["verdict"] == "inconclusive"  # two seeds give no verdict
             cell = {"task": "diffusion", "dataset": "digits", "backend": "torch", "verdict": "inconclusive"}
             assert claim["cells"] == [cell]
+
+    def test_averages_that_hold_the_first_weights_are_warned_of_everywhere(self, made):
+        """Six steps at ema_decay = 0.995: on stderr before any run, in the last line, and beside the rows."""
+        (entry,) = json.loads((made.published / "extrapolation/tiny/provenance.json").read_text())["commands"]
+        (said,) = last_line(made.process.stdout)["warnings"]
+        assert entry["warnings"] == [said]
+        assert made.process.stderr.startswith(f"warning: {said}\n")
+        assert said.startswith("ema_decay = 0.995 leaves the first weights 97 % of the average")
 
     def test_it_prints_every_claim_and_what_its_interval_covers(self, made):
         *_, covers, _ = made.process.stdout.splitlines()
