@@ -27,7 +27,7 @@ from eltbench.results import CELL
 from eltbench.studies import frontier, frontier_figure, register
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.comparisons import Sides, log_ratios, ratio_evidence
-from eltbench.studies.observed import Observation, heldout_rows, item_table
+from eltbench.studies.observed import Observation, check_repeats, heldout_rows, item_table
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training import parts
 
@@ -80,6 +80,7 @@ class Measurement(Observation):
         for name, least in (("timed_batch", 0), ("timing_rounds", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"measurement: {name} must be at least {least}, given {getattr(self, name)}")
+        check_repeats(self, "timing_rounds")
 
 
 @register("depth_grid", version=1)

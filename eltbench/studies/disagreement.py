@@ -28,6 +28,7 @@ from eltbench.streams import stream
 from eltbench.studies import disagreement_tables, register
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.curves import CELL
+from eltbench.studies.observed import check_repeats
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training import Parts, parts
 
@@ -66,6 +67,7 @@ class Measurement:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"measurement: {name} must be at least {least}, given {getattr(self, name)}")
+        check_repeats(self, "heldout_draws", "strata", "ensemble", "dropout_passes", "splits")
 
 
 @register("disagreement", version=3)

@@ -14,6 +14,7 @@ from eltbench.evaluation.features import full_name
 from eltbench.evaluation.heldout import Heldout
 from eltbench.tasks.base import Task
 
+MOST_REPEATS = 10_000  # of whatever a measurement does over and over; more is a slip, and would take days
 FEWEST_SAMPLES = 5  # precision and recall need that many
 
 
@@ -29,6 +30,7 @@ class Observation:
     def __post_init__(self) -> None:
         if self.heldout_draws < 1:
             raise ValueError(f"measurement: heldout_draws must be at least 1, given {self.heldout_draws}")
+        check_repeats(self, "heldout_draws")
         if self.samples < 0 or 0 < self.samples < FEWEST_SAMPLES:
             raise ValueError(f"measurement: samples must be 0 or at least {FEWEST_SAMPLES}, given {self.samples}")
 
@@ -40,6 +42,13 @@ class Observation:
             "sampling": asdict(task.sampling(**self.sampling)),
             "feature_extractors": [full_name(name) for name in self.feature_extractors],
         }
+
+
+def check_repeats(measurement: Any, *names: str) -> None:
+    """Refuse (ValueError) a measurement whose numbers of repetitions nobody waits for."""
+    for name in names:
+        if (given := getattr(measurement, name)) > MOST_REPEATS:
+            raise ValueError(f"measurement: {name} must be at most {MOST_REPEATS:,}, given {given:,}")
 
 
 def heldout_rows(losses: Heldout, architecture: Architecture) -> list[dict[str, Any]]:
