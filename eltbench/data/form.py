@@ -32,8 +32,8 @@ def check_clean(clean: Clean, spec: DataSpec, what: str, items: int | None = Non
 
 def check_splits(dataset: Dataset) -> None:
     """Refuse (ValueError) a dataset whose training or held-out items are not of its form."""
-    for split in ("training", "heldout"):
-        check_clean(getattr(dataset, split)(), dataset.spec, f"dataset {dataset.name!r}, {split} items")
+    for split, items in (("training", dataset.training()), ("held-out", dataset.heldout())):
+        check_clean(items, dataset.spec, f"dataset {dataset.name!r}, {split} items")
 
 
 def check_given(given: Clean | None, spec: DataSpec, what: str, items: int) -> None:

@@ -100,6 +100,8 @@ def execute(study_name: str, command: StudyCommand) -> int:
     study = studies.create(study_name)
     presets = _presets(study_name, command)
     jobs = [job for preset in presets for job in study.plan(preset)]
+    for claim, why in study.open_questions(jobs).items():
+        print(f"warning: {claim} will stay open: {why}", file=sys.stderr)
     if command.vectorise_seeds:
         _check_vectorised(jobs)
     if command.scheduler and command.engine != "dask":

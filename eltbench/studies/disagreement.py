@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from eltbench.backends import check_exits
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
 from eltbench.data.latin import Latin
@@ -110,6 +112,11 @@ class Disagreement(Study):
                 "what its items hide: leave it out"
             )
         looped = made.trainer.depth != "unique"
+        hidden = made.dataset.heldout().hidden
+        if hidden is not None and (empty := np.flatnonzero(~hidden.any(axis=1))).size:
+            raise ValueError(
+                f"measurement: signals are of hidden tokens, held-out item {empty[0]} of {world.dataset!r} hides none"
+            )
         if looped:
             _check_size(len(made.dataset.heldout().labels), world.dataset)
         if asked.samples:
@@ -120,7 +127,7 @@ class Disagreement(Study):
         }
         settings["sampling"] = asdict(made.task.sampling(**asked.sampling))  # refuses unknown options
         settings["dropout_passes"] *= run.architecture.dropout > 0
-        exits = list(range(1, asked.reach * deepest + 1)) if looped else [1]
+        exits = list(check_exits(range(1, asked.reach * deepest + 1))) if looped else [1]
         return {**settings, "exits": exits, "deepest": deepest, "levels": list(LEVELS), "delta": DELTA}
 
     def companions(self, preset: Preset, world: World, arm: Arm, seed: int) -> dict[str, tuple[Run, ...]]:
@@ -159,7 +166,9 @@ class Disagreement(Study):
         if settings["samples"]:
             asked = {**settings, "exits": exits[: exits.index(deepest) + 1]}
             rng = stream(model.run.dataset, 0, "calibration trajectories")
-            rows += generation_scores.score(model, asked, settings["splits"], rng)
+            return Measured(rows, tables).with_part(
+                "samples", lambda: generation_scores.score(model, asked, settings["splits"], rng)
+            )
         return Measured(rows, tables)
 
     def _stopping(self, model: Model, items: PerSample, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
