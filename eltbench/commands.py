@@ -27,6 +27,8 @@ from eltbench.runs import Job, RunStore
 from eltbench.studies.command import PIPED_WIDTH
 from eltbench.sweep import sweep
 
+MOST_IN_A_LINE, MOST_PICTURES = 500, 5_000  # beyond, a picture is wider than matplotlib draws, or takes it hours
+
 
 @dataclass(frozen=True)
 class TrainCommand:
@@ -127,6 +129,13 @@ def sample(arguments: list[str]) -> int:
     exits = model.exits(loop_counts(asked.loops))
     if asked.samples < 1:
         raise ValueError(f"samples: give at least 1, given {asked.samples}")
+    if max(len(exits), asked.samples) > MOST_IN_A_LINE or len(exits) * asked.samples > MOST_PICTURES:
+        raise ValueError(
+            f"sample: one file holds {MOST_IN_A_LINE} rows, {MOST_IN_A_LINE} pictures in each and {MOST_PICTURES:,} in "
+            f"all at most, given {len(exits):,} loop counts of {asked.samples:,} samples; `Model.sample` draws more"
+        )
+    if asked.seed < 0:
+        raise ValueError(f"seed: give 0 or more, given {asked.seed}")
     if asked.out.is_dir():
         raise ValueError(f"out: give the name of a picture file, given the folder {asked.out}")
     check_writable(asked.out.parent)
@@ -139,12 +148,12 @@ def sample(arguments: list[str]) -> int:
     return 0
 
 
-def loop_counts(text: str) -> list[int]:
+def loop_counts(text: str) -> Sequence[int]:
     """Loop counts from "1:12" (both ends included) or "1,2,4"; raises ValueError for anything else."""
     try:
         if ":" in text:
             first, last = text.split(":")
-            return list(range(int(first), int(last) + 1))
+            return range(int(first), int(last) + 1)
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"loops: give a range such as 1:12 or a list such as 1,2,4, given {text!r}") from None

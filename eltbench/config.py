@@ -6,8 +6,9 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from eltbench.fields import build, frozen
+from eltbench.fields import build, check_numbers, frozen, whole
 
+MOST_SNAPSHOTS = 10_000
 Options = tuple[tuple[str, Any], ...]
 FIRST_WEIGHTS = 0.05  # share of an average above which the weights before training are said to count
 OPTIONS = ("trainer_options", "task_options", "dataset_options")
@@ -72,6 +73,7 @@ class Architecture:
             )
         if isinstance(self.dropout, bool) or not 0 <= self.dropout < 1:
             raise ValueError(f"architecture: dropout must be in [0, 1), given {self.dropout!r}")
+        check_numbers(Architecture, vars(self), "architecture")
         object.__setattr__(self, "dropout", float(self.dropout))
 
     @property
@@ -104,6 +106,7 @@ class Optimisation:
             value, least = getattr(self, name), 0 if name in ("warmup_steps", "snapshot_every") else 1
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"optimisation: {name} must be an integer of at least {least}, given {value!r}")
+        check_numbers(Optimisation, vars(self), "optimisation")
         for each in fields(self):
             if each.type == "float":  # 1 and 1.0 are one setting and have one identity
                 object.__setattr__(self, each.name, float(getattr(self, each.name)))
@@ -121,6 +124,12 @@ class Optimisation:
         object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optimisation: betas must be two numbers in [0, 1), given {self.betas}")
+
+        if self.snapshot_every and self.steps // self.snapshot_every > MOST_SNAPSHOTS:
+            raise ValueError(
+                f"optimisation: a run keeps at most {MOST_SNAPSHOTS:,} snapshots, given snapshot_every = "
+                f"{self.snapshot_every} of {self.steps} steps"
+            )
 
     @property
     def snapshots(self) -> tuple[int, ...]:
@@ -165,6 +174,9 @@ class Run:
     devices: int = added(1)  # among which every batch is divided
 
     def __post_init__(self) -> None:
+        check_numbers(Run, vars(self), "run")
+        if not whole(self.seed) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"run: seed must be a whole number from 0 to 2^63 - 1, given {self.seed!r}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"run: precision must be 'fp32' or 'bf16', given {self.precision!r}")
         if self.threads < 1:

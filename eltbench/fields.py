@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar, get_type_hints
+from functools import cache
+from numbers import Integral
+from typing import Any, TypeVar, get_args, get_type_hints
 
 T = TypeVar("T")
 
@@ -14,7 +17,7 @@ def build(cls: type[T], values: Mapping[str, Any], what: str | None = None) -> T
     """A dataclass from plain values (of TOML, JSON or a call); lists stand for tuples.
 
     what: how messages name it, by default its class. Raises ValueError for an unknown field, with the near miss, for a
-    missing one and for a value of another type.
+    missing one, for a value of another type and for numbers that are none (see `check_numbers`).
     """
     from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
@@ -34,7 +37,39 @@ def build(cls: type[T], values: Mapping[str, Any], what: str | None = None) -> T
             check_type(value, hints[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
         except TypeCheckError as error:
             raise ValueError(f"{what}: {name} is given as {values[name]!r}: {error}") from None
+    check_numbers(cls, checked, what)
     return cls(**checked)
+
+
+def check_numbers(cls: type, values: Mapping[str, Any], what: str) -> None:
+    """Refuse (ValueError) what Python's types let pass in a dataclass: true for a number, and a float that is none.
+
+    values: those of its fields, by name.
+    """
+    for name, value in values.items():
+        allowed = _kinds(cls)[name]
+        if Any in allowed or not allowed & {int, float}:
+            continue
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, bool) and bool not in allowed:
+                raise ValueError(f"{what}: {name} must be a number, given {value!r}")
+            if isinstance(each, float) and not math.isfinite(each):
+                raise ValueError(f"{what}: {name} must be finite, given {value!r}")
+
+
+def whole(value: Any) -> bool:
+    """Whether a value is a whole number by its type; true and false are not, though Python counts them as integers."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+@cache
+def _kinds(cls: type) -> dict[str, set[Any]]:
+    """The types that each field of a dataclass may have, its own or those within a tuple or a union."""
+
+    def kinds(hint: Any) -> set[Any]:
+        return {hint}.union(*map(kinds, get_args(hint)))
+
+    return {name: kinds(hint) for name, hint in get_type_hints(cls).items()}
 
 
 def unknown(kind: str, name: str, known: list[str]) -> str:

@@ -15,8 +15,10 @@ import numpy as np
 from eltbench.backends import check_exits
 from eltbench.backends.base import Engine
 from eltbench.config import Run, run_from_dict
+from eltbench.data import form
 from eltbench.data.base import Clean, DataSpec
 from eltbench.dropout import draw_dropped
+from eltbench.fields import whole
 from eltbench.identity import run_id
 from eltbench.streams import stream
 from eltbench.tasks.base import Array, Batch
@@ -81,8 +83,8 @@ class Model:
         without dropout.
         """
         exits = self.exits(exits)
-        if dropout_passes < 0:
-            raise ValueError(f"predict: dropout_passes must be 0 or more, given {dropout_passes}")
+        if not whole(dropout_passes) or dropout_passes < 0:
+            raise ValueError(f"predict: dropout_passes must be 0 or more, a whole number, given {dropout_passes!r}")
         if dropout_passes and not self.run.architecture.dropout:
             raise ValueError(
                 f"predict: this network was trained without dropout, so {dropout_passes} passes would be the same one; "
@@ -111,17 +113,17 @@ class Model:
         context: np.ndarray | None = None,
     ) -> Batch:
         """What `predict` is given as a host batch, completed and checked (ValueError) but for a target and weights."""
-        items = len(inputs)
         if self.task.timed and log_snr is None:
             raise ValueError(f"predict: task {self.run.task!r} needs log_snr, the noise level of the inputs")
         if self.spec.context_vocabulary and context is None:
             raise ValueError(f"predict: dataset {self.run.dataset!r} needs context tokens")
-        if labels is None:
-            labels = np.full(items, self.spec.classes, np.int32)
-        inputs = np.asarray(inputs, np.float32 if self.spec.kind == "continuous" else np.int32)
-        context = None if context is None else np.asarray(context, np.int32)
-        level = None if log_snr is None else np.broadcast_to(np.asarray(log_snr, np.float32), (items,)).copy()
-        return Batch(inputs, np.asarray(labels, np.int32), context, level, None, None)
+        spec, inputs = self.spec, form.inputs(inputs, self.spec, "predict")
+        items = len(inputs)
+        labels = np.full(items, spec.classes) if labels is None else labels
+        labels = form.labels(labels, spec, "predict", items)
+        context = None if context is None else form.context(context, spec, "predict", items)
+        level = None if log_snr is None else form.noise_levels(log_snr, "predict", items)
+        return Batch(inputs, labels, context, level, None, None)
 
     def anytime(
         self,
@@ -168,9 +170,12 @@ class Model:
     ) -> Generator[np.ndarray, int | None, None]:
         """The state after each sampling step; send an integer to change the loops from the next step on.
 
-        See `Task.sampling` for the settings. Raises ValueError for impossible loops or settings, before any step.
+        See `Task.sampling` for the settings. labels: (B,), the null label `spec.classes` for a sample of no class.
+        Raises ValueError for impossible loops, labels, given items or settings, before any step.
         """
         (loops,) = self.exits([loops])
+        labels = form.labels(labels, self.spec, "sample")
+        form.check_given(given, self.spec, "sample", len(labels))
 
         def predict(inputs: Array, labels: Array, log_snr: Array, context: Array, loops: int) -> Array:
             return self.engine.predict(Batch(inputs, labels, context, log_snr, None, None), (loops,))[0].prediction
@@ -195,7 +200,7 @@ class Model:
     ) -> np.ndarray:
         """One item per label at this loop count; the same seed draws the same noise at every loop count."""
         state = None
-        for state in self.trajectory(np.asarray(labels), loops, seed=seed, given=given, **settings):  # noqa: B007
+        for state in self.trajectory(labels, loops, seed=seed, given=given, **settings):  # noqa: B007
             pass
         assert state is not None
         return state

@@ -105,7 +105,8 @@ def load_rows(path: str | Path) -> pd.DataFrame:
 def collect(
     jobs: Sequence[Job], store: RunStore, study: str, preset: str, extra: Mapping[str, pa.DataType]
 ) -> pd.DataFrame:
-    """The study's rows from the measurements of the planned runs; runs without a measurement give none.
+    """The study's rows from the measurements of the planned runs; runs without a measurement give none,
+    and those of which a part failed the rows of the others.
 
     Each row is stamped with study, preset and the key columns of its job. A damaged measurement is set aside and
     raises ValueError naming it: the repeated command measures it again.
@@ -114,7 +115,7 @@ def collect(
     parts = [schema.empty_table()]
     for job in jobs:
         path = store.measurement_path(job.run_id, study, job.digest)
-        if not path.exists():
+        if not path.exists() and not (path := store.incomplete_path(job.run_id, study, job.digest)).exists():
             continue
         try:
             part = _read(path)

@@ -144,6 +144,10 @@ class RunStore:
         """Where the rows of one measurement lie; its raw tables lie beside it as STEM.TABLE.parquet."""
         return self.directory(run_id) / "measurements" / f"{study}-{digest}.parquet"
 
+    def incomplete_path(self, run_id: str, study: str, digest: str) -> Path:
+        """Where the rows lie of a measurement of which a part failed, which is not cached."""
+        return self.measurement_path(run_id, study, digest).with_suffix(".incomplete.parquet")
+
     def measured(self, run_id: str, study: str, digest: str) -> bool:
         """Whether the measurement is there and ends as a parquet file does; thousands are asked in a second."""
         return _ends_as_parquet(self.measurement_path(run_id, study, digest))

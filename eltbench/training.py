@@ -13,6 +13,7 @@ from eltbench.backends.base import Engine, Report
 from eltbench.backends.checkpoint import snapshot_name
 from eltbench.config import Optimisation, Run
 from eltbench.data.base import Dataset
+from eltbench.data.form import check_clean, check_splits
 from eltbench.dropout import draw_dropped
 from eltbench.log import DivergedError, Log
 from eltbench.streams import stream
@@ -104,6 +105,7 @@ def fit_seeds(runs: Mapping[Path, Run], report: SeedsReport | None = None) -> li
         launch = backends.get(run.backend).launch
         if launch(run, partial(fit, run, directory), None if report is None else partial(report, run)):
             return [_begin(replace(run, devices=1), directory, made)]
+    check_splits(made.dataset)
     trainees = [_begin(run, directory, made) for directory, run in runs.items()]
     steps = run.optimisation.steps
     while going := [trainee for trainee in trainees if trainee.error is None and trainee.step < steps]:
@@ -129,6 +131,7 @@ def draw(run: Run, made: Parts, step: int) -> tuple[Batch, tuple[int, ...]]:
     """The host batch of a run's step and the exits read at it, from the streams of the run's seed."""
     optimisation = run.optimisation
     clean = made.dataset.batch(stream(run.dataset, run.seed, "batch", step), optimisation.batch_size)
+    check_clean(clean, made.dataset.spec, f"dataset {run.dataset!r}, batch of step {step}", optimisation.batch_size)
     corruption = stream(run.dataset, run.seed, "corruption", step)
     batch = made.task.corrupt(clean, made.dataset.spec, corruption, optimisation.label_dropout)
     network = run.architecture, made.trainer.depth, made.dataset.spec, made.task.timed

@@ -131,6 +131,7 @@ def _train(runs: Mapping[str, Run], store: RunStore, emit: Emit) -> dict[str, Ex
 
 
 def _measure(jobs: list[Job], store: RunStore, emit: Emit) -> None:
+    """Write what the jobs measure; raises RuntimeError, after that, where a part failed, which is not cached."""
     import pyarrow as pa
 
     from eltbench import results, studies
@@ -139,17 +140,25 @@ def _measure(jobs: list[Job], store: RunStore, emit: Emit) -> None:
 
     run, run_id = jobs[0].run, jobs[0].run_id
     model = load_model(store.directory(run_id), runs=store.root)
+    failed: list[Exception] = []
     for job in jobs:
         assert job.study is not None
         emit({"run": run_id, "phase": "measure", "study": job.study})
         study = studies.create(job.study)
         measured = study.measure(model, run, dict(job.settings))
-        path = store.measurement_path(run_id, job.study, job.digest)
+        path, incomplete = (
+            where(run_id, job.study, job.digest) for where in (store.measurement_path, store.incomplete_path)
+        )
         for name, table in measured.tables.items():  # before the rows, whose presence means that all is there
             raw = pa.Table.from_pandas(table.assign(run_id=run_id), preserve_index=False)
             results.write_table(path.with_suffix(f".{name}.parquet"), raw)
         rows = results.stamp(measured.rows, run, run_id, job.digest, study.columns, _costs(model))
-        results.write_rows(path, rows, part_schema(study.columns))
+        results.write_rows(incomplete if measured.failed else path, rows, part_schema(study.columns))
+        failed += measured.failed
+        if not measured.failed:
+            incomplete.unlink(missing_ok=True)
+    if failed:  # now that all rows are there
+        raise RuntimeError(f"a part of a measurement failed: {in_words(failed[0])}") from failed[0]
 
 
 def _costs(model: Model) -> Callable[[int | None], dict[str, int]]:

@@ -36,11 +36,19 @@ from eltbench.config import Architecture, Optimisation, Run, build, run_from_dic
         ({"dropout": -0.1}, r"dropout must be in \[0, 1\), given -0.1"),
         ({"dropout": float("nan")}, r"dropout must be in \[0, 1\), given nan"),
         ({"dropout": True}, r"dropout must be in \[0, 1\), given True"),
+        ({"unique_layers": True}, "unique_layers must be a number, given True"),
+        ({"attention_radius": False}, "attention_radius must be a number, given False"),
     ],
 )
 def test_an_impossible_architecture_is_refused(fields, message):
     with pytest.raises(ValueError, match=f"^architecture: {message}$"):
         Architecture(**fields)
+
+
+@pytest.mark.parametrize("seed", [-1, True, 1.5, 2**63, "0"])
+def test_a_seed_is_a_whole_number_that_a_row_can_hold(seed):
+    with pytest.raises(ValueError, match=r"^run: seed must be a"):
+        Run("elt", "diffusion", "digits", seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +59,12 @@ def test_an_impossible_architecture_is_refused(fields, message):
         ({"warmup_steps": -1}, "warmup_steps must be an integer of at least 0, given -1"),
         ({"schedule": "cosin"}, "schedule must be 'constant' or 'cosine', given 'cosin'"),
         ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), given 1.0"),
+        ({"steps": True}, "steps must be a number, given True"),
+        ({"learning_rate": True}, "learning_rate must be a number, given True"),
+        ({"learning_rate": float("inf")}, "learning_rate must be finite, given inf"),
+        ({"weight_decay": float("nan")}, "weight_decay must be finite, given nan"),
+        ({"betas": (0.9, float("nan"))}, r"betas must be finite, given \(0.9, nan\)"),
+        ({"steps": 10**9, "snapshot_every": 1}, "a run keeps at most 10,000 snapshots, .* 1 of 1000000000 steps"),
         ({"label_dropout": 1.1}, r"label_dropout must be in \[0, 1\], given 1.1"),
     ],
 )

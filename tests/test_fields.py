@@ -38,6 +38,11 @@ def test_lists_stand_for_tuples_and_whole_numbers_for_floats():
         ({"kind": "hot", "plates": [1, "two"]}, "soup: plates is given as"),
         ({"kind": "hot", "extras": 3}, "soup: extras is given as 3"),
         ({"kind": "hot", "extras": {"basil": "x"}}, "soup: extras is given as"),
+        ({"kind": "hot", "spoons": True}, "soup: spoons must be a number, given True"),
+        ({"kind": "hot", "salt": False}, "soup: salt must be a number, given False"),
+        ({"kind": "hot", "plates": [1, True]}, r"soup: plates must be a number, given \(1, True\)"),
+        ({"kind": "hot", "lid": True}, "soup: lid must be a number, given True"),
+        ({"kind": "hot", "salt": float("nan")}, "soup: salt must be finite, given nan"),
         ({"kind": "hot", "lid": "1"}, "soup: lid is given as '1'"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from eltbench import trainers, training
 from eltbench.config import Architecture, Optimisation, Run
+from eltbench.data.digits import Digits
 from eltbench.streams import stream
 from eltbench.trainers.elt import ELT
 from eltbench.training import DivergedError, fit, learning_rate, parts
@@ -69,6 +70,37 @@ def recorded(tmp_path, monkeypatch):
         return recorder.steps
 
     return record
+
+
+# Items that have not the form of their dataset are not trained on
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("training", r"'digits', training items: labels must be 0\.\.9 .*, given 1\.\.10"),
+        ("heldout", r"'digits', held-out items: labels must be 0\.\.9 .*, given 1\.\.10"),
+        ("batch", r"'digits', batch of step 0: labels must be 0\.\.9 .*, given \d\.\.10"),
+    ],
+)
+def test_labels_counted_from_one_are_refused_before_a_step(changed, message, recorded, monkeypatch):
+    given = getattr(Digits, changed)
+
+    def from_one(self, *asked):
+        clean = given(self, *asked)
+        return clean._replace(labels=np.append(clean.labels[:-1] + 1, 10))
+
+    monkeypatch.setattr(Digits, changed, from_one)
+    with pytest.raises(ValueError, match=f"^dataset {message}"):
+        recorded(small_run())
+
+
+@pytest.mark.parametrize("change", [lambda values: values * np.nan, lambda values: ((values + 1) * 127.5).astype("u1")])
+def test_pixels_that_are_none_are_refused_as_such(change, recorded, monkeypatch):
+    batch = Digits.batch
+    monkeypatch.setattr(Digits, "batch", lambda *asked: batch(*asked)._replace(values=change(batch(*asked).values)))
+    with pytest.raises(ValueError, match=r"^dataset 'digits', batch of step 0: values: .*(not finite|given uint8)"):
+        recorded(small_run())
 
 
 # Fairness: what does not depend on the trainer

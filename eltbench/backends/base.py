@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,9 +14,11 @@ from eltbench.backends.steps import Steps
 from eltbench.config import Run
 from eltbench.data.base import DataSpec
 from eltbench.equilibrium import Solver
+from eltbench.fields import whole
 from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Task
 from eltbench.trainers.base import Trainer
 
+MOST_LOOPS = 10_000  # of one call; a loop count beyond it is a slip, and would run for hours
 Report = Callable[[int, int], None]
 """report(steps done, steps in all)"""
 
@@ -132,14 +134,23 @@ class Seeds(Protocol):
 
 
 def check_exits(exits: Sequence[int], *, deepest: int | None = None) -> tuple[int, ...]:
-    """The exits as a tuple; raises ValueError unless they are strictly increasing, at least 1 and at most `deepest`."""
-    checked: tuple[int, ...] = tuple(int(exit) for exit in exits)
+    """The exits as a tuple; raises ValueError unless they are strictly increasing, at least 1 and at most `deepest`.
+
+    Nobody runs more than `MOST_LOOPS` loops.
+    """
+    if isinstance(exits, range) and exits and abs(exits[-1] - exits[0]) > MOST_LOOPS:  # not made a list of
+        raise ValueError(f"exits: a network is looped {MOST_LOOPS:,} times at most, given {exits}")
+    if not isinstance(exits, Iterable) or not all(map(whole, exits := tuple(exits))):
+        raise ValueError(f"exits: give loop counts such as (1, 2, 4), given {exits!r}")
+    checked = tuple(map(int, exits))
     if not checked:
         raise ValueError("exits: give at least one loop count")
     if checked[0] < 1:
         raise ValueError(f"exits: a loop count is at least 1, given {list(checked)}")
     if any(later <= earlier for earlier, later in itertools.pairwise(checked)):
         raise ValueError(f"exits: loop counts must be strictly increasing, given {list(checked)}")
+    if checked[-1] > MOST_LOOPS:
+        raise ValueError(f"exits: a network is looped {MOST_LOOPS:,} times at most, given {checked[-1]:,}")
     if deepest is not None and checked[-1] > deepest:
         raise ValueError(f"exits: this unique-depth network ends at exit {deepest}, given {list(checked)}")
     return checked

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from eltbench.data.form import BEYOND
 from eltbench.fields import unknown
 from eltbench.registry import UnknownNameError
 
@@ -44,12 +45,20 @@ def full_name(extractor: str) -> str:
     return name
 
 
+def check_shape(shape: tuple[int, ...], extractor: str) -> None:
+    """Refuse (ValueError) images (n, H, W, C) of a shape that the extractor does not take."""
+    if len(shape) != 4 or shape[3] not in (1, 3) or not shape[0]:
+        raise ValueError(f"images: expected (n, H, W, 1 or 3) with n at least 1, given shape {shape}")
+    if (name := full_name(extractor)) == DIGITS and shape[1:] != (8, 8, 1):
+        raise ValueError(f"feature extractor {name!r} takes images (n, 8, 8, 1), given shape {shape}")
+
+
 def extract(images: np.ndarray, extractor: str = "digits-conv") -> Features:
     """Features of images (n, H, W, C) in [-1, 1], C = 1 or 3, read by torch-fidelity.
 
-    Images pass through uint8, as torch-fidelity demands: values are clipped to [-1, 1] and rounded to 256 levels, a
-    step of 1/127.5 where the digits' own grey levels are 1/8 apart. Raises ValueError for values that are not finite
-    and for shapes the extractor does not take, FileNotFoundError for Inception without its weights.
+    Images pass through uint8, as torch-fidelity demands: values are rounded to 256 levels, a step of 1/127.5 where the
+    digits' own grey levels are 1/8 apart. Raises ValueError for integers, values that are not finite or outside
+    [-1, 1], and shapes the extractor does not take, FileNotFoundError for Inception without its weights.
     """
     import torch
     from torch_fidelity.utils import get_featuresdict_from_dataset
@@ -81,6 +90,15 @@ def inception_weights(path: str | Path | None = None) -> Path | None:
         return None
     _check_hash(file, INCEPTION_SHA256)
     return file
+
+
+def check_weights(extractor: str) -> None:
+    """Refuse an extractor whose weights are not here: FileNotFoundError, or ValueError for others under its name."""
+    if full_name(extractor) == INCEPTION and inception_weights() is None:
+        raise FileNotFoundError(
+            f"feature extractor {INCEPTION!r} needs its weights and nothing is downloaded: put {INCEPTION_FILE} "
+            f"into torch hub's checkpoints or name it in ${INCEPTION_VARIABLE}; 'digits-conv' needs no file"
+        )
 
 
 def digits_weights(directory: Path = WEIGHTS) -> dict[str, Any]:
@@ -127,13 +145,8 @@ def _network(name: str) -> Any:
 
     options: dict[str, Any] = {}
     if name == INCEPTION:
-        file = inception_weights()
-        if file is None:
-            raise FileNotFoundError(
-                f"feature extractor {INCEPTION!r} needs its weights and nothing is downloaded: put {INCEPTION_FILE} "
-                f"into torch hub's checkpoints or name it in ${INCEPTION_VARIABLE}; 'digits-conv' needs no file"
-            )
-        options["feature_extractor_weights_path"] = str(file)
+        check_weights(name)
+        options["feature_extractor_weights_path"] = str(inception_weights())
     elif name not in FEATURE_EXTRACTORS_REGISTRY:
         bound = type("CommittedDigitsExtractor", (DigitsExtractor,), {"weights": digits_weights()})
         torch_fidelity.register_feature_extractor(name, bound)
@@ -141,13 +154,14 @@ def _network(name: str) -> Any:
 
 
 def _uint8(images: np.ndarray, name: str) -> np.ndarray:
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
-        raise ValueError(f"images: expected (n, H, W, 1 or 3) with n at least 1, given shape {images.shape}")
-    if name == DIGITS and images.shape[1:] != (8, 8, 1):
-        raise ValueError(f"feature extractor {name!r} takes images (n, 8, 8, 1), given shape {images.shape}")
+    check_shape(images.shape, name)
+    if images.dtype.kind != "f":
+        raise ValueError(f"images: expected floats in [-1, 1], given {images.dtype}; of 0..255 take x / 127.5 - 1")
     bad = images.size - int(np.isfinite(images).sum())
     if bad:
         raise ValueError(f"images: {bad} of {images.size} values are not finite; such samples have no quality")
+    if (low := images.min()) < -1 - BEYOND or images.max() > 1 + BEYOND:
+        raise ValueError(f"images: values must lie in [-1, 1], given {low:g}..{images.max():g}; scale or clip them")
     pixels = np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:3], 3)).transpose(0, 3, 1, 2))
 

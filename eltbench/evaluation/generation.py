@@ -15,6 +15,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
 
+from eltbench.data import form
 from eltbench.data.latin import Latin, valid
 from eltbench.evaluation import stopping
 from eltbench.evaluation.features import extract
@@ -75,6 +76,7 @@ def generate(
         raise ValueError(f"generate: signals are of one prediction a step, given guidance {settings.guidance_scale}")
     if (gate is not None) != (rule == "learned-gate"):
         raise ValueError(f"generate: a gate belongs to the rule 'learned-gate' alone, given {gate} with {rule!r}")
+    labels = form.labels(labels, model.spec, "generate")
     engine, steps = model.engine, _Steps(model, exits, rule, threshold, gate)
     rng = stream(model.run.dataset, seed, "sampling")
     states = model.task.sample(steps, model.spec, labels, exits[-1], rng, engine.ops, settings)

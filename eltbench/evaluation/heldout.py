@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from eltbench.data.form import check_clean
 from eltbench.model import Model
 from eltbench.streams import stream
 from eltbench.tasks.base import Batch, ExitOutput, NumpyOps, Task
@@ -43,10 +44,11 @@ def evaluate(model: Model, exits: Sequence[int], draws: int) -> Heldout:
 
     Every held-out item is corrupted `draws` times, at levels spread over the training distribution; levels, noise and
     masks come from one stream of the dataset, whatever the model, its seed or its backend. Raises ValueError for
-    impossible exits.
+    impossible exits, and for items that have not the form of the data.
     """
     exits = model.exits(exits)
     clean = model.dataset.heldout()
+    check_clean(clean, model.spec, f"dataset {model.run.dataset!r}, held-out items")
     batches = model.task.heldout(clean, model.spec, stream(model.run.dataset, 0, "heldout"), draws)
     strata = model.dataset.strata(clean)
     errors, weights, hits, seen = [], [], [], []

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
+from eltbench.data.form import check_clean
 from eltbench.evaluation.exact import exact_posterior, loss_apart
 from eltbench.evaluation.further_signals import measure_further
 from eltbench.evaluation.heldout import BATCH
@@ -98,6 +99,7 @@ def observe(
     """
     exits = model.exits(exits)
     clean = model.dataset.heldout()
+    check_clean(clean, model.spec, f"dataset {model.run.dataset!r}, held-out items")
     if by_token and model.spec.kind != "tokens":
         raise ValueError(f"per sample: {model.run.dataset!r} has no tokens to be units; take whole items")
     batches = model.task.heldout(clean, model.spec, stream(model.run.dataset, 0, "heldout"), draws)

@@ -25,6 +25,8 @@ NAMES = {
 INCEPTION_NAMES = NAMES | {"frechet": "fid", "kernel": "kid", "score": "inception_score"}
 HIGHER_IS_BETTER = {"frechet": False, "kernel": False, "precision": True, "recall": True, "score": True}
 
+FEWEST = 5  # images of each set: precision and recall need that many
+
 
 @dataclass(frozen=True)
 class Score:
@@ -42,9 +44,16 @@ def quality(samples: np.ndarray, reference: np.ndarray, *, extractor: str = "dig
 
     Both are images (n, H, W, C) float32 in [-1, 1]; the first min(n, m) of each are used, so that values of equal size
     compare, and both should come in random order with like class frequencies. At least five of each are needed.
-    Raises ValueError for fewer, for values that are not finite, and for shapes the extractor does not take.
+    Raises ValueError for fewer, for values that are not finite or outside [-1, 1], for sets of which one is in [0, 1]
+    and the other in [-1, 1], and for shapes the extractor does not take.
     """
     n = min(len(samples), len(reference))
+    for name, images, others in (("samples", samples, reference), ("reference", reference, samples)):
+        if n and images.min() >= 0 and images.max() <= 1 and others.min() < 0:
+            raise ValueError(
+                f"quality: all values of {name} lie in 0..1, the other set begins at {others.min():g}: expected "
+                "both in [-1, 1]; of 0..1 take 2 * x - 1"
+            )
     return scores(extract(samples[:n], extractor), extract(reference[:n], extractor), full_name(extractor))
 
 
@@ -62,8 +71,8 @@ def scores(generated: Features, real: Features, extractor: str) -> list[Score]:
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
     n = len(generated.maps)
-    if n != len(real.maps) or n < 5:
-        raise ValueError(f"quality: expected two sets of equal size, at least 5, given {n} and {len(real.maps)}")
+    if n != len(real.maps) or n < FEWEST:
+        raise ValueError(f"quality: expected two sets of equal size, at least {FEWEST}, given {n} and {len(real.maps)}")
     ours, theirs = torch.from_numpy(generated.maps), torch.from_numpy(real.maps)  # (n, d)
     statistics = [fid_features_to_statistics(maps) for maps in (ours, theirs)]
     prc = prc_features_to_metric(ours, theirs, verbose=False)
@@ -100,16 +109,36 @@ def real_floor(dataset: Dataset, n: int, *, extractor: str = "digits-conv") -> l
     What a perfect model would score at this size, up to chance: both sets are real and disjoint.
     Raises ValueError where n exceeds the held-out split or a class has too few training images.
     """
-    wanted = dataset.heldout().labels[:n]
     training = dataset.training()
-    order = stream(dataset.name, 0, "floor").permutation(len(training.labels))
+    chosen = _like_heldout(dataset, training.labels, n)
+    return quality(_images(dataset, training.values[chosen]), reference(dataset, n), extractor=extractor)
+
+
+def check_real_images(dataset: Dataset, n: int) -> None:
+    """Refuse (ValueError) a number of samples for which a dataset has too few real images to stand beside them."""
+    if n < FEWEST:
+        raise ValueError(f"quality: at least {FEWEST} held-out images are needed, {dataset.name!r} gives {n}")
+    labels = dataset.training().labels
+    _like_heldout(dataset, labels, n)
+    _check_null(n, len(labels) + len(dataset.heldout().labels))
+
+
+def _check_null(n: int, images: int) -> None:
+    if 2 * n > images:
+        raise ValueError(f"kernel null: two sets of {n} need {2 * n} real images, the dataset has {images}")
+
+
+def _like_heldout(dataset: Dataset, labels: np.ndarray, n: int) -> np.ndarray:
+    """Positions (n,) of training images of these labels, in the classes of the first n held-out ones."""
+    wanted = dataset.heldout().labels[:n]
+    order = stream(dataset.name, 0, "floor").permutation(len(labels))
     chosen = np.empty(len(wanted), dtype=np.int64)
     for label in np.unique(wanted):
-        places, candidates = np.flatnonzero(wanted == label), order[training.labels[order] == label]
+        places, candidates = np.flatnonzero(wanted == label), order[labels[order] == label]
         if len(candidates) < len(places):
             raise ValueError(f"quality: class {label} has {len(candidates)} training images, {len(places)} needed")
         chosen[places] = candidates[: len(places)]
-    return quality(_images(dataset, training.values[chosen]), reference(dataset, n), extractor=extractor)
+    return chosen
 
 
 def kernel_null(dataset: Dataset, n: int, *, draws: int = 1000, extractor: str = "digits-conv") -> float:
@@ -120,8 +149,7 @@ def kernel_null(dataset: Dataset, n: int, *, draws: int = 1000, extractor: str =
     Always the same number for the same arguments. Raises ValueError for fewer than 2n real images.
     """
     images = np.concatenate([_images(dataset, split.values) for split in (dataset.training(), dataset.heldout())])
-    if 2 * n > len(images):
-        raise ValueError(f"kernel null: two sets of {n} need {2 * n} real images, the dataset has {len(images)}")
+    _check_null(n, len(images))
     rng = stream(dataset.name, 0, "kernel-null")
     images = images[rng.permutation(len(images))[: max(2 * n, 2000)]]  # bounds the kernel matrix of a large dataset
     maps = extract(images, extractor).maps

@@ -7,9 +7,40 @@ from typing import Any
 
 import numpy as np
 
+from eltbench.evaluation.features import check_shape, check_weights, extract, full_name
 from eltbench.evaluation.memorising import Memorising, memorising
-from eltbench.evaluation.quality import kernel_null, quality, real_floor, reference
+from eltbench.evaluation.quality import check_real_images, kernel_null, real_floor, reference, scores
 from eltbench.model import Model
+from eltbench.training import Parts
+
+
+def check_scores(made: Parts, label_dropout: float, samples: int, guidance_scale: float, extractors: list[str]) -> None:
+    """Refuse (ValueError), before anything is trained, samples that `sample_scores` could not draw or score.
+
+    A world without images has no scores, and nothing is refused there.
+    """
+    dataset, spec = made.dataset, made.dataset.spec
+    heldout = dataset.heldout()
+    images = dataset.images(heldout.values[:1])
+    if images is None:
+        return
+    try:
+        if spec.context_vocabulary:
+            raise ValueError("they would be drawn without the context that its items have")
+        if guidance_scale != 1.0 and not (spec.classes and label_dropout):
+            raise ValueError(
+                f"guidance_scale is {guidance_scale:g}, which takes a model that was trained with and without labels, "
+                f"given {spec.classes} classes and label_dropout = {label_dropout:g}"
+            )
+        for extractor in extractors:
+            check_shape(images.shape, extractor)
+            check_weights(extractor)
+        check_real_images(dataset, min(samples, len(heldout.labels)))
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(
+            f"measurement: {samples} samples of {dataset.name!r} cannot be scored: {error}; to measure without samples "
+            "give measurement.samples = 0"
+        ) from None
 
 
 def sample_scores(model: Model, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -37,12 +68,12 @@ def sample_scores(model: Model, settings: Mapping[str, Any]) -> list[dict[str, A
     }
     extractors, rows, floor = settings["feature_extractors"], [], []
     for extractor in extractors:
-        scores = real_floor(dataset, count, extractor=extractor)
-        rows += [{**keys, **vars(score), "metric": f"{score.metric}_of_real_images"} for score in scores]
-        kernel = next(score for score in scores if score.metric in ("kernel_distance", "kid"))
+        real_scores = real_floor(dataset, count, extractor=extractor)
+        rows += [{**keys, **vars(score), "metric": f"{score.metric}_of_real_images"} for score in real_scores]
+        kernel = next(score for score in real_scores if score.metric in ("kernel_distance", "kid"))
         null = {"metric": f"{kernel.metric}_null_deviation", "value": kernel_null(dataset, count, extractor=extractor)}
         rows.append({**keys, **vars(kernel), **null})
-        floor += scores
+        floor += real_scores
     for loops in settings["sample_loops"]:
         values = model.sample(labels, loops, seed=model.run.seed, **settings["sampling"])
         if broken := count - int(np.isfinite(values).reshape(count, -1).all(axis=1).sum()):
@@ -53,8 +84,9 @@ def sample_scores(model: Model, settings: Mapping[str, Any]) -> list[dict[str, A
             continue
         images = dataset.images(values)
         assert images is not None
-        for extractor in extractors:
-            rows += [{**keys, **vars(score), "loops": loops} for score in quality(images, real, extractor=extractor)]
+        for extractor in extractors:  # not by `quality`, to which white samples alone would look like values of 0..1
+            found = scores(extract(images, extractor), extract(real, extractor), full_name(extractor))
+            rows += [{**keys, **vars(score), "loops": loops} for score in found]
         nearest = memorising(images, training, real)
         rows += [
             {**keys, "loops": loops, "metric": name, "value": value, "n_samples": count}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,10 +25,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a study found in one model: rows to publish, and raw tables (per sample) that stay beside the run."""
+    """What a study found in one model: rows to publish, and raw tables (per sample) that stay beside the run.
+
+    failed: what made parts of it fail. The rows are then published, the run counts as failed, and the measurement is
+    not cached: the repeated command makes it again.
+    """
 
     rows: list[dict[str, Any]]
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    failed: tuple[Exception, ...] = ()
+
+    def with_part(self, name: str, measure: Callable[[], list[dict[str, Any]]]) -> Measured:
+        """These and the rows of one more part; where it fails, one empty row in its name with the reason.
+
+        For studies with a column `reason`.
+        """
+        try:
+            return replace(self, rows=[*self.rows, *measure()])
+        except Exception as error:
+            row = {"metric": name, "value": None, "reason": " ".join(f"{type(error).__name__}: {error}".split())}
+            return replace(self, rows=[*self.rows, row], failed=(*self.failed, error))
 
 
 class Study(ABC):
@@ -116,6 +132,10 @@ class Study(ABC):
     def remarks(self, rows: pd.DataFrame) -> list[str]:
         """What the command says below its table of claims, one line each: what no verdict shows."""
         return []
+
+    def open_questions(self, jobs: Sequence[Job]) -> dict[str, str]:
+        """Claims that the rows of these jobs could not decide, and why; the command says it before any training."""
+        return {}
 
     def why_nothing(self, rows: pd.DataFrame, claim: str) -> str:
         """Why no cell of these rows speaks to a claim; empty where no more can be said than that."""

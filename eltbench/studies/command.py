@@ -25,7 +25,7 @@ from eltbench.model import runs_root
 from eltbench.provenance import provenance
 from eltbench.runs import Job, RunStore, set_aside
 from eltbench.studies import budget, reading, sample_pictures, verdicts
-from eltbench.studies.presets import Preset, load_preset
+from eltbench.studies.presets import MOST_SEEDS, Preset, load_preset
 from eltbench.studies.publishing import publish
 from eltbench.sweep import Durations, Outcome, grouped, sweep, with_companions
 from eltbench.sweep import plan as plan_sweep
@@ -102,6 +102,8 @@ def execute(study_name: str, command: StudyCommand) -> int:
     jobs = [job for preset in presets for job in study.plan(preset)]
     doubts = list(dict.fromkeys(doubt for job in jobs if not presets[0].smoke for doubt in job.run.optimisation.doubts))
     _say([f"warning: {doubt}" for doubt in doubts], to=sys.stderr)
+    for claim, why in study.open_questions(jobs).items():
+        print(f"warning: {claim} will stay open: {why}", file=sys.stderr)
     if command.vectorise_seeds:
         _check_vectorised(jobs)
     if command.scheduler and command.engine != "dask":
@@ -207,6 +209,8 @@ def _seeds(text: str) -> range:
         seeds = range(int(first), int(end) if colon else int(first) + 1)
     except ValueError:
         seeds = range(0)
+    if seeds and seeds[-1] - seeds[0] >= MOST_SEEDS:
+        raise ValueError(f"seeds: give at most {MOST_SEEDS:,}, given {text!r}")
     if not seeds or seeds[0] < 0:
         raise ValueError(f"seeds: give numbers or a range such as 0:5, given {text!r}")
     return seeds

@@ -9,6 +9,7 @@ import pandas as pd
 from eltbench.claims import Evidence, Witness
 from eltbench.statistics import log_ratio, pair_by_seed
 
+SAMPLE_SCORES = "sample_scores"  # the metric of the empty row that says why samples were not scored
 Sides = tuple[pd.DataFrame, pd.DataFrame]
 """The rows of a numerator and of a denominator, one value a seed in each."""
 
@@ -17,13 +18,15 @@ def ratio_evidence(rows: pd.DataFrame, seeds: set[int], sides: Callable[[str], M
     """Log-ratios of held-out losses, with the kernel distance as second witness where samples were drawn.
 
     rows: of one world. seeds: those that every condition should have. sides: from a metric, both sides of every
-    condition.
+    condition. Where samples could not be scored, the witness that might withdraw a verdict is gone, and there is none.
     """
+    unscored = rows[rows["metric"] == SAMPLE_SCORES]["reason"]
     effects = {name: log_ratios(*pair) for name, pair in sides("heldout_loss").items()}
     return Evidence(
         {name: effect.to_numpy() for name, effect in effects.items()},
         kernel_witness(rows, sides("kernel_distance")),
         {name: sorted(seeds - set(effect.index)) for name, effect in effects.items()},
+        dict.fromkeys(effects, f"samples were not scored: {unscored.iloc[0]}") if len(unscored) else {},
     )
 
 

@@ -23,6 +23,7 @@ from eltbench.fields import build
 from eltbench.model import Model
 from eltbench.studies import register, targets, training_curves, variants
 from eltbench.studies.base import Measured, Study
+from eltbench.studies.comparisons import SAMPLE_SCORES
 from eltbench.studies.observed import Observation, heldout_rows
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.studies.variants import VARIANTS
@@ -90,7 +91,7 @@ class Convergence(Study):
             "training_steps": [*optimisation.snapshots, optimisation.steps],
             "exits": exits,
             "sample_loops": exits if asked.samples and compared else [],
-            **asked.settings(made.task),
+            **asked.settings(run, made),
         }
 
     def measure(self, model: Model, run: Run, settings: Mapping[str, Any]) -> Measured:
@@ -107,8 +108,9 @@ class Convergence(Study):
             losses = heldout.evaluate(then, settings["exits"], settings["heldout_draws"])
             found = heldout_rows(losses, run.architecture)
             rows += [{**cost, **row} for row in found if row["metric"] == "heldout_loss"]
-        rows += [{**cost, **row} for row in sample_scores(model, settings)]
-        return Measured(rows)
+        return Measured(rows).with_part(
+            SAMPLE_SCORES, lambda: [{**cost, **row} for row in sample_scores(model, settings)]
+        )
 
     def final_losses(self, rows: pd.DataFrame) -> pd.DataFrame:
         return super().final_losses(variants.ended(rows, "heldout_loss"))

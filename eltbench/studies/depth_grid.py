@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import pandas as pd
 import pyarrow as pa
 
+from eltbench.backends import check_exits
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
 from eltbench.evaluation import heldout
@@ -26,8 +27,8 @@ from eltbench.model import Model
 from eltbench.results import CELL
 from eltbench.studies import frontier, frontier_figure, register
 from eltbench.studies.base import Measured, Study
-from eltbench.studies.comparisons import Sides, log_ratios, ratio_evidence
-from eltbench.studies.observed import Observation, heldout_rows, item_table
+from eltbench.studies.comparisons import SAMPLE_SCORES, Sides, log_ratios, ratio_evidence
+from eltbench.studies.observed import Observation, check_repeats, heldout_rows, item_table
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training import parts
 
@@ -80,6 +81,7 @@ class Measurement(Observation):
         for name, least in (("timed_batch", 0), ("timing_rounds", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"measurement: {name} must be at least {least}, given {getattr(self, name)}")
+        check_repeats(self, "timing_rounds")
 
 
 @register("depth_grid", version=1)
@@ -119,8 +121,8 @@ class DepthGrid(Study):
         reach = math.floor(round(asked.beyond * deepest, 6))  # 1.15 times 20 loops are 23, whatever floats say
         one_depth = made.trainer.depth == "unique" or arm.role == "dedicated"
         return {
-            **asked.settings(made.task),
-            "exits": [deepest] if one_depth else list(range(1, reach + 1)),
+            **asked.settings(run, made),
+            "exits": [deepest] if one_depth else list(check_exits(range(1, reach + 1))),
             "sample_loops": [deepest] if asked.samples else [],
             "timed_exits": [deepest] if one_depth else list(range(1, deepest + 1)),
             "timed_batch": asked.timed_batch,
@@ -129,13 +131,11 @@ class DepthGrid(Study):
 
     def measure(self, model: Model, run: Run, settings: Mapping[str, Any]) -> Measured:
         losses = heldout.evaluate(model, settings["exits"], settings["heldout_draws"])
-        rows = heldout_rows(losses, run.architecture) + sample_scores(model, settings)
-        if batch_size := settings["timed_batch"]:
-            timed = {"batch_size": batch_size, "rounds": settings["timing_rounds"]}
-            seconds = call_seconds(model, settings["timed_exits"], **timed)
-            known = {"metric": "call_seconds", "higher_is_better": False, "batch_size": batch_size}
-            rows += [{**known, "loops": at, "value": value, "threads": run.threads} for at, value in seconds.items()]
-        return Measured(rows, {"items": item_table(losses)})
+        measured = Measured(heldout_rows(losses, run.architecture), {"items": item_table(losses)})
+        measured = measured.with_part(SAMPLE_SCORES, lambda: sample_scores(model, settings))
+        if settings["timed_batch"]:
+            measured = measured.with_part("call_seconds", lambda: _timed(model, run, settings))
+        return measured
 
     def cells(self, rows: pd.DataFrame) -> Iterator[tuple[Cell, pd.DataFrame]]:
         """By world, and by width where a world has several: a claim compares models of one width."""
@@ -159,6 +159,13 @@ class DepthGrid(Study):
 
     def figure(self, rows: pd.DataFrame) -> Figure:
         return frontier_figure.figure(frontier.summary(rows))
+
+
+def _timed(model: Model, run: Run, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    batch_size = settings["timed_batch"]
+    seconds = call_seconds(model, settings["timed_exits"], batch_size=batch_size, rounds=settings["timing_rounds"])
+    known = {"metric": "call_seconds", "higher_is_better": False, "batch_size": batch_size, "threads": run.threads}
+    return [{**known, "loops": at, "value": value} for at, value in seconds.items()]
 
 
 def _at_its_depth(rows: pd.DataFrame, metric: str, model: Trained) -> pd.DataFrame:

@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from eltbench.backends import check_exits
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
 from eltbench.data.latin import Latin
@@ -27,6 +29,7 @@ from eltbench.model import Model
 from eltbench.streams import stream
 from eltbench.studies import disagreement_tables, register
 from eltbench.studies.base import Measured, Study
+from eltbench.studies.observed import check_repeats
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training import Parts, parts
 
@@ -65,6 +68,7 @@ class Measurement:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"measurement: {name} must be at least {least}, given {getattr(self, name)}")
+        check_repeats(self, "heldout_draws", "strata", "ensemble", "dropout_passes", "splits")
 
 
 @register("disagreement", version=3)
@@ -107,6 +111,11 @@ class Disagreement(Study):
                 "what its items hide: leave it out"
             )
         looped = made.trainer.depth != "unique"
+        hidden = made.dataset.heldout().hidden
+        if hidden is not None and (empty := np.flatnonzero(~hidden.any(axis=1))).size:
+            raise ValueError(
+                f"measurement: signals are of hidden tokens, held-out item {empty[0]} of {world.dataset!r} hides none"
+            )
         if looped:
             _check_size(len(made.dataset.heldout().labels), world.dataset)
         if asked.samples:
@@ -117,7 +126,7 @@ class Disagreement(Study):
         }
         settings["sampling"] = asdict(made.task.sampling(**asked.sampling))  # refuses unknown options
         settings["dropout_passes"] *= run.architecture.dropout > 0
-        exits = list(range(1, asked.reach * deepest + 1)) if looped else [1]
+        exits = list(check_exits(range(1, asked.reach * deepest + 1))) if looped else [1]
         return {**settings, "exits": exits, "deepest": deepest, "levels": list(LEVELS), "delta": DELTA}
 
     def companions(self, preset: Preset, world: World, arm: Arm, seed: int) -> dict[str, tuple[Run, ...]]:
@@ -156,7 +165,9 @@ class Disagreement(Study):
         if settings["samples"]:
             asked = {**settings, "exits": exits[: exits.index(deepest) + 1]}
             rng = stream(model.run.dataset, 0, "calibration trajectories")
-            rows += generation_scores.score(model, asked, settings["splits"], rng)
+            return Measured(rows, tables).with_part(
+                "samples", lambda: generation_scores.score(model, asked, settings["splits"], rng)
+            )
         return Measured(rows, tables)
 
     def _stopping(self, model: Model, items: PerSample, settings: Mapping[str, Any]) -> list[dict[str, Any]]:

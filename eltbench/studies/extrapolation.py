@@ -7,24 +7,26 @@ that control itself) and the unique-depth model of equal compute (`equal-compute
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
 import pandas as pd
 import pyarrow as pa
 
+from eltbench.backends import check_exits
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
 from eltbench.evaluation import heldout, trajectory
 from eltbench.evaluation.samples import sample_scores
 from eltbench.fields import build
 from eltbench.model import Model
+from eltbench.runs import Job
 from eltbench.streams import stream
 from eltbench.studies import arms, curves, register
 from eltbench.studies.base import Measured, Study
-from eltbench.studies.comparisons import Sides, log_ratios, ratio_evidence
+from eltbench.studies.comparisons import SAMPLE_SCORES, Sides, log_ratios, ratio_evidence
 from eltbench.studies.observed import Observation, heldout_rows, item_table
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training import parts
@@ -100,8 +102,8 @@ class Extrapolation(Study):
         elif arm.role == "dedicated":  # a control for one depth is asked at that depth
             exits = [deepest]
         else:
-            exits = list(range(1, REACH * deepest + 1))
-        observed = asked.settings(made.task)  # refuses unknown options before any training
+            exits = list(check_exits(range(1, REACH * deepest + 1)))
+        observed = asked.settings(run, made)  # refuses unknown options before any training
         sample_loops = [loops for loops in asked.sample_loops if loops in exits]
         if asked.samples and not sample_loops:
             if len(exits) > 1:
@@ -116,11 +118,19 @@ class Extrapolation(Study):
 
     def measure(self, model: Model, run: Run, settings: Mapping[str, Any]) -> Measured:
         losses = heldout.evaluate(model, settings["exits"], settings["heldout_draws"])
-        rows = heldout_rows(losses, run.architecture)
-        rows += sample_scores(model, settings)
+        measured = Measured(heldout_rows(losses, run.architecture), {"items": item_table(losses)})
+        measured = measured.with_part(SAMPLE_SCORES, lambda: sample_scores(model, settings))
         if settings["diagnose_loops"]:
-            rows += _diagnostics(model, settings)
-        return Measured(rows, {"items": item_table(losses)})
+            measured = measured.with_part("diagnostics", lambda: _diagnostics(model, settings))
+        return measured
+
+    def open_questions(self, jobs: Sequence[Job]) -> dict[str, str]:
+        main = [job.run for job in jobs if job.keys["role"] == "main"]
+        return {
+            claim: "; ".join(dict.fromkeys(without.values()))
+            for claim, conditions in RATIOS.items()
+            if (without := _between_loops(conditions, [(run.trainer, run.architecture.max_loops) for run in main]))
+        }
 
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
         found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
@@ -130,7 +140,10 @@ class Extrapolation(Study):
                 named = COMPARED[claim]
                 if named <= set(main["trainer"]):
                     seeds = set(main[main["trainer"].isin(named)]["seed"])
-                    found[claim][where] = ratio_evidence(main, seeds, partial(_sides, main, conditions))
+                    shown = ratio_evidence(main, seeds, partial(_sides, main, conditions))
+                    sizes = main[["trainer", "max_loops"]].drop_duplicates().itertuples(index=False, name=None)
+                    without = {**shown.without, **_between_loops(conditions, sizes)}
+                    found[claim][where] = replace(shown, without=without)
             norms = main[(main["trainer"] == "elt") & (main["metric"] == "late_update_norm")]
             if len(norms):
                 sides = (norms[norms["stratum"] == quarter] for quarter in (NOISIEST, CLEANEST))
@@ -160,6 +173,20 @@ def _at(rows: pd.DataFrame, metric: str, trainer: str, multiple: float) -> pd.Da
     """The rows of one trainer's metric at a multiple of its L_max."""
     here = rows[(rows["trainer"] == trainer) & (rows["metric"] == metric) & rows["stratum"].isna()]
     return here[here["loops"] == multiple * here["max_loops"]]
+
+
+def _between_loops(conditions: Mapping[str, Ratio], sizes: Iterable[tuple[str, int]]) -> dict[str, str]:
+    """The conditions that ask a model for a loop count which is no whole number, in words; sizes: (trainer, L_max)."""
+    found = {}
+    for trainer, max_loops in sizes:
+        for name, pair in conditions.items():
+            for asked, multiple in pair:
+                if asked == trainer and multiple * max_loops % 1:
+                    found[name] = (
+                        f"{multiple:g} times the L_max = {max_loops} of {trainer} is no loop count; an even max_loops "
+                        "can be asked"
+                    )
+    return found
 
 
 def _sides(rows: pd.DataFrame, conditions: Mapping[str, Ratio], metric: str) -> dict[str, Sides]:

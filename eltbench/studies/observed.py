@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eltbench.config import Architecture
+from eltbench.config import Architecture, Run
 from eltbench.evaluation.features import full_name
 from eltbench.evaluation.heldout import Heldout
-from eltbench.tasks.base import Task
+from eltbench.evaluation.quality import FEWEST
+from eltbench.evaluation.samples import check_scores
+from eltbench.training import Parts
 
-FEWEST_SAMPLES = 5  # precision and recall need that many
+MOST_REPEATS = 10_000  # of whatever a measurement does over and over; more is a slip, and would take days
 
 
 @dataclass(frozen=True)
@@ -29,17 +31,29 @@ class Observation:
     def __post_init__(self) -> None:
         if self.heldout_draws < 1:
             raise ValueError(f"measurement: heldout_draws must be at least 1, given {self.heldout_draws}")
-        if self.samples < 0 or 0 < self.samples < FEWEST_SAMPLES:
-            raise ValueError(f"measurement: samples must be 0 or at least {FEWEST_SAMPLES}, given {self.samples}")
+        check_repeats(self, "heldout_draws")
+        if self.samples < 0 or 0 < self.samples < FEWEST:
+            raise ValueError(f"measurement: samples must be 0 or at least {FEWEST}, given {self.samples}")
 
-    def settings(self, task: Task) -> dict[str, Any]:
-        """These as settings of a measurement; options that the task's sampler does not know raise ValueError."""
+    def settings(self, run: Run, made: Parts) -> dict[str, Any]:
+        """These as settings of a measurement of such a run; ValueError for what could not be measured of it."""
+        sampling = made.task.sampling(**self.sampling)
+        extractors = [full_name(name) for name in self.feature_extractors]
+        if self.samples:
+            check_scores(made, run.optimisation.label_dropout, self.samples, sampling.guidance_scale, extractors)
         return {
             "heldout_draws": self.heldout_draws,
             "samples": self.samples,
-            "sampling": asdict(task.sampling(**self.sampling)),
-            "feature_extractors": [full_name(name) for name in self.feature_extractors],
+            "sampling": asdict(sampling),
+            "feature_extractors": extractors,
         }
+
+
+def check_repeats(measurement: Any, *names: str) -> None:
+    """Refuse (ValueError) a measurement whose numbers of repetitions nobody waits for."""
+    for name in names:
+        if (given := getattr(measurement, name)) > MOST_REPEATS:
+            raise ValueError(f"measurement: {name} must be at most {MOST_REPEATS:,}, given {given:,}")
 
 
 def heldout_rows(losses: Heldout, architecture: Architecture) -> list[dict[str, Any]]:

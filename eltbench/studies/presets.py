@@ -12,8 +12,10 @@ from typing import Any
 
 from eltbench import trainers
 from eltbench.config import Architecture, Optimisation, Run
-from eltbench.fields import build, nearest, unknown
+from eltbench.fields import build, nearest, unknown, whole
 from eltbench.studies.grid import Grid
+
+MOST_SEEDS = 10_000  # of one command
 
 
 @dataclass(frozen=True)
@@ -216,8 +218,10 @@ def _preset(name: str, table: dict[str, Any]) -> Preset:
         raise ValueError(f"preset {name!r}: grid must be a table, given {grid!r}")
     table["grid"] = build(Grid, grid)
     seeds = table.get("seeds", list(Preset.seeds))
-    seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
-    if not isinstance(seeds, list) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+    if whole(seeds) and seeds > MOST_SEEDS:
+        raise ValueError(f"preset {name!r}: give at most {MOST_SEEDS:,} seeds, given {seeds:,}")
+    seeds = list(range(seeds)) if whole(seeds) else seeds
+    if not isinstance(seeds, list) or not all(whole(seed) and seed >= 0 for seed in seeds):
         raise ValueError(f"preset {name!r}: seeds must be a number of seeds or a list of them, given {seeds!r}")
     table["seeds"] = tuple(dict.fromkeys(seeds))
     return build(Preset, table)

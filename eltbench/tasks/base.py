@@ -15,7 +15,9 @@ import array_api_compat
 import numpy as np
 
 from eltbench.data.base import Clean, DataSpec
+from eltbench.fields import check_numbers, whole
 
+MOST_STEPS = 100_000  # of a sampler; more is a slip, and would run for days
 Array = Any  # an array of the backend in use
 
 
@@ -98,6 +100,15 @@ Predictor = Callable[[Batch], np.ndarray]
 """From a host batch to a prediction as `ExitOutput` holds it, without a network."""
 Predict = Callable[..., Array]
 """predict(inputs, labels, log_snr, context, loops) -> prediction, on arrays of the backend."""
+
+
+def check_sampling(settings: Any) -> None:
+    """Refuse (ValueError) sampling settings with numbers that are none, or a number of steps that nobody takes."""
+    check_numbers(type(settings), vars(settings), "sampling")
+    if not whole(settings.steps) or settings.steps < 1:
+        raise ValueError(f"sampling: steps must be at least 1, given {settings.steps!r}")
+    if settings.steps > MOST_STEPS:
+        raise ValueError(f"sampling: a sampler takes at most {MOST_STEPS:,} steps, given {settings.steps:,}")
 
 
 class Task(ABC):

@@ -12,7 +12,7 @@ import numpy as np
 from eltbench.data.base import Clean, DataSpec
 from eltbench.fields import build
 from eltbench.tasks import register, schedules
-from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Predict, Predictor, Task, namespace
+from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Predict, Predictor, Task, check_sampling, namespace
 from eltbench.tasks.guidance import drop_labels, guided
 
 
@@ -28,8 +28,7 @@ class DiffusionSampling:
     clip: bool = True  # the estimate of x_0 to [-1, 1], after guidance
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"sampling: steps must be at least 1, given {self.steps}")
+        check_sampling(self)
         if self.sampler not in ("ddim", "ddpm"):
             raise ValueError(f"sampling: sampler must be 'ddim' or 'ddpm', given {self.sampler!r}")
         for name in ("eta", "gamma"):

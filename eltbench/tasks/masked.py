@@ -12,7 +12,7 @@ import numpy as np
 from eltbench.data.base import Clean, DataSpec
 from eltbench.fields import build
 from eltbench.tasks import register, schedules
-from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Predict, Predictor, Task, namespace
+from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Predict, Predictor, Task, check_sampling, namespace
 from eltbench.tasks.guidance import drop_labels, guided
 
 
@@ -32,10 +32,9 @@ class MaskedSampling:
     guidance_scale: float = 1.0  # s of u + s(c - u), on logits
 
     def __post_init__(self) -> None:
+        check_sampling(self)
         if self.sampler != "maskgit":
             raise ValueError(f"sampling: sampler must be 'maskgit', given {self.sampler!r}")
-        if self.steps < 1:
-            raise ValueError(f"sampling: steps must be at least 1, given {self.steps}")
         if self.temperature <= 0 or self.temperature + self.temperature_slope <= 0:
             raise ValueError("sampling: the temperature must stay above 0 at every step")
 
@@ -95,7 +94,8 @@ class Masked(Task):
     def errors(self, output: ExitOutput, batch: Batch, ops: Ops) -> Array:
         xp = namespace(output.prediction)
         cross_entropy = self._cross_entropy(output, batch, ops)  # (B, T)
-        return xp.sum(batch.weight * cross_entropy, axis=1) / xp.sum(batch.weight, axis=1)
+        hidden = xp.sum(batch.weight, axis=1)  # (B,); an item that hides nothing has no error and no weight
+        return xp.sum(batch.weight * cross_entropy, axis=1) / xp.where(hidden > 0, hidden, xp.ones_like(hidden))
 
     def item_weights(self, batch: Batch) -> Array:
         return namespace(batch.weight).sum(batch.weight, axis=1)

@@ -99,9 +99,20 @@ def test_training_writes_the_same_weights_twice_under_the_name_of_their_hash(tmp
     assert load_file(files[0]).keys() == DigitsClassifier().state_dict().keys()
 
 
-def test_values_outside_the_range_count_as_its_ends():
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images: images * 3, r"values must lie in \[-1, 1\], given -3..3"),
+        (lambda images: (images + 1) * 127.5, r"values must lie in \[-1, 1\], given 0..255"),
+        (lambda images: ((images + 1) * 127.5).astype(np.uint8), "expected floats .* given uint8"),
+        (lambda images: images > 0, "expected floats .* given bool"),
+    ],
+)
+def test_values_that_are_no_floats_in_the_range_are_refused(change, message):
     images = data.create("digits").heldout().values[:3]
-    np.testing.assert_array_equal(features.extract(images * 3).maps, features.extract(np.clip(images * 3, -1, 1)).maps)
+    with pytest.raises(ValueError, match=f"^images: {message}"):
+        features.extract(change(images))
+    features.extract(images * (1 + 1e-6))  # rounding is none
 
 
 def test_values_that_are_not_finite_are_refused():

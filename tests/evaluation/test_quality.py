@@ -37,7 +37,7 @@ def ladder():
     for label in range(10):
         places = np.flatnonzero(heldout.labels == label)
         real[places] = training.values[rng.permutation(np.flatnonzero(training.labels == label))[: len(places)]]
-    noisy = real + 0.3 * rng.standard_normal(real.shape).astype(np.float32)
+    noisy = np.clip(real + 0.3 * rng.standard_normal(real.shape).astype(np.float32), -1, 1)
     independent = independent_pixels(training, heldout.labels, rng)
     return {
         name: values(quality(images, heldout.values))
@@ -201,6 +201,15 @@ def test_sizes_are_matched_and_stand_beside_the_value():
     assert {score.n_samples for score in longer} == {90}
     assert {score.feature_extractor for score in longer} == {full_name("digits-conv")}
     assert {score.metric for score in longer if score.higher_is_better} == {"precision", "recall", "classifier_score"}
+
+
+def test_two_sets_of_different_ranges_are_refused():
+    images = data.create("digits").heldout().values[:20]
+    for first, second in (((images + 1) / 2, images), (images, (images + 1) / 2)):
+        with pytest.raises(ValueError, match=r"^quality: all values of (samples|reference) lie in 0..1"):
+            quality(first, second)
+    with pytest.raises(ValueError, match="given uint8"):
+        quality(((images + 1) * 127.5).astype(np.uint8), images)
 
 
 def test_too_few_images_are_refused():

@@ -7,9 +7,9 @@ import pytest
 
 from eltbench import results, studies, training
 from eltbench.config import Architecture, Run
-from eltbench.evaluation import samples
+from eltbench.evaluation import features, samples
 from eltbench.evaluation.quality import NAMES, kernel_null, real_floor
-from eltbench.evaluation.samples import sample_scores
+from eltbench.evaluation.samples import check_scores, sample_scores
 from eltbench.model import Model
 
 SCORES = set(NAMES.values())
@@ -115,6 +115,46 @@ def test_samples_that_are_not_finite_leave_every_score_empty_with_the_reason(sam
     assert all(np.isfinite(row["value"]) for row in by(rows, loops=3))
     stamped = results.stamp(rows, model.run, "0" * 16, "0" * 12, studies.get("extrapolation").columns)
     assert stamped["value"].isna().sum() == len(empty)
+
+
+def test_white_samples_are_bad_samples_and_not_refused(sampler):
+    model, _ = sampler(lambda labels, loops: np.ones((len(labels), 8, 8, 1), np.float32))
+    assert all(np.isfinite(row["value"]) for row in sample_scores(model, SETTINGS))
+
+
+def checked(
+    dataset="digits", label_dropout=0.1, samples=20, guidance_scale=1.0, extractors=("digits-conv",), **changes
+):
+    made = training.parts(model_of("masked", dataset, "bert").run if dataset != "digits" else model_of().run)
+    for name, value in changes.items():
+        object.__setattr__(made.dataset, name, value)
+    check_scores(made, label_dropout, samples, guidance_scale, list(extractors))
+
+
+def test_what_can_be_scored_is_not_refused():
+    checked()
+    checked("digits-codes", guidance_scale=2.0)
+    checked("relay", guidance_scale=2.0)  # has no images, so no scores
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"guidance_scale": 2.0, "label_dropout": 0.0}, r"guidance_scale is 2, .* label_dropout = 0"),
+        (
+            {"images": lambda values: np.zeros((1, 28, 28, 1))},
+            r"takes images \(n, 8, 8, 1\), given shape \(1, 28, 28, 1\)",
+        ),
+        ({"images": lambda values: np.zeros((1, 8, 8, 2))}, r"expected \(n, H, W, 1 or 3\)"),
+        ({"extractors": ["inception-v3-compat"]}, "needs its weights and nothing is downloaded"),
+        ({"heldout": lambda: model_of().dataset.heldout().select(slice(4))}, "at least 5 held-out images are needed"),
+        ({"training": lambda: model_of().dataset.training().select(slice(12))}, "training images, .* needed"),
+    ],
+)
+def test_samples_that_could_not_be_scored_are_refused_with_the_way_out(changes, message, monkeypatch):
+    monkeypatch.setattr(features, "inception_weights", lambda: None)
+    with pytest.raises(ValueError, match=f"^measurement: 20 samples of 'digits' .*{message}.*measurement.samples = 0$"):
+        checked(**changes)
 
 
 def test_no_more_samples_are_drawn_than_there_are_images_to_compare_with(sampler, monkeypatch):

@@ -59,6 +59,7 @@ def refusal(capsys, tmp_path, monkeypatch):
         (("--engine", "dask"), "--engine dask: give --scheduler an address such as tcp://HOST:8786, or a cluster file"),
         (("--engine", "dask", "--scheduler", "nowhere.toml"), "cluster file nowhere.toml: "),
         (("--scheduler", "tcp://a:1"), "--scheduler belongs to --engine dask, given 'tcp://a:1' with 'local'"),
+        (("--seeds", "0:1000000000"), "seeds: give at most 10,000, given '0:1000000000'"),
         (("--seeds", "two"), "seeds: give numbers or a range such as 0:5, given 'two'"),
         (("--seeds", "5:2"), "seeds: give numbers or a range such as 0:5, given '5:2'"),
         (("--budget", "2 days"), "--budget: give a time such as 2h, 90m, 1h30m or 3600s, given '2 days'"),

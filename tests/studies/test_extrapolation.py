@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic_rows import distances, frame, losses
 
@@ -202,6 +203,22 @@ def test_a_seed_that_one_side_lacks_leaves_no_verdict_and_is_named():
     assert (parity.verdict, complete["vanilla-parity"].verdict) == ("inconclusive", "supported")
     assert "seeds [1] lack one side" in parity.reason
     assert decisions["elastic"].verdict == complete["elastic"].verdict == "supported"
+
+
+def test_a_loop_count_that_an_odd_l_max_does_not_have_is_the_reason():
+    rows = frame(curves(elt={1: [0] * 5, 3: WORSE}, no_ilsd={1: MIXED, 2: BETTER}, max_loops=3))
+    found = {decision.claim.id: decision for decision in verdicts.decide_all(STUDY, rows, smoke=False)}
+    assert found["elastic"].verdict == "inconclusive"
+    assert "0.5 times the L_max = 3 of elt is no loop count" in found["elastic"].reason
+    assert found["over-iteration"].verdict != "inconclusive"
+
+
+def test_samples_that_could_not_be_scored_leave_no_verdict():
+    rows = frame(curves(**EVERYTHING))
+    empty = {"metric": "sample_scores", "value": None, "loops": None, "reason": "ValueError: broken"}
+    rows = pd.concat([rows, rows.head(1).assign(**empty)], ignore_index=True)
+    found = STUDY.evidence(rows)["over-iteration"][DIGITS]
+    assert found.without == {"triple": "samples were not scored: ValueError: broken"}
 
 
 def test_a_condition_without_samples_keeps_its_primary_witness_alone():

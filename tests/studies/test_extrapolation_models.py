@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -78,6 +78,42 @@ def test_a_worlds_measurement_wins_over_the_presets():
 def test_loop_counts_that_a_looped_model_does_not_have_are_refused():
     with pytest.raises(ValueError, match=r"none of sample_loops .*20.* is among the exits"):
         settings(Arm("elt"), sample_loops=[20])
+
+
+@pytest.mark.parametrize("study", ["extrapolation", "depth_grid", "convergence"])
+def test_guidance_takes_labels_that_were_dropped_in_training(study):
+    preset = Preset(
+        "made-up",
+        seeds=(0,),
+        worlds=(WORLD,),
+        arms=(Arm("elt"),),
+        architecture=SHAPE,
+        optimisation={"label_dropout": 0.0, "snapshot_every": 100},
+        measurement={"samples": 20, "sampling": {"guidance_scale": 2.0}},
+    )
+    with pytest.raises(ValueError, match=r"guidance_scale is 2, .* label_dropout = 0; .* measurement.samples = 0"):
+        studies.create(study).plan(preset)
+    studies.create(study).plan(replace(preset, measurement={"samples": 0, "sampling": {"guidance_scale": 2.0}}))
+
+
+def test_loop_counts_that_nobody_runs_are_refused_before_they_are_listed():
+    with pytest.raises(ValueError, match="looped 10,000 times at most"):
+        settings(Arm("elt", architecture={"max_loops": 10**4}))
+    preset = Preset("made-up", architecture=SHAPE, measurement={"beyond": 1e9})
+    with pytest.raises(ValueError, match="looped 10,000 times at most"):
+        studies.create("depth_grid").settings(preset, WORLD, Arm("elt"))
+
+
+def test_what_an_odd_number_of_loops_leaves_open_is_said_before_any_training():
+    def asked(*arms):
+        return STUDY.open_questions(STUDY.plan(replace(PRESET, seeds=(0,), worlds=(WORLD,), arms=arms)))
+
+    assert asked(Arm("elt"), Arm("no-ilsd"), Arm("no-ilsd", "dedicated", {"max_loops": 3})) == {}
+    three = {"max_loops": 3}
+    found = asked(Arm("elt", architecture=three), Arm("no-ilsd"))
+    assert set(found) == {"elastic", "modest-extrapolation"}
+    assert found["elastic"] == ("0.5 times the L_max = 3 of elt is no loop count; an even max_loops can be asked")
+    assert set(asked(Arm("elt"), Arm("no-ilsd", architecture=three))) == {"vanilla-collapse"}
 
 
 def test_the_settings_do_not_depend_on_the_seed_and_name_one_measurement():

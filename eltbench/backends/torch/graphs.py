@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +10,19 @@ import torch
 from eltbench.backends.speed import Call
 
 WARM_UP = 3  # calls before the capture: libraries choose their kernels and allocate on the first
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A captured call, with all that it reads: a graph knows addresses alone, which keep nothing alive."""
+
+    graph: torch.cuda.CUDAGraph
+    result: Any
+    call: Call
+
+    def __call__(self) -> Any:
+        self.graph.replay()
+        return self.result
 
 
 def captured(call: Call, device: torch.device) -> Call:
@@ -23,9 +37,4 @@ def captured(call: Call, device: torch.device) -> Call:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             result = call()
-
-    def replay() -> Any:
-        graph.replay()
-        return result
-
-    return replay
+    return Replay(graph, result, call)

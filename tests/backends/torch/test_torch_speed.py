@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
+import weakref
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -152,6 +155,21 @@ def test_calls_on_cuda_are_captured_after_a_warm_up_and_replayed_at_one_launch(m
     cuda.launches, before = 0, done.item()
     assert burst() is done
     assert (cuda.launches, done.item() - before) == (1, 5)
+
+
+def test_a_replay_holds_all_that_its_call_read_and_lets_go_of_it_with_itself(monkeypatch):
+    Cuda(monkeypatch)
+    read = torch.zeros(1)
+    alive = weakref.ref(read)
+
+    call = partial(torch.add, read, 1)
+    replay = graphs.captured(call, torch.device("cuda"))
+    del call, read
+    gc.collect()
+    assert alive() is not None
+    del replay
+    gc.collect()
+    assert alive() is None
 
 
 def test_calls_on_a_cpu_are_made_one_by_one():
