@@ -16,6 +16,7 @@ from typing import Any
 
 TEMPORARY = re.compile(r".+\.[0-9]+(-[0-9a-f]{8})?\.tmp")  # what a killed writer leaves behind
 STALE = 600.0  # seconds after which no writer is still at a file; its process may be another machine's
+LINK = "is a link, which is not followed"
 DEEPEST = 64  # levels of lists and objects in JSON; the package's own has about ten
 
 
@@ -86,7 +87,7 @@ def clear(directory: Path, older_than: float = 0.0) -> None:
 def not_own(path: Path) -> str:
     """Why what is at a path is no file of the folder itself; empty where it is one or nothing is there."""
     if path.is_symlink():
-        return "is a link, which is not followed"
+        return LINK
     return "is no regular file" if path.exists() and not path.is_file() else ""
 
 

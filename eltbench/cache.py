@@ -119,16 +119,13 @@ def prune(store: RunStore, runs: Iterable[Cached]) -> tuple[list[Cached], list[C
             directory.unlink()
             removed.append(each)
             continue
-        for link in store.links(each.run_id):  # nobody works in a folder with such a link
-            link.unlink()
+        for path in store.obstacles(each.run_id):  # nobody works where these are
+            _remove(path)
         try:
             with store.lock(each.run_id).acquire(timeout=0):
-                (directory / "done.json").unlink(missing_ok=True)
-                for path in directory.iterdir():
-                    if path.is_dir() and not path.is_symlink():
-                        shutil.rmtree(path)
-                    elif path.name != "lock":
-                        path.unlink()
+                for path in sorted(directory.iterdir(), key=lambda path: path.name != "done.json"):
+                    if path.name != "lock":
+                        _remove(path)
                 (directory / "lock").unlink()
                 directory.rmdir()
         except Timeout:
@@ -136,6 +133,13 @@ def prune(store: RunStore, runs: Iterable[Cached]) -> tuple[list[Cached], list[C
         else:
             removed.append(each)
     return removed, in_work
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _is_run(folder: Path) -> bool:

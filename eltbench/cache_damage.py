@@ -12,7 +12,7 @@ from eltbench import atomic
 from eltbench.config import run_from_dict
 from eltbench.identity import run_id as identity
 from eltbench.registry import UnknownNameError
-from eltbench.runs import THROUGH, RunStore, parquet_damage, read_parquet, set_aside
+from eltbench.runs import RunStore, parquet_damage, read_parquet, set_aside
 from eltbench.schema import SCHEMA_VERSION, VERSION_KEY
 
 
@@ -32,8 +32,7 @@ def problems(store: RunStore, run_id: str) -> list[Problem]:
     """
     directory = store.directory(run_id)
     found = [*_of_config(directory / "run.json", run_id)]
-    for link in store.links(run_id):
-        found.append(Problem(link, THROUGH))
+    found += [Problem(path, why) for path, why in store.obstacles(run_id).items()]
     if what := store.record_damage(run_id):
         found.append(Problem(directory / "done.json", what))
     if damage := store.damage(run_id):
@@ -54,8 +53,8 @@ def set_damage_aside(store: RunStore, run_id: str, tell: Callable[[str], None]) 
     if store.directory(run_id).is_symlink():
         tell(f"{store.directory(run_id)} is a link into another cache: left alone, repair it there")
         return True
-    for link in store.links(run_id):
-        tell(set_aside(link, THROUGH))
+    for path, why in store.obstacles(run_id).items():
+        tell(set_aside(path, why))
     try:
         with store.lock(run_id).acquire(timeout=0):
             store.repair(run_id, tell)

@@ -15,7 +15,7 @@ from eltbench import atomic, results
 from eltbench.cache import Cached, cached_runs
 from eltbench.cache_damage import problems
 from eltbench.merging import ContradictionError, merged_rows
-from eltbench.runs import THROUGH, RunStore
+from eltbench.runs import RunStore
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _copy(run_id: str, stores: Iterable[RunStore], target: RunStore) -> None:
     stores = sorted(stores, key=lambda store: (_record(store, run_id)["provenance"]["time"], str(store.root)))
     directory = target.directory(run_id)
     if directory.is_symlink():
-        raise ValueError(f"{directory} {THROUGH}; remove it, or merge into its cache")
+        raise ValueError(f"{directory} {atomic.LINK}; remove it, or merge into its cache")
     try:
         with target.lock(run_id).acquire(timeout=0):
             for name in ("run.json", "log.jsonl", *_record(stores[0], run_id)["checkpoint"]):

@@ -235,7 +235,8 @@ def load_model(
     if step is not None and step != steps and step not in snapshots:
         kept = ", ".join(map(str, (*snapshots[:SHOWN], *(["…"] if len(snapshots) > SHOWN else []), steps)))
         raise ValueError(f"run {directory.name} kept no weights of step {step}; it has those of steps {kept}")
-    _check_sums(directory, step if step in snapshots else None)
+    snapshot = None if step == steps else step
+    _check_sums(directory, snapshot)
     made = parts(trained)
     shape = trained.architecture, made.trainer.depth, made.dataset.spec, made.task.timed
     checkpoint.check_size(directory, sum(accounting.parameters(*shape).values()))  # before memory is taken for it
@@ -244,8 +245,8 @@ def load_model(
         raise ValueError(
             f"run {directory.name} is trained to step {reached} of {steps}; repeat the command that began it"
         )
-    if step is not None and step in snapshots:
-        engine.load_snapshot(directory, step)
+    if snapshot is not None:
+        engine.load_snapshot(directory, snapshot)
     return Model(trained, engine, made, directory)
 
 
@@ -258,12 +259,12 @@ def _trained(directory: Path) -> Run:
         raise ValueError(f"checkpoint {description} is damaged or not eltbench's: {error}") from error
 
 
-def _check_sums(directory: Path, step: int | None) -> None:
+def _check_sums(directory: Path, snapshot: int | None) -> None:
     """Raise ValueError where done.json is here and what is to be loaded is not what it tells of."""
     record = directory / "done.json"
     if not os.path.lexists(record):
         return
-    names = [*CHECKPOINT, *([] if step is None else [checkpoint.snapshot_name(step)])]
+    names = [*CHECKPOINT, *([] if snapshot is None else [checkpoint.snapshot_name(snapshot)])]
     try:
         damaged = file_damage(directory, read_record(record), names)
     except ValueError as error:

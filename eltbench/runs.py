@@ -25,7 +25,6 @@ from eltbench.provenance import provenance
 State = Literal["done", "partial", "missing", "failed"]
 WEIGHTS = "checkpoint.safetensors"
 CHECKPOINT = (WEIGHTS, "checkpoint.json")
-THROUGH = "is a link, which nothing is written through"
 SNAPSHOTS = "snapshot-*.safetensors"
 KEPT = re.compile(r"checkpoint\.(safetensors|json)|snapshot-[1-9][0-9]{0,17}\.safetensors")  # that done.json may name
 
@@ -107,15 +106,19 @@ class RunStore:
         return self.root / run_id
 
     def lock(self, run_id: str) -> FileLock:
-        """The run's lock, freed by the kernel when its holder dies; ValueError where writing would follow a link."""
-        for link in self.links(run_id):
-            raise ValueError(f"{link} {THROUGH}; eltbench runs verify --repair sets it aside")
+        """The run's lock, freed by the kernel when its holder dies; ValueError for a folder that cannot have one."""
+        for path, why in self.obstacles(run_id).items():
+            raise ValueError(f"{path} {why}; eltbench runs verify --repair sets it aside")
         self.directory(run_id).mkdir(parents=True, exist_ok=True)
         return FileLock(self.directory(run_id) / "lock")
 
-    def links(self, run_id: str) -> list[Path]:
-        """Links in the run's folder that a writer would follow; every other file is replaced whole."""
-        return [path for name in ("lock", "measurements") if (path := self.directory(run_id) / name).is_symlink()]
+    def obstacles(self, run_id: str) -> dict[Path, str]:
+        """What stands in the place of the run's lock and of its measurements but is none, such as a link elsewhere."""
+        lock, tables = (self.directory(run_id) / name for name in ("lock", "measurements"))
+        folder = (
+            atomic.LINK if tables.is_symlink() else "is no folder" if tables.exists() and not tables.is_dir() else ""
+        )
+        return {path: why for path, why in ((lock, atomic.not_own(lock)), (tables, folder)) if why}
 
     def at_work(self, run_id: str) -> bool:
         """Whether a process holds the run's lock now."""

@@ -65,7 +65,7 @@ def write_folder(folder: Folder, into: Path) -> None:
     """
     target = into / folder.path
     if not target.resolve().is_relative_to(into.resolve()):
-        raise ValueError(f"{target} is, or is below, a link out of {into}, which nothing is written through; remove it")
+        raise ValueError(f"{target} is, or is below, a link out of {into}, which is not followed; remove it")
     atomic.check_writable(target)
     anew = len(folder.origins) > 1 and _of_runs(folder.study)
     for origin in folder.origins:
