@@ -326,7 +326,7 @@ def _is_checkpoint(value: Any) -> bool:
     """Whether these are files of a run by name, none of them elsewhere, each as `_digest` describes it."""
     return (
         isinstance(value, dict)
-        and set(CHECKPOINT) <= set(value)
+        and WEIGHTS in value
         and all(KEPT.fullmatch(name) and _is_file(file) for name, file in value.items())
     )
 

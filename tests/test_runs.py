@@ -159,7 +159,6 @@ ODD_RECORDS = [
     {"provenance": {"time": 3, "host": "here"}},
     {"also_made": 3},
     {"checkpoint": {}},
-    {"checkpoint": {WEIGHTS: SUM}},
     {"checkpoint": {WEIGHTS: SUM, "checkpoint.json": {"sha256": "0" * 64}}},
     {"checkpoint": {WEIGHTS: SUM, "checkpoint.json": {"sha256": "0" * 64, "bytes": "4"}}},
     {"checkpoint": {WEIGHTS: SUM, "checkpoint.json": {"sha256": 0, "bytes": 4}}},
