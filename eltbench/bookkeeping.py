@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from eltbench import cache
 from eltbench.cache import Cached, Filter
 from eltbench.cache_damage import problems, set_damage_aside
 from eltbench.cache_merge import merge_caches
-from eltbench.fields import unknown
+from eltbench.fields import printable, unknown
+from eltbench.merging import announced
 from eltbench.model import runs_root
 from eltbench.runs import RunStore, State
 
@@ -113,8 +114,8 @@ def verify(arguments: Sequence[str]) -> int:
         counts["unused"] += bool(wrong) and not damaged
         for problem in wrong:
             kind = "damaged" if problem.damaged else "of no use here"
-            print(f"{each.run_id} {kind}: {problem.path.relative_to(store.directory(each.run_id))} {problem.what}")
-        if damaged and asked.repair and not set_damage_aside(store, each.run_id, print):
+            _say(f"{each.run_id} {kind}: {problem.path.relative_to(store.directory(each.run_id))} {problem.what}")
+        if damaged and asked.repair and not set_damage_aside(store, each.run_id, _say):
             print(f"{each.run_id} is in work now: left alone")
     if counts["damaged"]:
         first = "" if asked.repair else "eltbench runs verify --repair sets damaged files aside; "
@@ -182,12 +183,14 @@ def _merged(asked: Merging, kind: str) -> int:
         from eltbench.studies.merge import read_folders, write_folder
 
         folders = read_folders(asked.origins, asked.into)
-        for folder in folders:
-            if not asked.dry_run:
-                write_folder(folder, asked.into)
-            print(f"{asked.into / folder.path}: {len(folder.rows)} rows of {len(folder.origins)} folders")
-            if len(folder.origins) > 1 and len(folder.clocks) > 1:
-                print(f"  its wall-clocks are of {' and '.join(folder.clocks)}: do not compare them across machines")
+        with nullcontext() if asked.dry_run else announced(asked.origins, asked.into):
+            for folder in folders:
+                if not asked.dry_run:
+                    write_folder(folder, asked.into)
+                _say(f"{asked.into / folder.path}: {len(folder.rows)} rows of {len(folder.origins)} folders")
+                if len(folder.origins) > 1 and len(folder.clocks) > 1:
+                    said = " and ".join(folder.clocks)
+                    _say(f"  its wall-clocks are of {said}: do not compare them across machines")
         line = {"into": str(asked.into), "folders": len(folders), "rows": sum(len(each.rows) for each in folders)}
     print(json.dumps({**line, "dry_run": asked.dry_run}), flush=True)
     return 0
@@ -211,11 +214,16 @@ def seconds(name: str, text: str) -> float:
 
 @contextmanager
 def _plainly() -> Iterator[None]:
-    """What the system refuses, as a message without a traceback."""
+    """What is refused, also by the system, as a message without a traceback that a terminal may show."""
     try:
         yield
-    except OSError as error:
-        raise ValueError(str(error)) from error
+    except (OSError, ValueError) as error:
+        raise ValueError("\n".join(map(printable, str(error).split("\n")))) from error
+
+
+def _say(text: str) -> None:
+    """Print a line, of which parts may come from a stranger's files."""
+    print(printable(text))
 
 
 def _found(asked: Listing) -> tuple[RunStore, list[Cached]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -13,8 +12,9 @@ from typing import Any
 
 from filelock import Timeout
 
+from eltbench import atomic
 from eltbench.config import Run, run_from_dict
-from eltbench.fields import unknown
+from eltbench.fields import printable, unknown
 from eltbench.registry import UnknownNameError
 from eltbench.runs import RunStore, State
 
@@ -47,7 +47,7 @@ class Cached:
         shape, said = self.config.get("architecture"), [str(self.config.get(name)) for name in NAMED]
         if isinstance(shape, dict):
             said += [f"{shape.get('unique_layers')}N×{shape.get('max_loops')}L width {shape.get('width')}"]
-        return f"{' '.join(said)} seed {self.config.get('seed')}"
+        return printable(f"{' '.join(said)} seed {self.config.get('seed')}")
 
 
 @dataclass(frozen=True)
@@ -119,14 +119,13 @@ def prune(store: RunStore, runs: Iterable[Cached]) -> tuple[list[Cached], list[C
             directory.unlink()
             removed.append(each)
             continue
+        for path in store.obstacles(each.run_id):  # nobody works where these are
+            _remove(path)
         try:
             with store.lock(each.run_id).acquire(timeout=0):
-                (directory / "done.json").unlink(missing_ok=True)
-                for path in directory.iterdir():
-                    if path.is_dir() and not path.is_symlink():
-                        shutil.rmtree(path)
-                    elif path.name != "lock":
-                        path.unlink()
+                for path in sorted(directory.iterdir(), key=lambda path: path.name != "done.json"):
+                    if path.name != "lock":
+                        _remove(path)
                 (directory / "lock").unlink()
                 directory.rmdir()
         except Timeout:
@@ -134,6 +133,13 @@ def prune(store: RunStore, runs: Iterable[Cached]) -> tuple[list[Cached], list[C
         else:
             removed.append(each)
     return removed, in_work
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _is_run(folder: Path) -> bool:
@@ -146,7 +152,7 @@ def _look(store: RunStore, run_id: str) -> Cached:
     directory = store.directory(run_id)
     files = list(_files(directory))
     try:
-        config = json.loads((directory / "run.json").read_bytes())
+        config = {} if atomic.not_own(directory / "run.json") else atomic.read_json(directory / "run.json")
     except (OSError, ValueError):
         config = {}
     measured = [
@@ -165,12 +171,14 @@ def _look(store: RunStore, run_id: str) -> Cached:
 def _files(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Name and status of every file of a run; one that vanishes meanwhile is passed over."""
     for folder in (directory, directory / "measurements"):
+        if folder != directory and folder.is_symlink():
+            continue
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_file(follow_symlinks=False):
                         yield entry.name, entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass
 
 

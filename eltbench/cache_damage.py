@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import Timeout
 
+from eltbench import atomic
 from eltbench.config import run_from_dict
 from eltbench.identity import run_id as identity
 from eltbench.registry import UnknownNameError
-from eltbench.runs import RunStore, parquet_damage
+from eltbench.runs import RunStore, parquet_damage, read_parquet, set_aside
 from eltbench.schema import SCHEMA_VERSION, VERSION_KEY
 
 
@@ -34,11 +32,12 @@ def problems(store: RunStore, run_id: str) -> list[Problem]:
     """
     directory = store.directory(run_id)
     found = [*_of_config(directory / "run.json", run_id)]
-    if (directory / "done.json").exists() and store.record(run_id) is None:
-        found.append(Problem(directory / "done.json", "is unreadable"))
+    found += [Problem(path, why) for path, why in store.obstacles(run_id).items()]
+    if what := store.record_damage(run_id):
+        found.append(Problem(directory / "done.json", what))
     if damage := store.damage(run_id):
         found.append(Problem(directory / damage[0], damage[1]))
-    for path in sorted((directory / "measurements").glob("*.parquet")):
+    for path in store.tables(run_id):
         if what := parquet_damage(path):
             found.append(Problem(path, what))
         elif "." not in path.stem and (what := _of_rows(path, run_id)):
@@ -51,6 +50,11 @@ def set_damage_aside(store: RunStore, run_id: str, tell: Callable[[str], None]) 
 
     Gives False, and leaves the run alone, where a process works on it.
     """
+    if store.directory(run_id).is_symlink():
+        tell(f"{store.directory(run_id)} is a link into another cache: left alone, repair it there")
+        return True
+    for path, why in store.obstacles(run_id).items():
+        tell(set_aside(path, why))
     try:
         with store.lock(run_id).acquire(timeout=0):
             store.repair(run_id, tell)
@@ -61,14 +65,16 @@ def set_damage_aside(store: RunStore, run_id: str, tell: Callable[[str], None]) 
 
 def _of_config(path: Path, run_id: str) -> Iterator[Problem]:
     try:
-        run = run_from_dict(json.loads(path.read_bytes()))
+        if odd := atomic.not_own(path):
+            raise ValueError(odd)
+        run = run_from_dict(atomic.read_json(path))
         found = identity(run)
     except FileNotFoundError:
         yield Problem(path, "is gone, so that nothing says which run this is", damaged=False)
     except UnknownNameError as error:
         yield Problem(path, f"is of a part that is not installed here: {error}", damaged=False)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        yield Problem(path, f"is unreadable: {str(error).splitlines()[0]}", damaged=False)
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, ImportError) as error:
+        yield Problem(path, f"is unreadable: {next(iter(str(error).splitlines()), '')}", damaged=False)
     else:
         if found != run_id:
             what = f"is run {found} in this eltbench: of another version of its parts, or moved here"
@@ -77,12 +83,11 @@ def _of_config(path: Path, run_id: str) -> Iterator[Problem]:
 
 def _of_rows(path: Path, run_id: str) -> str:
     """What is wrong with rows that can be read; empty where nothing is."""
-    try:
-        with pq.ParquetFile(path) as file:
-            version = (file.schema_arrow.metadata or {}).get(VERSION_KEY, b"").decode()
-            ids = set(file.read(["run_id"]).column("run_id").to_pylist())
-    except (OSError, pa.ArrowException, KeyError) as error:
-        return f"holds no rows of a run: {error}"
+    table = read_parquet(path, ["run_id"])
+    if table.column_names != ["run_id"]:
+        return "holds no rows of a run: no column run_id, or several"
+    version = (table.schema.metadata or {}).get(VERSION_KEY, b"").decode(errors="replace")
+    ids = {str(run) for run in table.column("run_id").to_pylist()}
     if version != SCHEMA_VERSION:
         return f"has schema version {version or 'none'!r}, this eltbench reads version {SCHEMA_VERSION!r}"
     return "" if ids <= {run_id} else f"holds rows of the runs {sorted(ids)}"

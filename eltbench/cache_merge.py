@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +41,8 @@ def merge_caches(origins: Sequence[Path], into: Path, dry_run: bool = False) -> 
         for each in cached_runs(store):
             if each.state == "done":
                 holders.setdefault(each.run_id, {})[origin] = each
+            elif damage := store.record_damage(each.run_id):
+                raise ValueError(_refusal(store, each.run_id, store.directory(each.run_id) / "done.json", damage))
             else:
                 unfinished += origin != str(into)
     for run_id, its in holders.items():
@@ -57,11 +58,10 @@ def merge_caches(origins: Sequence[Path], into: Path, dry_run: bool = False) -> 
 
 def _check(run_id: str, stores: Mapping[str, RunStore]) -> None:
     """Raise ValueError where the run is damaged somewhere or not the same everywhere."""
-    for origin, store in stores.items():
+    for store in stores.values():
         for problem in problems(store, run_id):
             if problem.damaged or problem.path.suffix == ".parquet":
-                mend = f"eltbench runs verify {run_id} --repair --runs {origin}"
-                raise ValueError(f"{problem.path} {problem.what}; what is damaged is set aside by {mend}")
+                raise ValueError(_refusal(store, run_id, problem.path, problem.what))
     first, *others = stores
     for other in others:
         if not _same_weights(run_id, stores[first], stores[other]):
@@ -72,12 +72,17 @@ def _check(run_id: str, stores: Mapping[str, RunStore]) -> None:
                 f"{run_id} --runs {other}"
             )
     for stem in {path.name for store in stores.values() for path in _measurements(store, run_id)}:
-        paths = {origin: store.directory(run_id) / "measurements" / stem for origin, store in stores.items()}
-        tables = {str(path): results.read_table(path) for path in paths.values() if path.exists()}
+        paths = [path for store in stores.values() for path in _measurements(store, run_id) if path.name == stem]
+        tables = {str(path): results.read_table(path) for path in paths}
         if len(tables) > 1 and {len(merged_rows(tables))} != {len(table) for table in tables.values()}:
             raise ContradictionError(
                 f"one measurement of run {run_id} has other rows in {' and in '.join(tables)}: remove one"
             )
+
+
+def _refusal(store: RunStore, run_id: str, path: Path, what: str) -> str:
+    mend = f"eltbench runs verify {run_id} --repair --runs {store.root}"
+    return f"{path} {what}; what is damaged is set aside by {mend}"
 
 
 def _same_weights(run_id: str, *stores: RunStore) -> bool:
@@ -105,35 +110,31 @@ def _copy(run_id: str, stores: Iterable[RunStore], target: RunStore) -> None:
     """The run's files from where each was made first, done.json last, so that a run looks finished only when it is."""
     stores = sorted(stores, key=lambda store: (_record(store, run_id)["provenance"]["time"], str(store.root)))
     directory = target.directory(run_id)
+    if directory.is_symlink():
+        raise ValueError(f"{directory} {atomic.LINK}; remove it, or merge into its cache")
     try:
         with target.lock(run_id).acquire(timeout=0):
             for name in ("run.json", "log.jsonl", *_record(stores[0], run_id)["checkpoint"]):
-                if (path := stores[0].directory(run_id) / name).exists():
-                    _bring(path, directory / name)
-            for path in _first_made(run_id, stores):
-                for each in [*path.parent.glob(f"{path.stem}.*.parquet"), path]:  # raw tables before their rows
-                    _bring(each, directory / "measurements" / each.name)
+                if atomic.is_file(path := stores[0].directory(run_id) / name):
+                    atomic.bring(path, directory / name)
+            for store, path in _first_made(run_id, stores):
+                raw = [each for each in store.tables(run_id) if each.name.startswith(f"{path.stem}.") and each != path]
+                for each in [*raw, path]:  # raw tables before their rows
+                    atomic.bring(each, directory / "measurements" / each.name)
             atomic.write_text(directory / "done.json", json.dumps(_joint_record(run_id, stores), indent=2) + "\n")
     except Timeout:
         raise ValueError(f"run {run_id} is in work in {target.root}: wait for its end and merge again") from None
 
 
-def _bring(path: Path, to: Path) -> None:
-    """Copy a file, whole and with its time, unless it is that one."""
-    if path.resolve() != to.resolve():
-        with atomic.replacing(to) as temporary:
-            shutil.copy2(path, temporary)
-
-
-def _first_made(run_id: str, stores: Sequence[RunStore]) -> list[Path]:
-    """Of every measurement of the run, the rows that were measured first."""
-    first: dict[str, tuple[Any, Path]] = {}
+def _first_made(run_id: str, stores: Sequence[RunStore]) -> list[tuple[RunStore, Path]]:
+    """Of every measurement of the run, the rows that were measured first, and where."""
+    first: dict[str, tuple[Any, RunStore, Path]] = {}
     for store in stores:
         for path in _measurements(store, run_id):
             time = results.read_columns(path, ["time"])["time"].min()
             if path.name not in first or time < first[path.name][0]:
-                first[path.name] = time, path
-    return [path for _, path in first.values()]
+                first[path.name] = time, store, path
+    return [(store, path) for _, store, path in first.values()]
 
 
 def _joint_record(run_id: str, stores: Sequence[RunStore]) -> dict[str, Any]:
@@ -151,11 +152,10 @@ def _joint_record(run_id: str, stores: Sequence[RunStore]) -> dict[str, Any]:
 
 
 def _record(store: RunStore, run_id: str) -> dict[str, Any]:
-    record = store.record(run_id)
-    made = record.get("provenance") if record else None
-    if record is None or not isinstance(made, dict) or "time" not in made:
-        raise ValueError(f"{store.directory(run_id) / 'done.json'} does not say when and where the run was made")
-    return record
+    try:
+        return store.read_record(run_id)
+    except ValueError as error:
+        raise ValueError(f"{store.directory(run_id) / 'done.json'} {error}") from None
 
 
 def _made(store: RunStore, run_id: str) -> str:
@@ -165,5 +165,4 @@ def _made(store: RunStore, run_id: str) -> str:
 
 def _measurements(store: RunStore, run_id: str) -> list[Path]:
     """The files of rows, without the raw tables beside them."""
-    folder = store.directory(run_id) / "measurements"
-    return [path for path in sorted(folder.glob("*.parquet")) if "." not in path.stem]
+    return [path for path in store.tables(run_id) if "." not in path.stem]

@@ -87,6 +87,11 @@ def nearest(name: str, known: list[str]) -> str | None:
     return near[0] if near else None
 
 
+def printable(text: str) -> str:
+    """Text that came from a file as a terminal may show it: what controls a terminal is written out (\\x1b)."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def frozen(value: Any) -> Any:
     """The value with lists as tuples, at every level."""
     return tuple(frozen(item) for item in value) if isinstance(value, list) else value

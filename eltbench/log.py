@@ -35,8 +35,8 @@ class Log:
         self.pending: list[tuple[int, tuple[int, ...], dict[str, Any]]] = []
         if not keeps:
             return
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < start]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if atomic.is_file(path) else []
+        kept = [line for line in lines if _step(line) < start]
         atomic.write_text(path, "".join(line + "\n" for line in kept))
 
     def add(self, step: int, exits: tuple[int, ...], terms: dict[str, Any]) -> None:
@@ -52,3 +52,11 @@ class Log:
                         raise DivergedError(step, name, value)
                 file.write(json.dumps({"step": step, "exits": exits, **values}) + "\n")
         self.pending.clear()
+
+
+def _step(line: str) -> float:
+    """The step of a line of the log; infinity, so that it is not kept, for one that is torn or no line of a log."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return math.inf

@@ -7,10 +7,17 @@ stands, whatever the order of the origins.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+
+from eltbench import atomic
+from eltbench.fields import printable
 
 MADE = ("time", "host", "package_version", "git_commit", "git_dirty", "libraries")
 """Columns that say where and when a row was measured."""
@@ -20,10 +27,53 @@ DERIVED = ("n_samples", "params", "weight_bytes", "macs", "flops", "effective_de
 
 SHOWN = ("trainer", "role", "task", "dataset", "seed", "loops", "metric")
 ORIGIN = "_origin"
+MARKER = "merging.json"  # stands in the target of a merge of results until all of it is written
+DEEPEST = 3  # folders above one with rows in which the marker is looked for: results/STUDY/PRESET
 
 
 class ContradictionError(ValueError):
     """Two origins hold other values of one thing."""
+
+
+@contextmanager
+def announced(origins: Sequence[Path], into: Path) -> Iterator[None]:
+    """Say in the target that a merge writes there; what is said goes when all is written, and stays where it is not."""
+    said = {"origins": [str(path.resolve()) for path in origins], "into": str(into.resolve())}
+    atomic.write_text(into / MARKER, json.dumps(said, indent=1) + "\n")
+    yield
+    (into / MARKER).unlink()
+
+
+def refuse_interrupted(folder: Path) -> None:
+    """Raise ValueError, saying how to go on, for a folder in or below one where a merge was begun and did not end."""
+    folder = folder.absolute()
+    for place in (folder, *folder.parents[:DEEPEST]):
+        if (place / MARKER).exists():
+            raise ValueError(
+                f"a merge into {place} has not ended, so that some of it may be missing; wait where it is at work, "
+                f"else repeat it: {_command(place)}"
+            )
+
+
+def check_repeated(origins: Sequence[Path], into: Path) -> None:
+    """Raise ValueError where another merge into the target did not end, which this one would not go on with."""
+    if (into / MARKER).exists() and not _origins(into) <= {str(path.resolve()) for path in origins}:
+        raise ValueError(
+            f"a merge of other folders into {into} did not end; repeat it first: {_command(into)}; or remove "
+            f"{into / MARKER} to leave out what they have"
+        )
+
+
+def _origins(into: Path) -> set[str]:
+    """The origins of the merge that did not end; ValueError where its marker does not say them."""
+    try:
+        return {str(path) for path in atomic.read_json(into / MARKER)["origins"]}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{into / MARKER} does not say what was merged; merge into another folder") from None
+
+
+def _command(into: Path) -> str:
+    return printable(shlex.join(["eltbench", "merge", *sorted(_origins(into)), "--into", str(into)]))
 
 
 def merged_rows(tables: Mapping[str, pa.Table]) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Collection, Generator, Iterator, Sequence
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eltbench.backends import check_exits
+from eltbench import accounting, atomic
+from eltbench.backends import check_exits, checkpoint
 from eltbench.backends.base import Engine
 from eltbench.config import Run, run_from_dict
 from eltbench.data import form
@@ -20,14 +20,17 @@ from eltbench.data.base import Clean, DataSpec
 from eltbench.dropout import draw_dropped
 from eltbench.fields import whole
 from eltbench.identity import run_id
+from eltbench.runs import CHECKPOINT, WEIGHTS, file_damage, read_record
 from eltbench.streams import stream
 from eltbench.tasks.base import Array, Batch
-from eltbench.training import CHECKPOINT, Parts, build_engine, parts
+from eltbench.training import Parts, build_engine, parts
 
 if TYPE_CHECKING:
     from eltbench.anytime import Clock, Current
     from eltbench.evaluation.probe import Gate
     from eltbench.evaluation.stopping import Rule
+
+SHOWN = 20  # steps of snapshots that a message lists
 
 
 class Model:
@@ -224,29 +227,53 @@ def load_model(
     step without a snapshot, and a damaged file.
     """
     directory = Path(run)
-    if not (directory / CHECKPOINT).exists():
+    if not (directory / WEIGHTS).exists():
         root = runs_root(runs)
-        found = sorted(path.parent for path in root.glob(f"*/{CHECKPOINT}") if path.parent.name.startswith(str(run)))
+        found = sorted(path.parent for path in root.glob(f"*/{WEIGHTS}") if path.parent.name.startswith(str(run)))
         if len(found) != 1:
             problem = "no trained run" if not found else f"{len(found)} runs"
             raise ValueError(f"{problem} named {str(run)!r} in {root}")
         directory = found[0]
-    description = directory / "checkpoint.json"
-    try:
-        values = json.loads(description.read_bytes())["run"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"checkpoint {description} is damaged or not eltbench's: {error}") from error
-    trained = run_from_dict(values)
-    made = parts(trained)
-    engine = build_engine(replace(trained, device=device or trained.device, devices=1), made)
-    snapshots, steps = trained.optimisation.snapshots, trained.optimisation.steps
-    if step is not None and step not in (*snapshots, steps):
-        kept = ", ".join(map(str, (*snapshots, steps)))
+    trained = _trained(directory)
+    every, steps = trained.optimisation.snapshot_every, trained.optimisation.steps
+    snapshots = range(every, steps, every) if every else range(0)
+    if step is not None and step != steps and step not in snapshots:
+        kept = ", ".join(map(str, (*snapshots[:SHOWN], *(["…"] if len(snapshots) > SHOWN else []), steps)))
         raise ValueError(f"run {directory.name} kept no weights of step {step}; it has those of steps {kept}")
+    snapshot = None if step == steps else step
+    _check_sums(directory, snapshot)
+    made = parts(trained)
+    shape = trained.architecture, made.trainer.depth, made.dataset.spec, made.task.timed
+    checkpoint.check_size(directory, sum(accounting.parameters(*shape).values()))  # before memory is taken for it
+    engine = build_engine(replace(trained, device=device or trained.device, devices=1), made)
     if (reached := engine.load(directory)) < steps:
         raise ValueError(
             f"run {directory.name} is trained to step {reached} of {steps}; repeat the command that began it"
         )
-    if step in snapshots:
-        engine.load_snapshot(directory, step)
+    if snapshot is not None:
+        engine.load_snapshot(directory, snapshot)
     return Model(trained, engine, made, directory)
+
+
+def _trained(directory: Path) -> Run:
+    """The run whose checkpoint is here, as the checkpoint says; ValueError for a damaged description."""
+    description = directory / "checkpoint.json"
+    try:
+        return run_from_dict(atomic.read_json(description)["run"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"checkpoint {description} is damaged or not eltbench's: {error}") from error
+
+
+def _check_sums(directory: Path, snapshot: int | None) -> None:
+    """Raise ValueError where done.json is here and what is to be loaded is not what it tells of."""
+    record = directory / "done.json"
+    if not os.path.lexists(record):
+        return
+    names = [*CHECKPOINT, *([] if snapshot is None else [checkpoint.snapshot_name(snapshot)])]
+    try:
+        damaged = file_damage(directory, read_record(record), names)
+    except ValueError as error:
+        raise ValueError(f"{record} {error}") from None
+    if damaged is not None:
+        name, problem = damaged
+        raise ValueError(f"checkpoint {directory / name} {problem}; eltbench runs verify --repair sets it aside")

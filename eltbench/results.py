@@ -12,18 +12,16 @@ import pyarrow.parquet as pq
 
 from eltbench.atomic import replacing
 from eltbench.config import Run
+from eltbench.merging import refuse_interrupted
 from eltbench.provenance import row_provenance
-from eltbench.runs import Job, RunStore, set_aside
+from eltbench.runs import DamagedError as DamagedError
+from eltbench.runs import Job, RunStore, read_parquet, set_aside
 from eltbench.schema import SCHEMA_VERSION, VERSION_KEY, part_schema, row_schema, validate
 
 OF_RUN = ("trainer", "task", "dataset", "backend", "device", "precision", "seed")
 OF_ARCHITECTURE = ("unique_layers", "max_loops", "min_loops", "width")
 CELL = ("trainer", "task", "dataset", "backend", *OF_ARCHITECTURE, "seed")
 """Columns that, with the study's own key columns, name one model of a plan whatever its version."""
-
-
-class DamagedError(ValueError):
-    """A file that holds no readable table."""
 
 
 def stamp(
@@ -76,9 +74,9 @@ def read_rows(path: Path) -> pd.DataFrame:
     return _read(path).to_pandas()
 
 
-def read_table(path: Path) -> pa.Table:
-    """The rows of one file as they are typed there; raises as `read_rows` does."""
-    return _read(path)
+def read_table(path: Path, *, merging: bool = False) -> pa.Table:
+    """The rows of one file as they are typed there, with `merging` also where a merge did not end; raises as above."""
+    return _read(path, merging=merging)
 
 
 def read_columns(path: Path, names: Iterable[str]) -> pd.DataFrame:
@@ -193,9 +191,11 @@ def merge_published(
     return _joined(kept).to_pandas()
 
 
-def _read(path: Path, names: set[str] | None = None) -> pa.Table:
+def _read(path: Path, names: set[str] | None = None, *, merging: bool = False) -> pa.Table:
+    if not merging:
+        refuse_interrupted(path.parent)
     table = _table(path, names)
-    version = (table.schema.metadata or {}).get(VERSION_KEY, b"").decode()
+    version = (table.schema.metadata or {}).get(VERSION_KEY, b"").decode(errors="replace")
     if version != SCHEMA_VERSION:
         found = f"schema version {version!r}" if version else "no schema version"
         raise ValueError(f"{path} has {found}, this eltbench reads version {SCHEMA_VERSION!r}; make the results anew")
@@ -204,13 +204,11 @@ def _read(path: Path, names: set[str] | None = None) -> pa.Table:
 
 def _table(path: Path, names: set[str] | None = None) -> pa.Table:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            here = file.schema_arrow.names
-            return file.read(here if names is None else [name for name in here if name in names])
+        return read_parquet(path, names)
     except FileNotFoundError:
         raise ValueError(f"no rows at {path}") from None
-    except (OSError, pa.ArrowException) as error:
-        raise DamagedError(f"{path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
+    except DamagedError as error:
+        raise DamagedError(f"{path} is damaged or no parquet file: {error}") from None
 
 
 def _stamped(part: pa.Table, schema: pa.Schema, stamps: Mapping[str, Any]) -> pa.Table:

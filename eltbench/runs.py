@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +15,9 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
 
 from eltbench import atomic
-from eltbench.backends.checkpoint import snapshot_name
+from eltbench.backends import checkpoint
 from eltbench.config import Run
 from eltbench.identity import run_id
 from eltbench.provenance import provenance
@@ -25,6 +26,7 @@ State = Literal["done", "partial", "missing", "failed"]
 WEIGHTS = "checkpoint.safetensors"
 CHECKPOINT = (WEIGHTS, "checkpoint.json")
 SNAPSHOTS = "snapshot-*.safetensors"
+KEPT = re.compile(r"checkpoint\.(safetensors|json)|snapshot-[1-9][0-9]{0,17}\.safetensors")  # that done.json may name
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ def measurement_hash(study: str, version: int, settings: Mapping[str, Any]) -> s
 class RunStore:
     """The folder of all runs: ROOT/RUN_ID/{run.json, checkpoint.*, snapshot-*, log.jsonl, done.json, …}.
 
-    Whoever changes a run's folder holds its lock; reading needs none, since every file appears whole.
+    Whoever changes a run's folder holds its lock; reading needs none, since every file appears whole. A folder may come
+    from a stranger: of it only files of these names count, links to elsewhere do not, and an error of the system
+    (OSError) is never taken for damage.
     """
 
     root: Path
@@ -102,16 +106,27 @@ class RunStore:
         return self.root / run_id
 
     def lock(self, run_id: str) -> FileLock:
-        """The run's lock, freed by the kernel when its holder dies."""
+        """The run's lock, freed by the kernel when its holder dies; ValueError for a folder that cannot have one."""
+        for path, why in self.obstacles(run_id).items():
+            raise ValueError(f"{path} {why}; eltbench runs verify --repair sets it aside")
         self.directory(run_id).mkdir(parents=True, exist_ok=True)
         return FileLock(self.directory(run_id) / "lock")
 
+    def obstacles(self, run_id: str) -> dict[Path, str]:
+        """What stands in the place of the run's lock and of its measurements but is none, such as a link elsewhere."""
+        lock, tables = (self.directory(run_id) / name for name in ("lock", "measurements"))
+        folder = (
+            atomic.LINK if tables.is_symlink() else "is no folder" if tables.exists() and not tables.is_dir() else ""
+        )
+        return {path: why for path, why in ((lock, atomic.not_own(lock)), (tables, folder)) if why}
+
     def at_work(self, run_id: str) -> bool:
         """Whether a process holds the run's lock now."""
-        if not (self.directory(run_id) / "lock").exists():
+        lock = self.directory(run_id) / "lock"
+        if not atomic.is_file(lock):
             return False
         try:
-            with self.lock(run_id).acquire(timeout=0):
+            with FileLock(lock).acquire(timeout=0):
                 return False
         except Timeout:
             return True
@@ -130,10 +145,26 @@ class RunStore:
     def record(self, run_id: str) -> dict[str, Any] | None:
         """What done.json says (seconds, steps, provenance …), or None where it is absent or damaged."""
         try:
-            record = json.loads((self.directory(run_id) / "done.json").read_bytes())
-        except (OSError, ValueError):
+            return self.read_record(run_id)
+        except (FileNotFoundError, ValueError):
             return None
-        return record if isinstance(record, dict) and isinstance(record.get("checkpoint"), dict) else None
+
+    def read_record(self, run_id: str) -> dict[str, Any]:
+        """What done.json says; raises ValueError with what is odd in one that `finish` did not write for this run."""
+        record = read_record(self.directory(run_id) / "done.json")
+        if record["run_id"] != run_id:
+            raise ValueError(f"is of run {record['run_id']}")
+        return record
+
+    def record_damage(self, run_id: str) -> str:
+        """What is wrong with done.json; empty where it is sound or absent."""
+        try:
+            self.read_record(run_id)
+        except FileNotFoundError:
+            return ""
+        except ValueError as error:
+            return str(error)
+        return ""
 
     def failure(self, run_id: str) -> str | None:
         """The traceback of the last attempt, or None where it did not fail."""
@@ -150,7 +181,8 @@ class RunStore:
 
     def measured(self, run_id: str, study: str, digest: str) -> bool:
         """Whether the measurement is there and ends as a parquet file does; thousands are asked in a second."""
-        return _ends_as_parquet(self.measurement_path(run_id, study, digest))
+        path = self.measurement_path(run_id, study, digest)
+        return not path.is_symlink() and not path.parent.is_symlink() and _ends_as_parquet(path)
 
     def is_cached(self, job: Job) -> bool:
         """Whether nothing of the job is left to do."""
@@ -170,7 +202,7 @@ class RunStore:
         seeds_together: how many seeds were trained as one program; `seconds` is this one's share of the time.
         """
         directory = self.directory(run_id)
-        names = [*CHECKPOINT, *(snapshot_name(step) for step in run.optimisation.snapshots)]
+        names = [*CHECKPOINT, *(checkpoint.snapshot_name(step) for step in run.optimisation.snapshots)]
         files = {name: _digest(directory / name) for name in names if (directory / name).exists()}
         record = {
             "run_id": run_id,
@@ -195,58 +227,132 @@ class RunStore:
     def repair(self, run_id: str, warn: Callable[[str], None]) -> None:
         """Set damaged files aside, one warning each, and drop what killed writers left; the caller holds the lock."""
         directory = self.directory(run_id)
+        if directory.is_symlink():  # into another cache, whose run it is
+            return
         for folder in (directory, directory / "measurements"):
-            for leftover in folder.glob(atomic.TEMPORARY):
-                leftover.unlink(missing_ok=True)
-        if (directory / "done.json").exists() and self.record(run_id) is None:
-            warn(set_aside(directory / "done.json", "unreadable"))
-        if damage := self.damage(run_id):
-            damaged, problem = damage
+            if folder.is_dir():
+                atomic.clear(folder)
+        if damage := self.record_damage(run_id):
+            warn(set_aside(directory / "done.json", damage))
+        if damaged_file := self.damage(run_id):
+            damaged, problem = damaged_file
             for name in dict.fromkeys((*CHECKPOINT, "done.json", damaged)):  # a lost snapshot takes a new training too
-                if (directory / name).exists():
+                if os.path.lexists(directory / name):
                     warn(set_aside(directory / name, f"{damaged} {problem}"))
-        for path in sorted((directory / "measurements").glob("*.parquet")):
+        for path in self.tables(run_id):
             if path.exists() and (problem := parquet_damage(path)):
                 warn(set_aside(path, problem))
                 rows = path.with_name(path.name.partition(".")[0] + ".parquet")
                 if rows.exists():  # a raw table is made again with its rows
                     warn(set_aside(rows, f"belongs to {path.name}"))
 
+    def tables(self, run_id: str) -> list[Path]:
+        """The parquet files of the run's measurements, raw tables too."""
+        folder = self.directory(run_id) / "measurements"
+        found = [] if folder.is_symlink() else sorted(folder.glob("*.parquet"))
+        return [path for path in found if atomic.is_file(path)]
+
     def _sizes_agree(self, run_id: str) -> bool:
         record = self.record(run_id)
-        if record is None or WEIGHTS not in record["checkpoint"]:
+        if record is None:
             return False
-        directory = self.directory(run_id)
-        try:
-            files = record["checkpoint"].items()
-            return all((directory / name).stat().st_size == file["bytes"] for name, file in files)
-        except OSError:
-            return False
+        directory, files = self.directory(run_id), record["checkpoint"].items()
+        return all(
+            atomic.is_file(directory / name) and (directory / name).stat().st_size == file["bytes"]
+            for name, file in files
+        )
 
     def damage(self, run_id: str) -> tuple[str, str] | None:
         """A checkpoint file or snapshot and what is wrong with it: by hash where the run is done, else by form."""
         directory, record = self.directory(run_id), self.record(run_id)
         if record is not None:
-            for name, file in record["checkpoint"].items():
-                if not (directory / name).exists():
-                    return name, "is gone"
-                if _digest(directory / name) != file:
-                    return name, "is not the file that was written"
-            return None
-        weights, about = (directory / name for name in CHECKPOINT)
-        for path in (weights, *directory.glob(SNAPSHOTS)):
-            if path.exists():
-                try:
-                    with safe_open(path, framework="numpy"):
-                        pass
-                except (SafetensorError, OSError) as error:
-                    return path.name, f"is damaged: {error}"
-        if about.exists():
+            return file_damage(directory, record, record["checkpoint"])
+        for path in (directory / WEIGHTS, *directory.glob(SNAPSHOTS), directory / CHECKPOINT[1]):
+            if not os.path.lexists(path):
+                continue
+            if odd := atomic.not_own(path):
+                return path.name, odd
             try:
-                json.loads(about.read_bytes())
+                if path.suffix == ".json":
+                    atomic.read_json(path)
+                else:
+                    with checkpoint.opened(path):
+                        pass
             except ValueError as error:
-                return about.name, f"is damaged: {error}"
+                return path.name, f"is damaged: {error}"
         return None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What a done.json says; raises ValueError with what is odd in one that `RunStore.finish` did not write."""
+    if odd := atomic.not_own(path):
+        raise ValueError(odd)
+    try:
+        record = atomic.read_json(path)
+    except ValueError as error:
+        raise ValueError(f"is unreadable: {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError("is unreadable: it holds no object")
+    for name, (sound, expected) in RECORD.items():
+        if not sound(record.get(name)):
+            raise ValueError(f"does not say {expected} as {name!r}")
+    return record
+
+
+def file_damage(directory: Path, record: Mapping[str, Any], names: Collection[str]) -> tuple[str, str] | None:
+    """The first of these files of a run that is not the one that its record tells of, and what is wrong with it."""
+    for name in names:
+        path = directory / name
+        if odd := atomic.not_own(path):
+            return name, odd
+        if not path.exists():
+            return name, "is gone"
+        if _digest(path) != record["checkpoint"].get(name):
+            return name, "is not the file that was written"
+    return None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_file(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {"sha256", "bytes"}
+        and isinstance(value["sha256"], str)
+        and re.fullmatch("[0-9a-f]{64}", value["sha256"]) is not None
+        and _is_count(value["bytes"])
+    )
+
+
+def _is_checkpoint(value: Any) -> bool:
+    """Whether these are files of a run by name, none of them elsewhere, each as `_digest` describes it."""
+    return (
+        isinstance(value, dict)
+        and WEIGHTS in value
+        and all(KEPT.fullmatch(name) and _is_file(file) for name, file in value.items())
+    )
+
+
+def _is_made(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("time", "host"))
+
+
+def _is_also_made(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(each, dict) for each in value))
+
+
+RECORD: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "run_id": (lambda value: isinstance(value, str), "which run it is"),
+    "steps": (_is_count, "how many steps were taken"),
+    "seconds": (lambda value: _is_count(value) or (isinstance(value, float) and value >= 0), "how long it took"),
+    "resumed": (lambda value: isinstance(value, bool), "whether training was resumed"),
+    "checkpoint": (_is_checkpoint, "which files of its own there are, with size and checksum,"),
+    "provenance": (_is_made, "when and where the run was made"),
+    "also_made": (_is_also_made, "when and where else it was made"),  # of merged caches alone
+}
+"""What done.json holds: whether a value will do, and what it says."""
 
 
 def set_aside(path: Path, why: str) -> str:
@@ -270,16 +376,36 @@ def _ends_as_parquet(path: Path) -> bool:
             size = file.seek(0, 2)
             file.seek(max(0, size - 8))
             end = file.read()
-    except OSError:
+    except FileNotFoundError:
         return False
     footer = int.from_bytes(end[:4], "little")
     return begin == b"PAR1" == end[4:] and 0 < footer <= size - 12
 
 
+class DamagedError(ValueError):
+    """A file that holds no readable table."""
+
+
+def read_parquet(path: Path, names: Collection[str] | None = None) -> pa.Table:
+    """A parquet file, or those of the named columns that it has, with every page held against its checksum.
+
+    Raises DamagedError for what is not as it was written, OSError where the system cannot read the file.
+    """
+    with path.open("rb") as opened:  # by Python, which says what the system refuses; Arrow takes that for damage
+        try:
+            with pq.ParquetFile(opened, page_checksum_verification=True) as file:
+                here = file.schema_arrow.names
+                return file.read(here if names is None else [name for name in here if name in names])
+        except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise DamagedError(next(iter(str(error).splitlines()), type(error).__name__)) from None
+
+
 def parquet_damage(path: Path) -> str:
     """What is wrong with a parquet file, found by reading all of it; empty where nothing is."""
     try:
-        pq.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
-        return str(error).splitlines()[0]
+        read_parquet(path)
+    except DamagedError as error:
+        return str(error)
     return ""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -135,6 +136,51 @@ class TestList:
     def test_an_unknown_action_is_refused_with_the_near_miss(self, ask, mixed):
         code, _, _, error = ask("runs", "purne")
         assert (code, "did you mean 'prune'?" in error) == (2, True)
+
+
+class TestStrangers:
+    """A cache that someone else filled."""
+
+    @pytest.mark.parametrize("action", [(), ("verify",), ("prune", "--states", "done", "partial")])
+    @pytest.mark.parametrize("name", ["run.json", "done.json"])
+    def test_what_controls_a_terminal_is_written_out(self, ask, store, mixed, action, name):
+        path = store.directory(mixed["elt"]) / name
+        evil = json.dumps("\x1b]0;owned\x07\u202e\r\n\ud800")[1:-1]
+        path.write_text(path.read_text().replace('"elt"', f'"{evil}"').replace(mixed["elt"], evil))
+        code, lines, _, error = ask("runs", *action)
+        assert code in (0, 1)
+        assert all(line.isprintable() for line in (*lines, *error.splitlines()))
+        assert (
+            name == "done.json"
+            or action == ("verify",)
+            or any(r"\x1b]0;owned\x07\u202e\r\n\ud800" in line for line in lines)
+        )
+
+    @pytest.mark.parametrize(
+        "action", [(), ("verify",), ("verify", "--repair"), ("prune", "--states", "done", "partial")]
+    )
+    @pytest.mark.parametrize("name", ["run.json", "done.json", "checkpoint.json", "log.jsonl", "measurements", "lock"])
+    @pytest.mark.parametrize("kind", ["deep", "nan", "binary", "folder", "link", "fifo"])
+    def test_one_odd_file_stops_nothing(self, ask, store, mixed, action, name, kind, tmp_path):
+        path = store.directory(mixed["elt"]) / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if kind == "folder":
+            path.mkdir()
+        elif kind == "link":
+            path.symlink_to(tmp_path)
+        elif kind == "fifo":
+            os.mkfifo(path)
+        else:
+            path.write_bytes({"deep": b"[" * 9000, "nan": b'{"seed": NaN}', "binary": b"\xff\0"}[kind])
+        code, *_ = ask("runs", *action)
+        assert code in (0, 1)
+        assert ask("runs")[2]["runs"] == (1 if "prune" in action else 4)
+
+    def test_a_configuration_as_large_as_can_be_is_only_named(self, ask, store, mixed):
+        path = store.directory(mixed["elt"]) / "run.json"
+        path.write_text(path.read_text().replace('"unique_layers": 1', f'"unique_layers": {10**9}'))
+        code, lines, _, _ = ask("runs", "verify")
+        assert (code, len(lines)) == (0, 2)
 
 
 class TestVerify:

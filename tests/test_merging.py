@@ -1,7 +1,10 @@
 """Rows and run caches of several machines become one set: nothing twice, nothing lost, nothing that contradicts."""
 
+import hashlib
 import json
+import os
 import shutil
+import stat
 
 import pandas as pd
 import pyarrow as pa
@@ -20,6 +23,8 @@ from eltbench.schema import row_schema, validate
 
 EXTRA = {"role": pa.string(), "sampling_steps": pa.int64(), "threshold": pa.float64()}
 DAY = pd.Timedelta(days=1)
+UMASK = os.umask(0)
+os.umask(UMASK)
 
 
 def table(seeds=(0, 1), losses=(0.5, 0.25), seconds=0.1, host="one", day=0, role="main"):
@@ -234,6 +239,68 @@ class TestCaches:
         run = RunStore(tmp_path / "all").lock(Job(seeded(1)).run_id)
         with run, pytest.raises(ValueError, match=r"is in work in .*all: wait for its end and merge again"):
             merge_caches([one.root, two.root], tmp_path / "all")
+
+    @pytest.mark.parametrize("name", ["../../.profile", "../victim", "/etc/hostname", "run.json"])
+    def test_a_merge_writes_nothing_outside_its_target(self, machines, tmp_path, ask, name):
+        one, two = machines
+        directory = two.directory(Job(seeded(2)).run_id)
+        (directory / "../../.profile").write_text("theirs")
+        (directory / "../victim").write_text("theirs")
+        record = json.loads((directory / "done.json").read_text())
+        path = directory / name
+        data = path.read_bytes()
+        record["checkpoint"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        (directory / "done.json").write_text(json.dumps(record))
+        (tmp_path / "deep" / "er").mkdir(parents=True)
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        code, _, error = ask("merge", one.root, two.root, "--into", tmp_path / "deep" / "er" / "all")
+        assert code == 2
+        assert "done.json does not say which files of its own there are" in error
+        assert f"eltbench runs verify {directory.name} --repair --runs {two.root}" in error
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+    def test_what_links_lead_to_is_not_copied(self, machines, tmp_path):
+        one, two = machines
+        secret = tmp_path / "secret"
+        secret.write_text("mine")
+        directory = two.directory(Job(seeded(2)).run_id)
+        for name in (
+            "log.jsonl",
+            "measurements/extrapolation-0123.parquet",
+            "measurements/extrapolation-0123.x.parquet",
+        ):
+            (directory / name).symlink_to(secret)
+        merge_caches([one.root, two.root], tmp_path / "all")
+        copied = [path for path in (tmp_path / "all").rglob("*") if path.is_file()]
+        assert all(not path.is_symlink() and path.read_bytes() != b"mine" for path in copied)
+        assert RunStore(tmp_path / "all").state(directory.name) == "done"
+
+    def test_nothing_is_written_through_links_in_the_target(self, machines, tmp_path):
+        one, two = machines
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (tmp_path / "all").mkdir()
+        (tmp_path / "all" / Job(seeded(1)).run_id).symlink_to(elsewhere)
+        with pytest.raises(ValueError, match="is a link, which is not followed"):
+            merge_caches([one.root, two.root], tmp_path / "all")
+        assert list(elsewhere.iterdir()) == []
+
+    def test_where_a_run_was_made_is_printed_without_what_controls_a_terminal(self, machines, tmp_path, ask):
+        one, two = machines
+        done(two, fill=2.0)
+        path = two.directory(Job(RUN).run_id) / "done.json"
+        record = json.loads(path.read_text())
+        record["provenance"]["host"] = "\x1b]0;owned\x07"
+        path.write_text(json.dumps(record))
+        code, _, error = ask("merge", one.root, two.root, "--into", tmp_path / "all")
+        assert (code, r"\x1b]0;owned\x07" in error, "\x1b" in error) == (2, True, False)
+
+    def test_copies_follow_the_umask(self, machines, tmp_path):
+        for path in machines[0].root.rglob("*.safetensors"):
+            path.chmod(0o4600)
+        merge_caches([store.root for store in machines], tmp_path / "all")
+        modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "all").glob("*/*.safetensors")}
+        assert modes == {0o666 & ~UMASK}
 
     def test_a_dry_run_writes_nothing(self, machines, tmp_path):
         assert merge_caches([store.root for store in machines], tmp_path / "all", dry_run=True).runs == 3

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
+from eltbench import cli
+from eltbench import model as models
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.identity import run_id
 from eltbench.model import Model, load_model, runs_root
+from eltbench.runs import RunStore
 from eltbench.training import CHECKPOINT, build_engine, fit, parts
 
 SMALL = Architecture(unique_layers=1, max_loops=3, width=16, heads=2)
@@ -319,3 +326,115 @@ def test_exits_may_be_an_array(model):
 def test_passes_with_dropout_are_a_whole_number(model, passes):
     with pytest.raises(ValueError, match="dropout_passes must be 0 or more"):
         model.predict(np.zeros((1, 8, 8, 1)), log_snr=0.0, exits=(1,), dropout_passes=passes)
+
+
+# Files from strangers
+
+
+@pytest.fixture
+def copied(store, tmp_path):
+    """The folder of a trained run with its record, to be changed."""
+    run, directory = RUNS["diffusion"], tmp_path / run_id(RUNS["diffusion"])
+    shutil.copytree(store / directory.name, directory)
+    RunStore(tmp_path).finish(run, directory.name, seconds=1.0, resumed=False)
+    return directory
+
+
+def altered(directory, name, **tensors):
+    path = directory / name
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    save_file({**load_file(path), **tensors}, path, metadata=metadata)
+
+
+@pytest.mark.parametrize("name", [CHECKPOINT, "checkpoint.json"])
+def test_a_file_that_is_not_the_one_of_the_record_is_refused(copied, name):
+    load_model(copied)
+    data = bytearray((copied / name).read_bytes())
+    place = data.rindex(b"0") if name.endswith("json") else -1
+    data[place] ^= 1
+    (copied / name).write_bytes(data)
+    with pytest.raises(ValueError, match=f"{name} is not the file that was written; eltbench runs verify --repair"):
+        load_model(copied)
+
+
+def test_a_record_of_another_form_is_refused(copied):
+    (copied / "done.json").write_text("[" * 9000)
+    with pytest.raises(ValueError, match=r"done.json is unreadable: nested deeper than 64 levels"):
+        load_model(copied)
+
+
+def test_weights_that_no_training_writes_are_refused_also_without_a_record(copied):
+    (copied / "done.json").unlink()
+    name = next(name for name in load_file(copied / CHECKPOINT) if name.startswith("average."))
+    shape = load_file(copied / CHECKPOINT)[name].shape
+    altered(copied, CHECKPOINT, **{name: np.full(shape, np.inf, np.float32)})
+    with pytest.raises(ValueError, match=f"{name} holds values that are not finite"):
+        load_model(copied)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"unique_layers": 10**6},
+        {"unique_layers": 10**30},
+        {"width": 2**40},
+        {"mlp_ratio": 10**9},
+        {"max_loops": 10**9, "loop_adapter_rank": 16},
+    ],
+)
+def test_a_network_that_its_file_cannot_hold_is_refused_before_it_is_built(copied, monkeypatch, changes, recorded):
+    description = json.loads((copied / "checkpoint.json").read_text())
+    description["run"]["architecture"] |= changes
+    (copied / "checkpoint.json").write_text(json.dumps(description))
+    if recorded:
+        RunStore(copied.parent).finish(RUNS["diffusion"], copied.name, seconds=1.0, resumed=False)
+    else:
+        (copied / "done.json").unlink()
+    monkeypatch.setattr(models, "build_engine", lambda *arguments: pytest.fail("it was built"))
+    with pytest.raises(ValueError, match=r"does not fit this network: its configuration asks for \d+ bytes of values"):
+        load_model(copied)
+
+
+def test_snapshots_that_a_configuration_only_names_take_no_memory(copied):
+    (copied / "done.json").unlink()
+    description = json.loads((copied / "checkpoint.json").read_text())
+    description["run"]["optimisation"] |= {"steps": 10**15, "snapshot_every": 1}
+    (copied / "checkpoint.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match="is trained to step 3 of 1000000000000000"):
+        load_model(copied)
+    with pytest.raises(ValueError, match=r"it has those of steps 1, 2, .*, 20, …, 1000000000000000"):
+        load_model(copied, step=10**16)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 9000,
+        '{"run": 3}',
+        "[]",
+        '{"run": {"trainer": "elt", "task": "diffusion", "dataset": "digits", "seed": NaN}}',
+        '{"run": {"trainer": "elt", "task": "diffusion", "dataset": "digits", "architecture": 3}}',
+        '{"run": {"trainer": "elt", "task": "diffusion", "dataset": "digits", "task_options": 3}}',
+        json.dumps({"run": {**RUNS["diffusion"].to_dict(), "optimisation": {"learning_rate": 10**400}}}),
+    ],
+)
+def test_an_odd_description_is_refused(copied, text):
+    (copied / "done.json").unlink()
+    (copied / "checkpoint.json").write_text(text)
+    with pytest.raises(ValueError, match=r"checkpoint.json is damaged or not eltbench's"):
+        load_model(copied)
+
+
+def test_what_the_system_refuses_to_read_is_a_message_of_the_command(copied, monkeypatch, capsys):
+    opened = Path.open
+
+    def refuse(path, *arguments, **named):
+        if path.name == CHECKPOINT:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert cli.main(["sample", str(copied), "--out", str(copied / "picture.png")]) == 2
+    assert "error: [Errno 13] Permission denied" in capsys.readouterr().err

@@ -114,6 +114,33 @@ class TestFiles:
         assert [(row["loops"], row["value"], row["split"]) for row in back.to_pylist()] == cells
         assert back.schema.equals(part_schema(EXTRA), check_metadata=True)
 
+    @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), PermissionError(13, "Permission denied")])
+    @pytest.mark.parametrize(
+        "read", [results.read_rows, results.load_rows, lambda path: results.read_columns(path, [])]
+    )
+    def test_what_the_system_refuses_to_read_is_not_called_damaged(self, tmp_path, monkeypatch, error, read):
+        results.write_rows(tmp_path / "rows.parquet", published(), row_schema(EXTRA))
+
+        def refuse(*arguments, **named):
+            raise error
+
+        monkeypatch.setattr(results.Path, "open", refuse)
+        with pytest.raises(OSError, match=error.strerror):
+            read(tmp_path / "rows.parquet")
+
+    def test_a_measurement_that_cannot_be_read_stops_collecting_and_stays(self, tmp_path, monkeypatch):
+        store, (job,) = RunStore(tmp_path), planned((Job(RUN, "extrapolation", {}), "a" * 16))
+        path = store.measurement_path(job.run_id, "extrapolation", job.digest)
+        results.write_rows(path, rows(), part_schema(EXTRA))
+
+        def refuse(*arguments, **named):
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(results.Path, "open", refuse)
+        with pytest.raises(OSError, match="Input/output error"):
+            results.collect([job], store, "extrapolation", "smoke", EXTRA)
+        assert path.exists()
+
     def test_a_plain_pandas_reader_sees_the_same_table(self, tmp_path):
         results.write_rows(tmp_path / "rows.parquet", published(), row_schema(EXTRA))
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "rows.parquet"), results.load_rows(tmp_path))

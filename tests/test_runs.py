@@ -13,8 +13,11 @@ import pytest
 from filelock import Timeout
 from safetensors.numpy import save_file
 
+from eltbench import runs
+from eltbench.cache_damage import problems, set_damage_aside
 from eltbench.config import Run
 from eltbench.runs import WEIGHTS, Job, RunStore, measurement_hash, set_aside
+from eltbench.sweep import Durations
 
 RUN = Run("elt", "diffusion", "digits")
 ID = "0123456789abcdef"
@@ -133,6 +136,171 @@ class TestRepair:
         (done / f"{WEIGHTS}.77.tmp").write_bytes(b"half")
         repaired(store)
         assert not list(done.glob("*.tmp"))
+
+
+def changed(path, **changes):
+    """Write a record with some of its fields otherwise; None takes a field away."""
+    record = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in record.items() if value is not None}))
+
+
+SUM = {"sha256": "0" * 64, "bytes": 4}
+ODD_RECORDS = [
+    *({name: None} for name in ("run_id", "steps", "seconds", "resumed", "checkpoint", "provenance")),
+    {"run_id": "f" * 16},
+    {"run_id": 3},
+    {"steps": "1000"},
+    {"steps": True},
+    {"seconds": "soon"},
+    {"seconds": -1.0},
+    {"seconds": 10**400},
+    {"resumed": 0},
+    {"provenance": {}},
+    {"provenance": {"time": 3, "host": "here"}},
+    {"also_made": 3},
+    {"checkpoint": {}},
+    {"checkpoint": {WEIGHTS: SUM, "checkpoint.json": {"sha256": "0" * 64}}},
+    {"checkpoint": {WEIGHTS: SUM, "checkpoint.json": {"sha256": "0" * 64, "bytes": "4"}}},
+    {"checkpoint": {WEIGHTS: SUM, "checkpoint.json": {"sha256": 0, "bytes": 4}}},
+    {"checkpoint": {WEIGHTS: SUM, "checkpoint.json": [4]}},
+    *(
+        {"checkpoint": {WEIGHTS: SUM, "checkpoint.json": SUM, name: SUM}}
+        for name in (
+            "../../.profile",
+            "/etc/hostname",
+            "..",
+            "",
+            "run.json",
+            "done.json",
+            "lock",
+            "measurements/a.parquet",
+            "snapshot-.safetensors",
+            "snapshot-../x.safetensors",
+            "snapshot-3.safetensors\n",
+            "snapshot-" + "9" * 300 + ".safetensors",
+            "x\0y",
+        )
+    ),
+]
+
+
+class TestStrangers:
+    """A run's folder that someone else made."""
+
+    @pytest.mark.parametrize("changes", ODD_RECORDS, ids=lambda changes: json.dumps(changes)[:60])
+    def test_a_record_that_this_package_does_not_write_is_damaged_and_set_aside(self, store, done, changes):
+        changed(done / "done.json", **changes)
+        assert store.state(ID) == "partial"
+        assert store.record(ID) is None
+        assert Durations(store, [vars(job := Job(RUN)).update(run_id=ID) or job]).training(RUN) is None
+        assert store.record_damage(ID)
+        (warning,) = repaired(store)
+        assert "set aside as done.json.damaged-1" in warning
+
+    @pytest.mark.parametrize(
+        "data", [b"[" * 5000, b"[" * 500 + b"]" * 500, b'{"seconds": NaN}', b"\xff\xfe", b'{"seconds": 1e999}']
+    )
+    def test_an_unreadable_record_is_damaged_and_set_aside(self, store, done, data):
+        (done / "done.json").write_bytes(data)
+        assert store.state(ID) == "partial"
+        assert "is unreadable" in repaired(store)[0]
+
+    @pytest.mark.parametrize("name", ["../victim", "../../victim"])
+    def test_repair_touches_nothing_outside_the_run(self, store, done, name):
+        victim = done / name
+        victim.write_text("mine")
+        files = json.loads((done / "done.json").read_text())["checkpoint"]
+        changed(done / "done.json", checkpoint={**files, name: SUM})
+        truncate(done / WEIGHTS)
+        repaired(store)
+        assert victim.read_text() == "mine"
+
+    @pytest.mark.parametrize("name", [WEIGHTS, "checkpoint.json", "done.json"])
+    def test_a_link_is_no_file_of_the_run(self, store, done, tmp_path, name):
+        victim = tmp_path / "victim"
+        (done / name).rename(victim)  # whose content is as it was written
+        (done / name).symlink_to(victim)
+        before = victim.read_bytes()
+        assert store.state(ID) == "partial"
+        assert any("is a link, which is not followed" in warning for warning in repaired(store))
+        assert victim.read_bytes() == before
+        assert not (done / name).is_symlink()
+
+    def test_measurements_and_lock_that_lead_elsewhere_are_not_written_through(self, store, done, tmp_path):
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "rows.parquet").write_text("no parquet")
+        (elsewhere / "a.1-0123abcd.tmp").write_text("theirs")
+        (done / "measurements").symlink_to(elsewhere)
+        (done / "lock").unlink(missing_ok=True)
+        (done / "lock").symlink_to(elsewhere / "rows.parquet")
+        before = {path: path.read_bytes() for path in elsewhere.iterdir()}
+        assert not store.at_work(ID)
+        assert [problem.path.name for problem in problems(store, ID) if problem.damaged] == ["lock", "measurements"]
+        with pytest.raises(ValueError, match=r"lock is a link, which is not followed; .*verify --repair"):
+            store.lock(ID)
+        assert set_damage_aside(store, ID, lambda text: None)
+        assert {path: path.read_bytes() for path in elsewhere.iterdir()} == before
+        assert store.obstacles(ID) == {}
+
+    def test_a_run_that_lies_in_another_cache_is_repaired_there_alone(self, store, done, tmp_path):
+        other = RunStore(tmp_path / "other")
+        other.root.mkdir()
+        truncate(done / WEIGHTS)
+        other.directory(ID).symlink_to(done)
+        said = []
+        set_damage_aside(other, ID, said.append)
+        assert "is a link into another cache" in said[0]
+        assert (done / WEIGHTS).exists()
+
+
+REFUSED = r"Input/output error|Permission denied"
+
+
+class TestReadErrors:
+    """What the system refuses to read is not damaged."""
+
+    @pytest.fixture(params=[OSError(5, "Input/output error"), PermissionError(13, "Permission denied")])
+    def refused(self, request, monkeypatch):
+        """From now on no file of this name can be opened; files and folders are listed as before."""
+
+        def refuse(name):
+            opened = runs.Path.open
+
+            def open_or_refuse(path, *arguments, **named):
+                if path.name == name:
+                    raise request.param
+                return opened(path, *arguments, **named)
+
+            monkeypatch.setattr(runs.Path, "open", open_or_refuse)
+
+        return refuse
+
+    @pytest.mark.parametrize("name", [WEIGHTS, "checkpoint.json", "done.json"])
+    def test_nothing_of_a_run_is_set_aside(self, store, done, refused, name):
+        before = sorted(path.name for path in done.iterdir())
+        refused(name)
+        with pytest.raises(OSError, match=REFUSED):
+            repaired(store)
+        assert sorted(path.name for path in done.iterdir() if path.name != "lock") == before
+
+    def test_the_weights_of_an_unfinished_run_are_not_set_aside(self, store, refused):
+        checkpoint(store)
+        refused(WEIGHTS)
+        with pytest.raises(OSError, match=REFUSED):
+            repaired(store)
+        assert (store.directory(ID) / WEIGHTS).exists()
+
+    def test_a_measurement_is_not_set_aside_and_not_taken_for_missing(self, store, done, refused):
+        path = store.measurement_path(ID, "extrapolation", "0" * 12)
+        path.parent.mkdir()
+        pd.DataFrame({"value": np.arange(100.0)}).to_parquet(path)
+        refused(path.name)
+        with pytest.raises(OSError, match=REFUSED):
+            repaired(store)
+        with pytest.raises(OSError, match=REFUSED):
+            store.measured(ID, "extrapolation", "0" * 12)
+        assert path.exists()
 
 
 class TestMeasurements:

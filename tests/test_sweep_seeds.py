@@ -118,6 +118,7 @@ class TestGrouping:
 
     def test_a_run_trained_alone_says_so(self, store):
         store.directory("alone").mkdir(parents=True)
+        (store.directory("alone") / "checkpoint.safetensors").write_bytes(b"weights")
         store.finish(RUN, "alone", seconds=8.0, resumed=False)
         assert store.record("alone")["seeds_together"] == 1
 

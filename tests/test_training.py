@@ -9,6 +9,7 @@ import pytest
 from eltbench import trainers, training
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.data.digits import Digits
+from eltbench.log import Log
 from eltbench.streams import stream
 from eltbench.trainers.elt import ELT
 from eltbench.training import DivergedError, fit, learning_rate, parts
@@ -187,6 +188,14 @@ def test_the_log_holds_every_step_once_with_its_exits_and_terms(tmp_path):
         assert line["loss"] == pytest.approx(line["teacher"] + line["student"] + line["distillation"], rel=1e-5)
         assert line["gradient_norm"] > 0
     assert lines[0]["distillation"] == lines[-1]["student"] == 0
+
+
+def test_a_resumed_run_drops_lines_that_no_log_has(tmp_path):
+    path = tmp_path / "log.jsonl"
+    lines = ['{"step": 0}', "{}", "[" * 9000 + "}", '{"step": "x"}', '{"step": []}', '{"step": 1e999}', '{"step": 1}']
+    path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe}\n")
+    Log(path, start=2)
+    assert logged(tmp_path) == [{"step": 0}, {"step": 1}]
 
 
 def test_the_log_of_a_resumed_run_holds_every_step_once(tmp_path):

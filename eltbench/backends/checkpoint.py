@@ -7,13 +7,15 @@ the value's own name, in float32. A snapshot, `snapshot-STEP.safetensors`, holds
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from eltbench import atomic
 
@@ -59,23 +61,67 @@ def read_snapshot(directory: Path, step: int, shapes: Mapping[str, tuple[int, ..
     return parts["average"]
 
 
+def check_size(directory: Path, parameters: int) -> None:
+    """Raise ValueError where a checkpoint cannot be of a network of so many trained values; reads eight bytes."""
+    path = directory / "checkpoint.safetensors"
+    with path.open("rb") as file:
+        head = int.from_bytes(file.read(8), "little")
+    held, needed = path.stat().st_size - 8 - head, parameters * len(PARTS) * np.dtype(np.float32).itemsize
+    if held != needed:
+        raise ValueError(
+            f"checkpoint {path} is damaged or does not fit this network: its configuration asks for {needed} bytes of "
+            f"values, the file holds {held}"
+        )
+
+
 def _write(path: Path, step: int, parts: Parts) -> None:
     tensors = {f"{part}.{name}": np.ascontiguousarray(each) for part in parts for name, each in parts[part].items()}
-    with atomic.replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"step": str(step), "format": "eltbench-1"})
+    with atomic.replacing(path) as temporary:  # written here: the library's own file is for its owner's eyes alone
+        temporary.write_bytes(save(tensors, metadata={"step": str(step), "format": "eltbench-1"}))
 
 
 def _read(path: Path, shapes: Mapping[str, tuple[int, ...]], parts: Sequence[str]) -> tuple[int, Parts]:
     try:
-        with safe_open(path, framework="numpy") as file:
-            step = int((file.metadata() or {})["step"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        with opened(path) as file:
+            names = {f"{part}.{name}": tuple(shape) for name, shape in shapes.items() for part in parts}
+            step = _step(file, names)
+            return step, {part: {name: _values(file, f"{part}.{name}") for name in shapes} for part in parts}
+    except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"checkpoint {path} is damaged or not eltbench's: {error}") from error
-    expected = {(f"{part}.{name}", tuple(shape)) for name, shape in shapes.items() for part in parts}
-    if odd := sorted(expected ^ {(name, tensor.shape) for name, tensor in tensors.items()}):
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; raises ValueError for a damaged one, OSError where the system cannot read it."""
+    with path.open("rb"):  # by Python, which says what the system refuses; the library does not
+        pass
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(str(error)) from error
+
+
+def _step(file: Any, expected: Mapping[str, tuple[int, ...]]) -> int:
+    """The step of a file that holds float32 values of these shapes; ValueError for another, before any is read."""
+    found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    if odd := sorted(set(expected.items()) ^ {(name, tuple(each.get_shape())) for name, each in found.items()}):
         name, shape = odd[0]
-        raise ValueError(
-            f"checkpoint {path} does not fit this network: {len(odd)} names or shapes differ, first {name} {shape}"
-        )
-    return step, {part: {name: tensors[f"{part}.{name}"] for name in shapes} for part in parts}
+        raise ValueError(f"it does not fit this network: {len(odd)} names or shapes differ, first {name} {shape}")
+    if kinds := sorted({each.get_dtype() for each in found.values()} - {"F32"}):
+        raise ValueError(f"it holds values of {', '.join(kinds)}, not F32")
+    said = (file.metadata() or {}).get("step", "")
+    if not re.fullmatch("0|[1-9][0-9]{0,17}", said):
+        raise ValueError(f"it says no step of a training, given {said!r}")
+    return int(said)
+
+
+def _values(file: Any, name: str) -> np.ndarray:
+    values: np.ndarray = file.get_tensor(name)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} holds values that are not finite")
+    if name.startswith(f"{MOMENTS[1]}.") and (values < 0).any():
+        raise ValueError(f"{name}, means of squares, holds values below 0")
+    return values

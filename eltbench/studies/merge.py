@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,15 @@ import pandas as pd
 import pyarrow as pa
 
 from eltbench import atomic, results, studies
-from eltbench.merging import ContradictionError, merged_rows
+from eltbench.merging import ContradictionError, check_repeated, merged_rows
 from eltbench.studies.base import Study
 from eltbench.studies.presets import preset_from_dict
 from eltbench.studies.publishing import publish
+
+MADE = re.compile(r"(rows\.parquet|summary\.csv|claims\.json|provenance\.json|figure\.(png|pdf))")
+"""What publishing makes of rows."""
+COPIED = re.compile(rf"{MADE.pattern}|timings\.parquet|samples-[\w.+-]+\.png")
+"""All that the package writes into a folder of results."""
 
 
 @dataclass(frozen=True)
@@ -38,37 +43,50 @@ class Folder:
 def read_folders(origins: Sequence[Path], into: Path) -> list[Folder]:
     """What the origins' folders of results come to, `into` among them where it holds rows; writes nothing.
 
-    Raises ContradictionError, which names both origins, for other values of one row and for two versions of one model;
-    ValueError for what is damaged or of another schema version.
+    Where a merge into the target did not end, this goes on with it. Raises ContradictionError, which names both
+    origins, for other values of one row and for two versions of one model; ValueError for what is damaged, of another
+    schema version, or the target of another merge that did not end.
     """
-    roots = [*origins, *([into] if into.is_dir() and into not in origins else [])]
+    check_repeated(origins, into)
+    target = into.resolve()
+    roots = [path for path in origins if path.resolve() != target]
     found: dict[Path, list[Path]] = {}
-    for root in roots:
+    for root in [*roots, *([into] if into.is_dir() else [])]:
         for file in sorted(root.rglob("rows.parquet")):
-            found.setdefault(file.parent.relative_to(root), []).append(root)
-    return [_read(path, its) for path, its in sorted(found.items())]
+            if atomic.is_file(file):
+                found.setdefault(file.parent.relative_to(root), []).append(root)
+    return [_read(path, its, into) for path, its in sorted(found.items())]
 
 
 def write_folder(folder: Folder, into: Path) -> None:
-    """The merged folder; what no study makes (pictures of samples) is that of the first origin that has it."""
+    """The merged folder; what no study makes (pictures of samples) is that of the first origin that has it.
+
+    Of the origins only files that the package writes are copied, and rows come last: a folder that holds them is whole.
+    """
     target = into / folder.path
+    if not target.resolve().is_relative_to(into.resolve()):
+        raise ValueError(f"{target} is, or is below, a link out of {into}, which is not followed; remove it")
     atomic.check_writable(target)
+    anew = len(folder.origins) > 1 and _of_runs(folder.study)
     for origin in folder.origins:
-        for path in sorted((origin / folder.path).iterdir()):
-            if path.is_file() and not (target / path.name).exists():
-                with atomic.replacing(target / path.name) as temporary:
-                    shutil.copy2(path, temporary)
-    if len(folder.origins) == 1:
-        return
-    if _of_runs(folder.study):
+        paths = [
+            path for path in (origin / folder.path).iterdir() if COPIED.fullmatch(path.name) and atomic.is_file(path)
+        ]
+        for path in sorted(paths, key=lambda path: (path.name == "rows.parquet", path.name)):
+            if not (anew and MADE.fullmatch(path.name)) and not (target / path.name).exists():
+                atomic.bring(path, target / path.name)
+    if anew:
         preset = preset_from_dict(folder.commands[-1]["presets"][0])
         publish(target, folder.study, preset, folder.rows, folder.commands)
-    else:
+    elif len(folder.origins) > 1:
         atomic.write_text(target / "provenance.json", json.dumps({"commands": folder.commands}, indent=1) + "\n")
 
 
-def _read(path: Path, origins: Sequence[Path]) -> Folder:
-    tables = {str(origin / path): results.read_table(origin / path / "rows.parquet") for origin in origins}
+def _read(path: Path, origins: Sequence[Path], into: Path) -> Folder:
+    tables = {
+        str(origin / path): results.read_table(origin / path / "rows.parquet", merging=origin == into)
+        for origin in origins
+    }
     names = {name for table in tables.values() for name in table.column("study").unique().to_pylist()}
     if len(names) != 1:
         raise ValueError(f"{path} holds rows of the studies {sorted(names)} in {' and '.join(tables)}: keep them apart")
@@ -108,8 +126,10 @@ def _commands(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
     for folder in folders:
         path = folder / "provenance.json"
         try:
-            commands = json.loads(path.read_text(encoding="utf-8"))["commands"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            commands = atomic.read_json(path)["commands"]
+            if not isinstance(commands, list) or not all(isinstance(entry, dict) for entry in commands):
+                raise ValueError("its commands are no list of objects")
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} cannot be read: {error}; rows are merged with where they come from") from None
         for entry in commands:
             if entry not in seen:
