@@ -104,7 +104,8 @@ class Registry(Generic[T]):
             except (ImportError, AttributeError, SyntaxError) as error:
                 raise UnknownNameError(f"{self.kind} {name!r} cannot be loaded: {error}") from error
             self._check_kind(name, entry)
-            self._entries[name] = entry
+            if name in self._entries:
+                self._entries[name] = entry
             if "name" not in vars(entry):  # a lazy class that did not use the decorator; its parent may have
                 entry.name, entry.version = name, vars(entry).get("version", 1)  # type: ignore[attr-defined]
         return entry
