@@ -5,6 +5,13 @@ Importing this package loads neither torch nor jax; `load_rows` and `load_model`
 
 from __future__ import annotations
 
+import sys
+
+if sys.argv[:1] == ["-m"]:  # python -m eltbench…: it puts the current folder first, where a stray tyro.py would be run
+    if not sys.flags.safe_path:
+        del sys.path[0]
+    sys.path.append("")
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from eltbench.fields import unknown
+from eltbench.registry import without_allowed
 
 USAGE = """usage: eltbench COMMAND …
 
@@ -22,6 +23,7 @@ USAGE = """usage: eltbench COMMAND …
   runs [verify|prune]   list the run cache, check its files, remove runs
   doctor                versions, devices, weights, and what is missing
 
++module:Class, anywhere, lets the files that a command reads name that class of your own.
 eltbench COMMAND --help says more."""
 
 COMMANDS = {
@@ -44,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, 2 for what was refused. No traceback for what the user can mend."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "" not in sys.path:
-        sys.path.insert(0, "")  # a user's own trainer in this folder is found, as it is by python -m
+        sys.path.append("")  # a user's own trainer in this folder is found, after everything that is installed
+    studying = next((word for word in given if not word.startswith("+")), "") == "study"
+    given = without_allowed(given, adding="--trainers" if studying else "")
     if not given or given[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if given else 2

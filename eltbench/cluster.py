@@ -27,6 +27,7 @@ from eltbench import gpus
 from eltbench.fields import build, unknown
 from eltbench.processes import Children, End, Group
 from eltbench.progress import Reporter
+from eltbench.registry import allow_named, allowed
 from eltbench.runs import RunStore
 from eltbench.worker import in_words
 
@@ -138,7 +139,7 @@ class Dask:
             refuse_strangers(self.client, *sweep)
             waiting = {
                 self.client.submit(
-                    make_there, group, *sweep, key=f"eltbench-{group[0][0].run_id}-{token}", pure=False
+                    make_there, group, *sweep, allowed(), key=f"eltbench-{group[0][0].run_id}-{token}", pure=False
                 ): group
                 for group in groups
             }
@@ -176,10 +177,14 @@ class Notes:
     def end(self) -> None: ...
 
 
-def make_there(group: Group, mark: str, version: str) -> Made:
-    """What a worker of the cluster does for a group: it runs a process of its own, with GPUs of its own."""
+def make_there(group: Group, mark: str, version: str, named: Sequence[str] = ()) -> Made:
+    """What a worker of the cluster does for a group: it runs a process of its own, with GPUs of its own.
+
+    named: what the sweep's process allows (`eltbench.registry`).
+    """
     if stranger := greeting(mark, version):
         raise ValueError(stranger)
+    allow_named(named)
     run, notes, ends = group[0][0].run, Notes(), list[End]()
     on_gpu = run.device in ("cuda", "gpu")
     pinned: AbstractContextManager[dict[str, str]] = gpus.claimed(run.devices) if on_gpu else nullcontext({})

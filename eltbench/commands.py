@@ -23,6 +23,7 @@ from eltbench.fields import unknown
 from eltbench.identity import run_id
 from eltbench.model import load_model, runs_root
 from eltbench.provenance import provenance
+from eltbench.registry import allow_named
 from eltbench.runs import Job, RunStore
 from eltbench.studies.command import PIPED_WIDTH
 from eltbench.sweep import sweep
@@ -60,6 +61,7 @@ def train(arguments: list[str]) -> int:
     from eltbench.training import parts
 
     asked = vars(tyro.cli(TrainCommand, prog="eltbench train", args=arguments)).copy()
+    allow_named((asked["trainer"], asked["task"], asked["dataset"]))
     store = RunStore(runs_root(asked.pop("runs")))
     asked |= options(asked.pop("option"))
     run = Run(**asked)
@@ -165,6 +167,7 @@ def study(arguments: list[str]) -> int:
 
     if not arguments or arguments[0].startswith("-"):
         raise ValueError(f"study: name one of {', '.join(studies.names())}")
+    allow_named(arguments[:1])
     studies.registry.check(arguments[0])
     return command.main(arguments[0], arguments[1:])
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from functools import cache
 from numbers import Integral
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
 
 def build(cls: type[T], values: Mapping[str, Any], what: str | None = None) -> T:
-    """A dataclass from plain values (of TOML, JSON or a call); lists stand for tuples.
+    """A dataclass from plain values (of TOML, JSON or a call); lists stand for tuples, 1 for 1.0 in a float field.
 
     what: how messages name it, by default its class. Raises ValueError for an unknown field, with the near miss, for a
     missing one, for a value of another type and for numbers that are none (see `check_numbers`).
@@ -32,7 +34,7 @@ def build(cls: type[T], values: Mapping[str, Any], what: str | None = None) -> T
     hints = get_type_hints(cls)
     checked = {}
     for name, value in values.items():
-        checked[name] = value = frozen(value)
+        checked[name] = value = declared(hints[name], frozen(value))
         try:
             check_type(value, hints[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
         except TypeCheckError as error:
@@ -70,6 +72,21 @@ def _kinds(cls: type) -> dict[str, set[Any]]:
         return {hint}.union(*map(kinds, get_args(hint)))
 
     return {name: kinds(hint) for name, hint in get_type_hints(cls).items()}
+
+
+def declared(hint: Any, value: Any) -> Any:
+    """The value with whole numbers as floats wherever its type hint takes floats and no integers, at every level."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if type(value) is int and float in options and int not in options:
+        with contextlib.suppress(OverflowError):
+            return float(value)
+    for option in options:
+        if isinstance(value, tuple) and get_origin(option) is tuple:
+            hints = get_args(option)
+            hints = hints[:1] * len(value) if hints[-1:] == (...,) else hints
+            if len(hints) == len(value):
+                return tuple(map(declared, hints, value))
+    return value
 
 
 def unknown(kind: str, name: str, known: list[str]) -> str:

@@ -17,6 +17,7 @@ from typing import IO, Any
 from filelock import Timeout
 
 from eltbench.progress import Reporter
+from eltbench.registry import allowed
 from eltbench.runs import Job, RunStore
 from eltbench.worker import thread_environment
 
@@ -85,7 +86,7 @@ class Children:
             if self._ended:
                 return None
             child = subprocess.Popen(
-                [sys.executable, "-m", "eltbench.worker"],
+                [sys.executable, "-P", "-m", "eltbench.worker"],
                 stdin=subprocess.PIPE,  # kept open for the child's lifetime; no other child inherits it
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -109,7 +110,8 @@ class Children:
             }
             for jobs in group
         ]
-        return json.dumps({"store": str(self.store.root.resolve()), "make": make}).encode() + b"\n"
+        message = {"allowed": allowed(), "store": str(self.store.root.resolve()), "make": make}
+        return json.dumps(message).encode() + b"\n"
 
     def _listen(
         self, child: subprocess.Popen[bytes], message: bytes, at_work: dict[str, Job], tell: Callable[[End], None]

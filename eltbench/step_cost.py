@@ -1,8 +1,8 @@
 """What training costs on this machine now: bursts of real steps of the very models, timed in turn.
 
 A process for it is `python -m eltbench.step_cost`: it is told what to time by a JSON line on stdin, as a worker is,
-{"sent": seconds since the epoch, "runs": [run, …]}, and answers with one on stdout, {"start": …, "warm": […], "step":
-[…]}. Nothing is written.
+{"sent": seconds since the epoch, "allowed": [name, …], "runs": [run, …]}, and answers with one on stdout, {"start": …,
+"warm": […], "step": […]}. Nothing is written.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from eltbench import backends
 from eltbench.backends.base import Engine
 from eltbench.config import Run, run_from_dict
+from eltbench.registry import allow_named, allowed
 from eltbench.sender import ORPHANED, end_with_sender, told
 from eltbench.training import Parts, build_engine, draw, learning_rate, parts
 from eltbench.training_flops import item_flops
@@ -92,7 +93,7 @@ def _answers(runs: Sequence[Run], threads: int, workers: int) -> list[dict[str, 
     try:
         for _ in range(workers):
             child = subprocess.Popen(
-                [sys.executable, "-m", "eltbench.step_cost"],
+                [sys.executable, "-P", "-m", "eltbench.step_cost"],
                 stdin=subprocess.PIPE,  # kept open for the child's lifetime
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -100,7 +101,7 @@ def _answers(runs: Sequence[Run], threads: int, workers: int) -> list[dict[str, 
             )
             children.append(child)
             assert child.stdin is not None
-            message = {"sent": time.time(), "runs": [run.to_dict() for run in runs]}
+            message = {"sent": time.time(), "allowed": allowed(), "runs": [run.to_dict() for run in runs]}
             with contextlib.suppress(BrokenPipeError):
                 child.stdin.write(json.dumps(message).encode() + b"\n")
                 child.stdin.flush()
@@ -168,6 +169,7 @@ def main() -> int:
     end_with_sender()
     try:
         asked = json.loads(line)
+        allow_named(asked["allowed"])
         runs = [run_from_dict(values) for values in asked["runs"]]
         backends.get(runs[0].backend)
         start = time.time() - asked["sent"]

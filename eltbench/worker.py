@@ -1,11 +1,11 @@
 """One run, or seeds trained together, in a process of its own: `python -m eltbench.worker`, told what by a JSON line.
 
-The line on stdin: {"store": folder of the run cache, "make": [{"run": …, "measurements": [{"study": …, "version": …,
-"settings": {…}}, …]}, …]}. The sender keeps stdin open; when it closes, however the sender died, this process ends at
-once. Events leave as JSON lines on stdout, each with "run", the run's id: {"phase": "wait"}, {"phase": "train", "step":
-s, "steps": n}, {"phase": "measure", "study": …}, {"warning": …}, and as each run's last {"done": true, "trained": …,
-"measured": …, "seconds": …} or {"error": …}; an error without "run" is that of all runs that have not ended. The exit
-code is 1 if there was an error, else 0.
+The line on stdin: {"allowed": what the sender allows (eltbench.registry), "store": folder of the run cache, "make":
+[{"run": …, "measurements": [{"study": …, "version": …, "settings": {…}}, …]}, …]}. The sender keeps stdin open; when it
+closes, however the sender died, this process ends at once. Events leave as JSON lines on stdout, each with "run", the
+run's id: {"phase": "wait"}, {"phase": "train", "step": s, "steps": n}, {"phase": "measure", "study": …}, {"warning":
+…}, and as each run's last {"done": true, "trained": …, "measured": …, "seconds": …} or {"error": …}; an error without
+"run" is that of all runs that have not ended. The exit code is 1 if there was an error, else 0.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import Timeout
 
 from eltbench.config import Run, run_from_dict
+from eltbench.registry import allow_named
 from eltbench.runs import WEIGHTS, Job, RunStore
 from eltbench.sender import ORPHANED, end_with_sender, told
 
@@ -198,6 +199,7 @@ def main() -> int:
     end_with_sender()
     try:
         message = json.loads(line)
+        allow_named(message["allowed"])
         work([_jobs(asked) for asked in message["make"]], RunStore(Path(message["store"])), emit)
     except Exception as error:
         traceback.print_exc()

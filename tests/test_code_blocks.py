@@ -15,6 +15,7 @@ import eltbench
 from eltbench import cli, studies
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.model import Model
+from eltbench.registry import allow_named
 from eltbench.runs import RunStore
 from eltbench.studies import command
 from eltbench.studies.presets import load_preset, load_table
@@ -176,6 +177,7 @@ def written(tmp_path, monkeypatch) -> Path:
 
 
 def test_the_dataset_and_the_task_of_the_page_train(written):
+    allow_named(["my_task:AbsoluteDiffusion", "my_stripes:Stripes"])
     run = Run("elt", "my_task:AbsoluteDiffusion", "my_stripes:Stripes", architecture=SMALL, optimisation=BRIEF)
     model = Model(run, fit(run, written / "run"), parts(run))
     held = model.dataset.heldout()
@@ -193,6 +195,7 @@ def test_the_dataset_and_the_task_of_the_page_train(written):
 @pytest.mark.slow
 def test_the_study_of_the_page_runs_by_its_command(written, capsys):
     (line,) = [words for words in commands(ROOT / "docs" / "extending.md") if words[:2] == ["eltbench", "study"]]
+    allow_named(word.removeprefix("+") for word in line)
     store, jobs = RunStore("runs"), studies.create("my_study:FirstExit").plan(load_preset("any", "my.toml:tiny"))
     work([jobs], store, print)  # in this process, which has torch already
     assert cli.main([*line[1:], "--runs", "runs"]) == 0

@@ -1,20 +1,25 @@
 """A run's identity: everything that decides its weights, and nothing else."""
 
+import json
 import os
 import platform
 import socket
 import subprocess
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from eltbench import data, tasks, trainers
+from eltbench import data, results, studies, tasks, trainers
 from eltbench.backends import torch as torch_room
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.identity import run_id
+from eltbench.registry import UnknownNameError, allow
+from eltbench.studies.presets import preset_from_dict
 
+PUBLISHED = Path(__file__).parents[1] / "results"
 RUN = Run("elt", "masked", "digits-codes")
 
 OTHER = {
@@ -156,3 +161,149 @@ def test_a_field_added_later_keeps_the_names_of_the_runs_before_it():
     """The id of this run before `devices` existed."""
     assert run_id(replace(RUN, devices=1)) == "bf845e8859b54b40"
     assert run_id(replace(RUN, devices=2)) != run_id(RUN)
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({}, {"trainer_options": {"decay": "linear"}}),
+        ({}, {"dataset_options": {"codes": 64}}),
+        ({"task": "diffusion", "dataset": "digits"}, {"task_options": {"bias": -3, "log_snr_max": 15}}),
+    ],
+)
+def test_a_default_that_is_given_is_the_same_run(changes, options):
+    part = next(iter(options)).removesuffix("_options")
+    registry = {"trainer": trainers, "task": tasks, "dataset": data}[part]
+    run = replace(RUN, **changes)
+    made = registry.create(getattr(run, part), **options[f"{part}_options"])
+    assert made == registry.create(getattr(run, part))
+    assert run_id(replace(run, **options)) == run_id(run)
+
+
+def test_a_whole_number_stands_for_the_decimal_that_a_field_takes():
+    run = replace(RUN, trainer="universal-transformer")
+    whole, decimal, other = (replace(run, trainer_options={"ponder_cost": cost}) for cost in (1, 1.0, 2))
+    assert run_id(whole) == run_id(decimal) != run_id(other)
+    assert isinstance(trainers.create("universal-transformer", ponder_cost=1).ponder_cost, float)
+
+
+def test_no_published_run_was_named_anew():
+    """Every run whose rows are published is planned, under its id, by the presets that its command ran."""
+    folders = [path.parent for path in PUBLISHED.glob("*/*/rows.parquet")]
+    trained = [folder for folder in folders if folder.parent.name not in ("audit", "throughput")]
+    assert len(trained) >= 15
+    for folder in trained:
+        commands = json.loads((folder / "provenance.json").read_text())["commands"]
+        study = studies.create(folder.parent.name)
+        presets = [preset_from_dict(preset) for command in commands for preset in command["presets"]]
+        planned = {job.run_id for preset in presets for job in study.plan(preset)}
+        assert set(results.read_columns(folder / "rows.parquet", ["run_id"])["run_id"]) == planned, folder
+
+
+# What a user's own classes compute, and what their files hold
+
+OWN = """
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eltbench.data.relay import Relay
+from eltbench.tasks.masked import Masked
+from eltbench.trainers.no_ilsd import NoILSD
+
+
+@dataclass(frozen=True)
+class Table(Relay):
+    version = 1
+    path: str = field(default="", metadata={"location": True})
+
+    def fingerprint(self):
+        return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
+
+
+class Base(NoILSD):
+    weight = 1
+
+
+class Trained(Base):
+    version = 1
+
+
+class Solved(Masked):
+    version = 1
+"""
+
+
+def imported(folder, text, **names):
+    """The id of a run of the classes in a module of this text, in a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    (folder / "own_parts.py").write_text(text)
+    code = "import json, sys\nfrom eltbench import Run, registry\nfrom eltbench.identity import run_id\n"
+    code += "run = json.load(sys.stdin)\nregistry.allow_named(run.values())\nprint(run_id(Run(**run)))"
+    run = {"trainer": "elt", "task": "masked", "dataset": "relay", **names}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, input=json.dumps(run), capture_output=True, text=True, timeout=120
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "before", "after"),
+    [
+        ("trainer", "Trained", "class Trained(Base):\n", "class Trained(Base):\n    weight = 2\n"),
+        ("trainer", "Trained", "weight = 1", "weight = 2"),
+        ("task", "Solved", "class Solved(Masked):\n", "class Solved(Masked):\n    weight = 2\n"),
+    ],
+)
+def test_a_class_of_the_same_name_in_another_project_is_another_run(tmp_path, part, name, before, after):
+    given = {part: f"own_parts:{name}"}
+    first, same, other = (
+        imported(tmp_path / place, text, **given)
+        for place, text in (("a", OWN), ("b", f"# moved\n\n{OWN}"), ("c", OWN.replace(before, after)))
+    )
+    assert first == same != other
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """A dataset of a file, working in the folder that holds it; gives the id of its run at a path."""
+    (tmp_path / "own_tables.py").write_text(OWN)
+    (tmp_path / "items.csv").write_text("1,2,3")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_tables", raising=False)
+    monkeypatch.chdir(tmp_path)
+    allow("own_tables:Table")
+    return lambda path, **more: run_id(
+        replace(RUN, dataset="own_tables:Table", dataset_options={"path": str(path), **more})
+    )
+
+
+def test_the_content_of_files_decides_and_not_the_spelling_of_their_path(table, tmp_path):
+    (tmp_path / "copy.csv").write_text("1,2,3")
+    assert table("items.csv") == table(tmp_path / "items.csv") == table("copy.csv")
+    assert table("items.csv", length=8) != table("items.csv")
+
+
+def test_a_changed_file_is_another_run(table, tmp_path):
+    before = table("items.csv")
+    (tmp_path / "items.csv").write_text("1,2,4")
+    assert table("items.csv") != before
+
+
+def test_what_a_generator_makes_follows_from_its_options_and_version():
+    assert {data.create(name).fingerprint() for name in data.names()} == {""}
+
+
+def test_files_that_cannot_be_read_are_a_plain_message(table):
+    with pytest.raises(ValueError, match=r"the files of dataset 'own_tables:Table' cannot be read: .*gone\.csv"):
+        table("gone.csv")
+
+
+@pytest.mark.parametrize("backend", ["no-such", "torch.engine", "base", "../torch"])
+def test_a_backend_that_is_none_is_refused_by_name(backend):
+    with pytest.raises(UnknownNameError, match=f"unknown backend '{backend}'.*known: jax, torch"):
+        run_id(replace(RUN, backend=backend))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from eltbench import data, tasks, trainers
-from eltbench.registry import Registry, UnknownNameError
+from eltbench.registry import Registry, UnknownNameError, allow
 
 PLUGIN = {
     "loopzoo/__init__.py": "",
@@ -218,6 +218,7 @@ def test_a_name_of_the_form_module_class_leads_to_that_class(tmp_path, monkeypat
         "from eltbench.trainers.no_ilsd import NoILSD\n\n\nclass Mine(NoILSD):\n    version = 7\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    allow("my_trainers:Mine")
     assert trainers.get("my_trainers:Mine").version == 7
     assert trainers.create("my_trainers:Mine").name == "my_trainers:Mine"
     trainers.registry.check("my_trainers:Mine")
@@ -225,5 +226,6 @@ def test_a_name_of_the_form_module_class_leads_to_that_class(tmp_path, monkeypat
 
 @pytest.mark.parametrize("name", ["no_such_module:Class", "eltbench.trainers.elt:NoSuchClass"])
 def test_a_module_class_that_cannot_be_loaded_is_refused_with_the_reason(name):
+    allow(name)
     with pytest.raises(UnknownNameError, match="cannot be loaded"):
         trainers.get(name)

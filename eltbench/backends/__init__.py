@@ -25,6 +25,7 @@ registry = Backends(
     "backend",
     "backends",
     {"jax": "eltbench.backends.jax.engine:JaxEngine", "torch": "eltbench.backends.torch.engine:TorchEngine"},
+    base="eltbench.backends.base:Engine",
 )
 get, names = registry.get, registry.names
 

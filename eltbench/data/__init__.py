@@ -13,6 +13,7 @@ registry: Registry[Dataset] = Registry(
         "latin": "eltbench.data.latin:Latin",
         "relay": "eltbench.data.relay:Relay",
     },
+    base="eltbench.data.base:Dataset",
 )
 register, get, create, names = registry.register, registry.get, registry.create, registry.names
 

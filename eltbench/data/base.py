@@ -46,7 +46,10 @@ class DataSpec:
 
 
 class Dataset(ABC):
-    """One world of data; its dataclass fields are its options and are part of a run's identity."""
+    """One world of data; its dataclass fields are its options and are part of a run's identity.
+
+    A field with the metadata {"location": True} only says where files lie: their content is in the identity instead.
+    """
 
     name: ClassVar[str]
     version: ClassVar[int]
@@ -67,6 +70,13 @@ class Dataset(ABC):
     @abstractmethod
     def heldout(self) -> Clean:
         """The held-out split, always the same items."""
+
+    def fingerprint(self) -> str:
+        """What the items are where options and version do not say it: a hash of the content of their files, else empty.
+
+        Asked for every run of a plan, so a large dataset keeps what it found. OSError where the files cannot be read.
+        """
+        return ""
 
     def images(self, values: np.ndarray) -> np.ndarray | None:
         """Values as images (B, H, W, C) float32 in [-1, 1], or None where they are none."""

@@ -21,6 +21,7 @@ registry: Registry[Study] = Registry(
         "extrapolation": "eltbench.studies.extrapolation:Extrapolation",
         "throughput": "eltbench.studies.throughput:Throughput",
     },
+    base="eltbench.studies.base:Study",
 )
 register, get, create, names = registry.register, registry.get, registry.create, registry.names
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 import pyarrow as pa
 
+from eltbench import claims
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
-from eltbench.identity import run_id
+from eltbench.fields import unknown
+from eltbench.identity import run_id, source
 from eltbench.results import CELL, describe
 from eltbench.runs import Job
 from eltbench.studies.presets import Arm, Preset, World
@@ -73,9 +75,10 @@ class Study(ABC):
     def plan(self, preset: Preset) -> list[Job]:
         """One job per world, arm and seed; what cannot be, or could not be told apart later, raises ValueError here."""
         jobs = []
+        own = {"source": written} if (written := source(type(self))) else {}  # of a plug-in: as with a run's parts
         for world in preset.worlds:
             for arm in preset.sized_arms():
-                settings, keys = self.settings(preset, world, arm), self.keys(preset, world, arm)
+                settings, keys = {**self.settings(preset, world, arm), **own}, self.keys(preset, world, arm)
                 kind = preset.run(world, arm, seed=0)
                 for seed in preset.seeds:
                     others = self.companions(preset, world, arm, seed)
@@ -88,6 +91,7 @@ class Study(ABC):
                     )
         if not jobs:
             raise ValueError(f"preset {preset.name!r} plans no run: it needs worlds, arms and seeds")
+        self._check_claims(list(describe(jobs[0])))
         seen: set[tuple[Any, ...]] = set()
         for job in jobs:
             if (cell := self.cell(describe(job))) in seen:
@@ -98,6 +102,18 @@ class Study(ABC):
                 )
             seen.add(cell)
         return jobs
+
+    def _check_claims(self, columns: list[str]) -> None:
+        """Raise ValueError where the class names a claim that there is not, or a column that no model has."""
+        try:
+            for id in self.claims:
+                claims.claim(id)
+        except ValueError as error:
+            raise ValueError(f"study {self.name!r}: {error}") from None
+        named = {f"the needs of claim {id!r}": set().union(*its) for id, its in self.needs.items()}
+        for where, names in {**named, "compared_within": set(self.compared_within)}.items():
+            for name in sorted(names - set(columns)):
+                raise ValueError(f"study {self.name!r}: {unknown(f'column in {where}', name, columns)}")
 
     def keys(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
         """The values of the study's key columns that only the plan knows; they touch no training or measurement."""

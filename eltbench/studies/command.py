@@ -23,6 +23,7 @@ from eltbench.atomic import check_writable
 from eltbench.estimate import estimate
 from eltbench.model import runs_root
 from eltbench.provenance import provenance
+from eltbench.registry import allow_named, without_allowed
 from eltbench.runs import Job, RunStore, set_aside
 from eltbench.studies import budget, reading, sample_pictures, verdicts
 from eltbench.studies.presets import MOST_SEEDS, Preset, load_preset
@@ -75,6 +76,7 @@ class StudyCommand:
 
 def main(study: str, arguments: Sequence[str] | None = None) -> int:
     """Run a study's command line; returns the exit code: 0, 1 when a run failed, 2 for what was refused."""
+    arguments = without_allowed(sys.argv[1:] if arguments is None else arguments, adding="--trainers")
     try:
         found = studies.create(study)
         if isinstance(found, reading.Reading):
@@ -179,6 +181,7 @@ def _presets(study: str, command: StudyCommand) -> list[Preset]:
             raise ValueError(f"--{option}: give at least one, or leave the option out; given {' '.join(given)!r}")
     seeds = tuple(dict.fromkeys(seed for text in _split(command.seeds) for seed in _seeds(text)))
     preset = load_preset(study, command.preset)
+    allow_named(name.removeprefix("+") for name in _split(command.trainers))
     preset = preset.narrowed(_split(command.tasks), _split(command.trainers), seeds)
     preset = replace(preset, device=command.device or preset.device, devices=command.devices or preset.devices)
     asked = _split((command.backend or preset.backend,))

@@ -10,6 +10,7 @@ registry: Registry[Task] = Registry(
         "masked": "eltbench.tasks.masked:Masked",
         "diffusion": "eltbench.tasks.diffusion:Diffusion",
     },
+    base="eltbench.tasks.base:Task",
 )
 register, get, create, names = registry.register, registry.get, registry.create, registry.names
 

@@ -74,7 +74,7 @@ class Nursery:
         from eltbench.worker import thread_environment  # loads pyarrow, whose threads a nursery must not have
 
         return subprocess.Popen(
-            [sys.executable, "-m", self.module],
+            [sys.executable, "-P", "-m", self.module],
             stdin=subprocess.PIPE,  # held open: the nursery and its child end when it closes
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -15,6 +15,7 @@ registry: Registry[Trainer] = Registry(
         "unique-depth": "eltbench.trainers.unique_depth:UniqueDepth",
         "universal-transformer": "eltbench.trainers.universal_transformer:UniversalTransformer",
     },
+    base="eltbench.trainers.base:Trainer",
 )
 register, get, create, names = registry.register, registry.get, registry.create, registry.names
 

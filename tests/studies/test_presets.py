@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib
+import re
+import sys
 import tomllib
 from dataclasses import replace
 from importlib import resources
@@ -344,3 +347,37 @@ def test_a_name_says_what_sets_relay_worlds_and_widths_apart():
     assert "elt masked relay (colours=24 gates=24) 2N×4L block=bert attention_radius=1" in relay
     widths = {job.model for job in studies.create("depth_grid").plan(load_preset("depth_grid", "widths"))}
     assert {f"elt diffusion digits 2N×4L{width}" for width in (" width=32", "", " width=128")} <= widths
+
+
+# A study of the user's own
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"claims": ("vanila-parity",)}, "unknown claim 'vanila-parity'; did you mean 'vanilla-parity'?"),
+        (
+            {"needs": {"vanilla-parity": ({"trianer": "elt"},)}},
+            "unknown column in the needs of claim 'vanilla-parity' 'trianer'; did you mean 'trainer'?",
+        ),
+        ({"compared_within": ("task", "size")}, "unknown column in compared_within 'size'; "),
+    ],
+)
+def test_what_a_study_says_of_its_claims_is_checked_before_any_training(changes, message):
+    mine = type("Mine", (type(STUDY),), changes)()
+    with pytest.raises(ValueError, match=f"^study 'extrapolation': {re.escape(message)}"):
+        mine.plan(load_preset("extrapolation", "quick"))
+
+
+def test_a_measurement_by_a_study_of_the_same_name_in_another_project_is_another(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    preset, digests = load_preset("extrapolation", "quick"), []
+    for number, extra in enumerate(("", "", "    draws = 2\n")):
+        text = "from eltbench.studies import extrapolation as of\n\n\nclass Mine(of.Extrapolation):\n    version = 1\n"
+        (tmp_path / f"own_study_{number}.py").write_text(text + extra)
+        mine = importlib.import_module(f"own_study_{number}").Mine()
+        digests.append({job.digest for job in mine.plan(preset)})
+    first, same, other = digests
+    assert first == same
+    assert not first & other

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from eltbench.backends.base import Report
 from eltbench.config import Run
+from eltbench.registry import allow_named, allowed
 from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Task
 
 ORPHANED = 3  # exit code of a rank whose parent is gone
@@ -158,7 +159,7 @@ def launch(run: Run, train: Callable[[Report | None], object], report: Report | 
         return False
     heard = multiprocessing.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (run, Path(folder) / "rendezvous", train, heard)
+        arguments = (run, Path(folder) / "rendezvous", train, heard, allowed())
         ranks = torch.multiprocessing.start_processes(_rank, arguments, run.devices, join=False, daemon=True)
         try:
             while not ranks.join(timeout=LISTEN_EVERY):
@@ -174,8 +175,11 @@ def launch(run: Run, train: Callable[[Report | None], object], report: Report | 
     return True
 
 
-def _rank(index: int, run: Run, rendezvous: Path, train: Callable[[Report | None], object], heard: Any) -> None:
+def _rank(
+    index: int, run: Run, rendezvous: Path, train: Callable[[Report | None], object], heard: Any, named: list[str]
+) -> None:
     """The life of one rank."""
+    allow_named(named)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         join(run, rendezvous, index)
