@@ -158,7 +158,7 @@ def execute(study_name: str, command: StudyCommand) -> int:
             decisions = publish(folder, study, presets[0], rows, [*earlier, entry])
             if study.sample_pictures and not presets[0].smoke:
                 sample_pictures.write(folder, jobs, store, outcome.done)
-            remarks = study.remarks(rows)
+            remarks = [*([] if presets[0].smoke else verdicts.withheld(decisions)), *study.remarks(rows)]
     _print(study.name, presets[0], folder, decisions, remarks, doubts, outcome)
     return FAILED if outcome.failed else 0
 

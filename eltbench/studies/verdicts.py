@@ -63,6 +63,18 @@ def decide_published(folder: Path) -> list[Decision]:
     return decide_all(study, rows, presets=presets, smoke=any(preset.smoke for preset in presets))
 
 
+def withheld(decisions: Sequence[Decision]) -> list[str]:
+    """One line for every result that has no verdict although its interval alone would give one: why."""
+    return [
+        f"{decision.claim.id} in {' '.join(cell.cell)}: {entry.reason}"
+        for decision in decisions
+        for cell in decision.cells
+        for entry in cell.conditions
+        if entry.verdict == "inconclusive" and entry.primary.interval.n >= claims.FEWEST_SEEDS
+        if entry.primary.region.verdict(entry.primary.interval) != "inconclusive"
+    ]
+
+
 def as_json(study: str, preset: str, decisions: Sequence[Decision]) -> str:
     """The text of claims.json: everything down to the interval of every witness."""
     found = {decision.claim.id: decision.to_dict() for decision in decisions}

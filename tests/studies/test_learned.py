@@ -57,6 +57,9 @@ def test_models_that_do_no_better_than_a_trivial_predictor_get_no_verdict():
     assert untrained["elastic"].reason.startswith("half: not trained: 3 of 3 runs end above a held-out loss of 0.16")
     assert "trivial predictor 'copy'" in untrained["elastic"].reason
     assert "elt 2N×4L of seed 2 at 0.7" in untrained["elastic"].reason
+    told = verdicts.withheld(list(untrained.values()))  # what the command says below its table
+    assert told[0].startswith("elastic in diffusion digits torch: not trained: 3 of 3 runs")
+    assert verdicts.withheld([decided(curves(), [DIGITS])["elastic"]]) == []
     (cell,) = untrained["elastic"].cells
     assert cell.conditions[0].primary.interval.estimate == pytest.approx(0.001, rel=0.01)  # the effect is still shown
     assert decided(curves(), [DIGITS])["elastic"].verdict == "supported"
