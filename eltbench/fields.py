@@ -39,8 +39,9 @@ def build(cls: type[T], values: Mapping[str, Any], what: str | None = None) -> T
             check_type(value, hints[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
         except TypeCheckError as error:
             raise ValueError(f"{what}: {name} is given as {values[name]!r}: {error}") from None
-    check_numbers(cls, checked, what)
-    return cls(**checked)
+    made = cls(**checked)
+    check_numbers(cls, checked, what)  # after what the class itself says of them
+    return made
 
 
 def check_numbers(cls: type, values: Mapping[str, Any], what: str) -> None:

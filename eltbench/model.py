@@ -23,6 +23,7 @@ from eltbench.identity import run_id
 from eltbench.runs import CHECKPOINT, WEIGHTS, file_damage, read_record
 from eltbench.streams import stream
 from eltbench.tasks.base import Array, Batch
+from eltbench.tasks.guidance import check_guidance
 from eltbench.training import Parts, build_engine, parts
 
 if TYPE_CHECKING:
@@ -179,14 +180,14 @@ class Model:
         (loops,) = self.exits([loops])
         labels = form.labels(labels, self.spec, "sample")
         form.check_given(given, self.spec, "sample", len(labels))
+        asked = self.task.sampling(**settings)
+        check_guidance(asked.guidance_scale, self.spec.classes, self.run.optimisation.label_dropout)
 
         def predict(inputs: Array, labels: Array, log_snr: Array, context: Array, loops: int) -> Array:
             return self.engine.predict(Batch(inputs, labels, context, log_snr, None, None), (loops,))[0].prediction
 
         rng = stream(self.run.dataset, seed, "sampling")
-        states = self.task.sample(
-            predict, self.spec, labels, loops, rng, self.engine.ops, self.task.sampling(**settings), given
-        )
+        states = self.task.sample(predict, self.spec, labels, loops, rng, self.engine.ops, asked, given)
         return self._on_host(states)
 
     def _on_host(self, states: Generator[Array, int | None, None]) -> Generator[np.ndarray, int | None, None]:

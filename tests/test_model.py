@@ -303,6 +303,16 @@ def test_samples_of_labels_that_are_no_class_are_refused(model, labels):
         model.sample(labels, loops=1, steps=1)
 
 
+def test_guidance_takes_a_model_that_saw_labels_and_none(store):
+    relay = load_model(run_id(RUNS["relay"]), runs=store)
+    given = relay.dataset.heldout().select(slice(2))
+    never = replace(RUNS["diffusion"], optimisation=replace(OPTIMISATION, label_dropout=0.0))
+    for model, known in ((relay, {"given": given}), (Model(never, build_engine(never), parts(never)), {})):
+        with pytest.raises(ValueError, match=r"guidance_scale is 2, which takes a model that was trained with and"):
+            model.sample([0, 0], loops=1, steps=1, guidance_scale=2.0, **known)
+        assert len(model.sample([0, 0], loops=1, steps=1, **known)) == 2
+
+
 def test_a_world_with_context_is_not_sampled_without(store):
     relay = load_model(run_id(RUNS["relay"]), runs=store)
     given = relay.dataset.heldout().select(slice(3))

@@ -51,7 +51,7 @@ def inputs(array: Any, spec: DataSpec, what: str) -> np.ndarray:
     """What a network is shown: finite values (B, H, W, C) in float32, or tokens (B, T) int32, `vocabulary` the mask."""
     found = np.asarray(array)
     if not found.ndim or not len(found):
-        raise ValueError(f"{what}: give one item or more, given an array of shape {found.shape}")
+        raise ValueError(f"{what}: give one item or more, given {'none' if found.ndim else 'a number'}")
     if spec.kind == "tokens":
         counted = "tokens, the last of them the mask"
         return whole(found, (len(found), spec.tokens), spec.vocabulary + 1, f"{what}: inputs", counted)

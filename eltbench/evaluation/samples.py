@@ -11,6 +11,7 @@ from eltbench.evaluation.features import check_shape, check_weights, extract, fu
 from eltbench.evaluation.memorising import Memorising, memorising
 from eltbench.evaluation.quality import check_real_images, kernel_null, real_floor, reference, scores
 from eltbench.model import Model
+from eltbench.tasks.guidance import check_guidance
 from eltbench.training import Parts
 
 
@@ -27,11 +28,7 @@ def check_scores(made: Parts, label_dropout: float, samples: int, guidance_scale
     try:
         if spec.context_vocabulary:
             raise ValueError("they would be drawn without the context that its items have")
-        if guidance_scale != 1.0 and not (spec.classes and label_dropout):
-            raise ValueError(
-                f"guidance_scale is {guidance_scale:g}, which takes a model that was trained with and without labels, "
-                f"given {spec.classes} classes and label_dropout = {label_dropout:g}"
-            )
+        check_guidance(guidance_scale, spec.classes, label_dropout)
         for extractor in extractors:
             check_shape(images.shape, extractor)
             check_weights(extractor)

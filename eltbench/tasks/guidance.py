@@ -7,6 +7,15 @@ import numpy as np
 from eltbench.tasks.base import Array, Ops, Predict, namespace
 
 
+def check_guidance(scale: float, classes: int, label_dropout: float) -> None:
+    """Refuse (ValueError) guidance of a model that never saw the null label, or sees no other."""
+    if scale != 1.0 and not (classes and label_dropout):
+        raise ValueError(
+            f"guidance_scale is {scale:g}, which takes a model that was trained with and without labels, given "
+            f"{classes} classes and label_dropout = {label_dropout:g}; guidance_scale = 1 is no guidance"
+        )
+
+
 def guided(predict: Predict, scale: float, null_label: int, ops: Ops) -> Predict:
     """A prediction u + s(c - u) from one batched call; `scale` s = 1 is no guidance, Ho and Salimans' w is s - 1.
 
