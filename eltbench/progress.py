@@ -8,6 +8,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from eltbench.fields import printable
+
 
 class Reporter(Protocol):
     """What a sweep says; called from one thread at a time."""
@@ -48,7 +50,7 @@ class Lines:
         sys.stderr.flush()
 
     def _say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)  # parts of it may come from a stranger's cache
 
 
 class Live:
@@ -70,12 +72,12 @@ class Live:
         self._progress.update(self._bars[run_id], total=total, completed=fraction or 0.0, doing=text)
 
     def warn(self, text: str) -> None:
-        self._progress.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
+        self._progress.print(f"warning: {printable(text)}", style="yellow", highlight=False, markup=False)
 
     def finished(self, run_id: str, line: str) -> None:
         if run_id in self._bars:
             self._progress.remove_task(self._bars.pop(run_id))
-        self._progress.print(line, highlight=False, markup=False)
+        self._progress.print(printable(line), highlight=False, markup=False)
 
     def end(self) -> None:
         self._progress.stop()

@@ -155,6 +155,13 @@ class TestPlan:
         assert Durations(store, [job(0)]).expected([job(0).run], workers=1) is None
 
     @pytest.mark.parametrize(
+        "say", [lambda lines, text: lines.warn(text), lambda lines, text: lines.finished("", text)]
+    )
+    def test_what_is_told_has_nothing_that_controls_a_terminal(self, capsys, say):
+        say(Lines(), "damaged file (is of run \x1b]0;owned\x07)")
+        assert r"is of run \x1b]0;owned\x07" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
         ("seconds", "words"), [(8.24, "8.2 s"), (185, "3 min 05 s"), (59.97, "1 min 00 s"), (4800, "1 h 20 min")]
     )
     def test_durations_read_as_words(self, seconds, words):
