@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 from eltbench import backends, data, tasks, trainers
 from eltbench.config import Options, Run
 from eltbench.fields import declared, unknown
-from eltbench.registry import UnknownNameError
+from eltbench.registry import UnknownNameError, home
 
 
 def run_id(run: Run) -> str:
@@ -53,11 +53,11 @@ def source(part: type) -> str:
     A class whose source cannot be had (of a compiled module, or typed into an interpreter) has its version alone.
     """
     others = {"eltbench", *sys.stdlib_module_names}
-    if part.__module__.partition(".")[0] in others:
+    if home(part).partition(".")[0] in others:
         return ""
     texts = []
     for each in part.__mro__:
-        if each.__module__.partition(".")[0] not in others:
+        if home(each).partition(".")[0] not in others:
             with contextlib.suppress(OSError, TypeError):
                 texts.append(inspect.getsource(each))
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16] if texts else ""

@@ -160,6 +160,12 @@ class Registry(Generic[T]):
             self._add(point.name, point.value)
 
 
+def home(cls: type) -> str:
+    """The module of a class by its real name, also where that is run as `python -m package.module`."""
+    module = cls.__module__
+    return str(getattr(sys.modules[module].__spec__, "name", module)) if module == "__main__" else module
+
+
 def _imported(target: str) -> Any:
     module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)
@@ -168,7 +174,4 @@ def _imported(target: str) -> Any:
 def _target(entry: type | str) -> str:
     if isinstance(entry, str):
         return entry
-    module = entry.__module__
-    if module == "__main__":  # run as `python -m package.module`, which its lazy entry names by its real name
-        module = getattr(sys.modules["__main__"].__spec__, "name", module)
-    return f"{module}:{entry.__qualname__}"
+    return f"{home(entry)}:{entry.__qualname__}"
