@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Protocol
 
@@ -35,7 +36,7 @@ class Lines:
         self._say(f"runs to make: {runs}, cached: {cached}")
 
     def phase(self, run_id: str, name: str, text: str, fraction: float | None) -> None:
-        if text.startswith("waiting"):
+        if text.startswith(("waiting", "resumes")):
             self._say(f"{name}: {text}")
 
     def warn(self, text: str) -> None:
@@ -44,11 +45,11 @@ class Lines:
     def finished(self, run_id: str, line: str) -> None:
         self._say(line)
 
-    def end(self) -> None:
-        sys.stderr.flush()
+    def end(self) -> None: ...
 
     def _say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # nobody may listen any more, which ends no training
+            print(text, file=sys.stderr, flush=True)
 
 
 class Live:
