@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from eltbench import terminal
 from eltbench.fields import unknown
 from eltbench.registry import without_allowed
 
@@ -44,7 +45,10 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, 2 for what was refused. No traceback for what the user can mend."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    return terminal.answer(lambda: _main(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _main(given: list[str]) -> int:
     if "" not in sys.path:
         sys.path.append("")  # a user's own trainer in this folder is found, after everything that is installed
     studying = next((word for word in given if not word.startswith("+")), "") == "study"
@@ -55,14 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[0] not in COMMANDS:
         print(f"error: {unknown('command', given[0], list(COMMANDS))}", file=sys.stderr)
         return 2
-    try:
-        return _command(given[0])(given[1:])
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return _command(given[0])(given[1:])
 
 
 def _command(name: str) -> Callable[[list[str]], int]:

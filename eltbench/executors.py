@@ -7,13 +7,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from joblib import Parallel, delayed
 
 from eltbench.processes import Children, End, Group
 from eltbench.progress import Reporter
 from eltbench.runs import RunStore
+from eltbench.terminal import Terminated
 
 
 class Executor(Protocol):
@@ -32,21 +33,35 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class Local:
-    """Processes of this machine, `lanes` at a time; all of them end with this one, however it does."""
+    """Processes of this machine, `lanes` at a time; all of them end with this one, however it does.
+
+    Ctrl-C or SIGTERM lets them pause, which raises KeyboardInterrupt when all have; a second one kills them.
+    """
 
     lanes: int = 1
 
     def make(self, groups: Sequence[Group], store: RunStore, progress: Reporter, tell: Callable[[End], None]) -> None:
-        children = Children(store, progress)
-        heard = _on_interrupt(children.kill)
-        try:
-            parallel = Parallel(n_jobs=self.lanes, backend="threading", return_as="generator_unordered", batch_size=1)
-            for _ in parallel(delayed(children.make)(group, tell) for group in groups):
-                pass
-        finally:
-            children.end()
-            if heard is not None:
-                signal.signal(signal.SIGINT, heard)
+        children, told = Children(store, progress), list[int]()
+
+        def hear(number: int) -> None:
+            told.append(number)
+            if len(told) == 1:
+                children.pause()  # joblib goes on until all have ended
+            else:
+                children.kill()
+                raise interruption(number)
+
+        with interruptible(hear):
+            try:
+                parallel = Parallel(
+                    n_jobs=self.lanes, backend="threading", return_as="generator_unordered", batch_size=1
+                )
+                for _ in parallel(delayed(children.make)(group, tell) for group in groups):
+                    pass
+            finally:
+                children.end()
+        if told:
+            raise interruption(told[0])
 
 
 @contextmanager
@@ -61,13 +76,21 @@ def opened(engine: Literal["local", "dask"], scheduler: str, workers: int) -> It
         yield Dask(scheduler, held)
 
 
-def _on_interrupt(act: Callable[[], None]) -> Any:
-    """Let Ctrl-C act before it is raised, since joblib may wait for its threads then; returns the handler before."""
-    if threading.current_thread() is not threading.main_thread():
-        return None  # only the main thread hears signals
+@contextmanager
+def interruptible(hear: Callable[[int], None]) -> Iterator[None]:
+    """Within it `hear` is told of Ctrl-C and SIGTERM, in the main thread alone, and not of what is ignored on purpose."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, lambda number, frame: hear(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    def interrupted(number: int, frame: Any) -> None:
-        act()
-        raise KeyboardInterrupt
 
-    return signal.signal(signal.SIGINT, interrupted)
+def interruption(number: int) -> KeyboardInterrupt:
+    """What is raised for a signal."""
+    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()

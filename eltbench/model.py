@@ -211,11 +211,18 @@ class Model:
 
 
 def runs_root(root: str | Path | None = None) -> Path:
-    """Where trained runs are kept: the given folder, else $ELTBENCH_RUNS, else the user's cache folder."""
-    if root is not None:
-        return Path(root)
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("ELTBENCH_RUNS") or Path(cache) / "eltbench" / "runs")
+    """Where trained runs are kept: the given folder, else $ELTBENCH_RUNS, else the user's cache folder.
+
+    Raises ValueError where none is given and this user has no home.
+    """
+    if given := root or os.environ.get("ELTBENCH_RUNS"):
+        return Path(given)
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "eltbench" / "runs"
+    try:
+        return Path.home() / ".cache" / "eltbench" / "runs"
+    except RuntimeError:
+        raise ValueError("this user has no home folder: give --runs a folder, or set $ELTBENCH_RUNS") from None
 
 
 def load_model(

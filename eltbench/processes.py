@@ -21,19 +21,24 @@ from eltbench.registry import allowed
 from eltbench.runs import Job, RunStore
 from eltbench.worker import thread_environment
 
+PATIENCE = 10.0  # seconds in which a process that is told to pause saves its checkpoint
 Group = Sequence[list[Job]]
 """The jobs of one run, or of seeds that are trained together, run by run: what one process makes."""
 
 
 @dataclass(frozen=True)
 class End:
-    """How a run's process ended; `made` is whether it trained or measured anything."""
+    """How a run's process ended; `made` is whether it trained or measured anything.
+
+    paused: the step whose checkpoint it left, where it was told to end before it had trained the run.
+    """
 
     job: Job
     seconds: float = 0.0
     trained: bool = False
     made: bool = False
     error: str | None = None
+    paused: int | None = None
 
 
 class Children:
@@ -50,22 +55,36 @@ class Children:
         self._ended = False
 
     def make(self, group: Group, tell: Callable[[End], None]) -> None:
-        """Run one worker process on the jobs of a run, or of seeds trained together; tell each end, one at a time."""
+        """Run one worker process on the jobs of a run, or of seeds trained together; tell each end, one at a time.
+
+        After `pause`, `kill` or `end` none is started, and of those at work only what they say themselves is told.
+        """
         at_work = {jobs[0].run_id: jobs[0] for jobs in group}
-        why = "interrupted before it began"
         with tempfile.TemporaryFile() as errors:
             try:
                 child = self._start(group[0][0].run.threads, errors)
             except OSError as error:
-                child, why = None, f"no process could be started: {error}"
-            if child is not None:
+                why = f"no process could be started: {error}"
+            else:
+                if child is None:
+                    return
                 said = self._listen(child, self._message(group), at_work, tell)
                 code = child.wait()
                 self._running.discard(child)
                 why = said or self._silent_end(at_work, code, errors)
-        with self._talking:
-            for job in at_work.values():
-                tell(End(job, error=why))
+        if why is not None:
+            with self._talking:
+                for job in at_work.values():
+                    tell(End(job, error=why))
+
+    def pause(self) -> None:
+        """Let what runs save a checkpoint and end, taking no lock, as a signal handler must; it must end in time."""
+        self._ended = True
+        for child in list(self._running):
+            child.terminate()
+        late = threading.Timer(PATIENCE, self.kill)
+        late.daemon = True
+        late.start()
 
     def kill(self) -> None:
         """Kill what runs, taking no lock, as a signal handler must; `end` waits for it afterwards."""
@@ -141,10 +160,10 @@ class Children:
             child.stdin.close()
         return error
 
-    def _silent_end(self, run_ids: Iterable[str], code: int, errors: IO[bytes]) -> str:
-        """The message for runs whose process ended without one: killed, or crashed below Python."""
+    def _silent_end(self, run_ids: Iterable[str], code: int, errors: IO[bytes]) -> str | None:
+        """The message for runs whose process ended without one: killed, or crashed below Python; None by `kill`."""
         if self._ended:
-            return "interrupted; what it had finished stays"
+            return None
         errors.seek(0)
         said = errors.read().decode(errors="replace").strip()
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -158,12 +177,16 @@ class Children:
 def _end(job: Job, event: dict[str, Any]) -> End:
     if "error" in event:
         return End(job, error=event["error"])
+    if "paused" in event:
+        return End(job, paused=event["paused"])
     return End(job, event["seconds"], event["trained"], made=event["trained"] or event["measured"] > 0)
 
 
 def _doing(event: dict[str, Any]) -> tuple[str, float | None]:
     if event["phase"] == "train":
         return f"training, step {event['step']} of {event['steps']}", event["step"] / event["steps"]
+    if event["phase"] == "resume":
+        return f"resumes from step {event['step']}", event["step"] / event["steps"]
     if event["phase"] == "measure":
         return f"measuring for {event['study']}", None
     return "waiting for another process that makes this run", None

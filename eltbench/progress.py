@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Protocol
 
@@ -37,7 +38,7 @@ class Lines:
         self._say(f"runs to make: {runs}, cached: {cached}")
 
     def phase(self, run_id: str, name: str, text: str, fraction: float | None) -> None:
-        if text.startswith("waiting"):
+        if text.startswith(("waiting", "resumes")):
             self._say(f"{name}: {text}")
 
     def warn(self, text: str) -> None:
@@ -46,11 +47,11 @@ class Lines:
     def finished(self, run_id: str, line: str) -> None:
         self._say(line)
 
-    def end(self) -> None:
-        sys.stderr.flush()
+    def end(self) -> None: ...
 
     def _say(self, text: str) -> None:
-        print(printable(text), file=sys.stderr, flush=True)  # parts of it may come from a stranger's cache
+        with contextlib.suppress(OSError, ValueError):  # nobody may listen any more, which ends no training
+            print(printable(text), file=sys.stderr, flush=True)  # parts of it may come from a stranger's cache
 
 
 class Live:

@@ -70,8 +70,8 @@ def sweep(
 
     Each run has a process of its own; with `vectorise_seeds`, runs that differ in their seed alone are trained in one
     process, as one program. Raises NotWritableError before anything starts when the store cannot be written to,
-    ValueError where seeds cannot be vectorised. KeyboardInterrupt, or any other way out, ends the running processes;
-    what they had finished stays.
+    ValueError where seeds cannot be vectorised. Ctrl-C or SIGTERM lets the running processes save a checkpoint, then
+    raises KeyboardInterrupt; any other way out ends them, and what they had finished stays.
     """
     if vectorise_seeds:
         for run in {replace(job.run, seed=0) for job in jobs}:
@@ -97,6 +97,8 @@ def sweep(
             group.pop(run_id, None)
         if end.error is not None:
             outcome.failed[run_id] = end.error
+        elif end.paused is not None:  # not made, where nobody interrupted this sweep but someone its process
+            outcome.failed[run_id] = f"its process was told to end: {_paused(end.paused)}"
         elif end.made:
             outcome.done += [run_id] if run_id not in outcome.done else []
             durations.add(end.job.run, end.seconds, trained=end.trained)
@@ -170,9 +172,15 @@ class Durations:
         return max(sum(each) / workers, max(each, default=0.0))
 
 
+def _paused(step: int) -> str:
+    return f"paused at step {step}"
+
+
 def _line(end: End, number: int, of: int, left: float | None) -> str:
     if end.error is not None:
         how = f"FAILED: {end.error}"
+    elif end.paused is not None:
+        how = _paused(end.paused)
     elif end.made:
         how = duration(end.seconds)
     else:

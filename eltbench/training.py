@@ -88,12 +88,18 @@ def fit(run: Run, directory: Path, report: Report | None = None) -> Engine:
     return trainee.engine
 
 
-def fit_seeds(runs: Mapping[Path, Run], report: SeedsReport | None = None) -> list[Trainee]:
+def fit_seeds(
+    runs: Mapping[Path, Run], report: SeedsReport | None = None, stop: Callable[[], bool] = lambda: False
+) -> list[Trainee]:
     """Train runs that differ in their seed alone, by directory, together as one program; one run, as `fit` does.
 
     Each sees its own batches, noise and exits and leaves the files that it would leave by itself. One that diverges, or
     whose checkpoint is damaged, fails alone: its error stands in what is returned. Those that are behind go first,
     until they reach the others. Raises ValueError for runs that cannot be trained together.
+
+    report: hears of a run that goes on from its checkpoint, then every `log_every` steps. stop: asked after every step;
+    once it says so, a checkpoint of the step reached is saved and nothing more trained. A run that processes of their
+    own divide is not stopped.
     """
     (directory, run), *others = runs.items()
     made = parts(run)
@@ -108,10 +114,15 @@ def fit_seeds(runs: Mapping[Path, Run], report: SeedsReport | None = None) -> li
     check_splits(made.dataset)
     trainees = [_begin(run, directory, made) for directory, run in runs.items()]
     steps = run.optimisation.steps
+    for trainee in trainees:
+        if report and 0 < trainee.step < steps:
+            report(trainee.run, trainee.step, steps)
     while going := [trainee for trainee in trainees if trainee.error is None and trainee.step < steps]:
+        if stop():
+            break
         behind = min(trainee.step for trainee in going)
         until = min((trainee.step for trainee in going if trainee.step > behind), default=steps)
-        _train([trainee for trainee in going if trainee.step == behind], made, until, report)
+        _train([trainee for trainee in going if trainee.step == behind], made, until, report, stop)
     return trainees
 
 
@@ -155,8 +166,10 @@ def _begin(run: Run, directory: Path, made: Parts) -> Trainee:
     return trainee
 
 
-def _train(trainees: Sequence[Trainee], made: Parts, until: int, report: SeedsReport | None) -> None:
-    """The only training loop: take trainees that stand at one step to step `until`."""
+def _train(
+    trainees: Sequence[Trainee], made: Parts, until: int, report: SeedsReport | None, stop: Callable[[], bool]
+) -> None:
+    """The only training loop: take trainees that stand at one step to step `until`, or to where `stop` says so."""
     start, run = trainees[0].step, trainees[0].run
     gather = Alone if len(trainees) == 1 else backends.vectorised.get(run.backend)
     together = gather([trainee.engine for trainee in trainees])
@@ -165,6 +178,7 @@ def _train(trainees: Sequence[Trainee], made: Parts, until: int, report: SeedsRe
         batches, exits = zip(*(draw(trainee.run, made, step) for trainee in trainees), strict=True)
         progress = step / max(1, run.optimisation.steps - 1)
         terms = together.step(batches, exits, progress, learning_rate(run.optimisation, step))
+        until = step + 1 if stop() else until
         for place, (trainee, log) in enumerate(zip(trainees, logs, strict=True)):
             if trainee.error is None:
                 log.add(step, exits[place], terms)
@@ -174,6 +188,8 @@ def _train(trainees: Sequence[Trainee], made: Parts, until: int, report: SeedsRe
                     trainee.error = error  # the others go on beside it
         if all(trainee.error is not None for trainee in trainees):
             return
+        if step + 1 == until:
+            break
     for place, trainee in enumerate(trainees):
         trainee.engine, trainee.step = together.engine(place), until
 

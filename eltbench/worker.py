@@ -3,9 +3,13 @@
 The line on stdin: {"allowed": what the sender allows (eltbench.registry), "store": folder of the run cache, "make":
 [{"run": …, "measurements": [{"study": …, "version": …, "settings": {…}}, …]}, …]}. The sender keeps stdin open; when it
 closes, however the sender died, this process ends at once. Events leave as JSON lines on stdout, each with "run", the
-run's id: {"phase": "wait"}, {"phase": "train", "step": s, "steps": n}, {"phase": "measure", "study": …}, {"warning":
-…}, and as each run's last {"done": true, "trained": …, "measured": …, "seconds": …} or {"error": …}; an error without
-"run" is that of all runs that have not ended. The exit code is 1 if there was an error, else 0.
+run's id: {"phase": "wait"}, {"phase": "resume", "step": s, "steps": n}, {"phase": "train", "step": s, "steps": n},
+{"phase": "measure", "study": …}, {"warning": …}, and as each run's last {"done": true, "trained": …, "measured": …,
+"seconds": …}, {"paused": step} or {"error": …}; an error without "run" is that of all runs that have not ended. The
+exit code is 1 if there was an error, else 0.
+
+SIGTERM ends this process: at once, but during the training of a run on one device, which it pauses. The step at work is
+finished, a checkpoint saved, and nothing more begun.
 """
 
 from __future__ import annotations
@@ -15,9 +19,10 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,16 +63,24 @@ def work(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> None:
                 free.append(jobs)
             except Timeout:
                 held.append(jobs)
-        if free:
-            _make(free, store, emit)
+        if free and not _make(free, store, emit):
+            return
     for jobs in held:
         emit({"run": jobs[0].run_id, "phase": "wait"})
         with store.lock(jobs[0].run_id):
             _make([jobs], store, emit)
 
 
-def _make(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> None:
-    """What `work` does with runs whose locks this process holds."""
+class Paused(Exception):
+    """A training that was told to end, and left the checkpoint of this step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"paused at step {step}")
+        self.step = step
+
+
+def _make(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> bool:
+    """What `work` does with runs whose locks this process holds; False where it was told to end before all was made."""
     started = time.monotonic()
     errors: dict[str, Exception] = {}
     to_train: dict[str, Run] = {}
@@ -90,6 +103,9 @@ def _make(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> None:
             missing = [job for job in jobs if job.study and not store.measured(run_id, job.study, job.digest)]
             if missing:
                 _measure(missing, store, emit)
+        except Paused as paused:
+            store.forgive(run_id)
+            emit({"run": run_id, "paused": paused.step})
         except Exception as error:
             store.fail(run_id, traceback.format_exc())
             traceback.print_exc()
@@ -99,6 +115,7 @@ def _make(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> None:
             seconds = round(share + time.monotonic() - started, 3)
             trained = run_id in to_train
             emit({"run": run_id, "done": True, "trained": trained, "measured": len(missing), "seconds": seconds})
+    return not any(isinstance(error, Paused) for error in errors.values())
 
 
 def _train(runs: Mapping[str, Run], store: RunStore, emit: Emit) -> dict[str, Exception]:
@@ -107,8 +124,9 @@ def _train(runs: Mapping[str, Run], store: RunStore, emit: Emit) -> dict[str, Ex
 
     def report(run: Run, step: int, steps: int) -> None:
         if time.monotonic() - reported.get(run, -REPORT_EVERY) >= REPORT_EVERY or step == steps:
+            phase = "resume" if resumed[ids[run]] and run not in reported else "train"
             reported[run] = time.monotonic()
-            emit({"run": ids[run], "phase": "train", "step": step, "steps": steps})
+            emit({"run": ids[run], "phase": phase, "step": step, "steps": steps})
 
     ids = {run: run_id for run_id, run in runs.items()}
     errors: dict[str, Exception] = {}
@@ -117,18 +135,35 @@ def _train(runs: Mapping[str, Run], store: RunStore, emit: Emit) -> dict[str, Ex
 
         for run_id, run in runs.items():
             store.begin(run, run_id)
-        resumed = [(store.directory(run_id) / WEIGHTS).exists() for run_id in runs]
+        resumed = {run_id: (store.directory(run_id) / WEIGHTS).exists() for run_id in runs}
         started = time.monotonic()
-        trainees = training.fit_seeds({store.directory(run_id): run for run_id, run in runs.items()}, report)
+        with _told_to_end(divided=any(run.devices > 1 for run in ids)) as told:
+            trainees = training.fit_seeds({store.directory(run_id): run for run_id, run in runs.items()}, report, told)
         seconds = (time.monotonic() - started) / len(runs)
-        for (run_id, run), trainee, went_on in zip(runs.items(), trainees, resumed, strict=True):
-            if trainee.error is None:
-                store.finish(run, run_id, seconds, went_on, seeds_together=len(runs))
-            else:
+        for (run_id, run), trainee in zip(runs.items(), trainees, strict=True):
+            if trainee.error is not None:
                 errors[run_id] = trainee.error
+            elif told() and trainee.step < run.optimisation.steps:
+                errors[run_id] = Paused(trainee.step)
+            else:
+                store.finish(run, run_id, seconds, resumed[run_id], seeds_together=len(runs))
     except Exception as error:
         return dict.fromkeys(runs, error)
     return errors
+
+
+@contextlib.contextmanager
+def _told_to_end(*, divided: bool) -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM came, which within this context ends nothing by itself; a divided run cannot hear it."""
+    if divided or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    told = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+    try:
+        yield told.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _measure(jobs: list[Job], store: RunStore, emit: Emit) -> None:

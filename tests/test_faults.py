@@ -21,8 +21,10 @@ COMMAND = """
 import json, sys
 from dataclasses import asdict
 from faulty_plugin import job
+from eltbench import processes
 from eltbench.runs import RunStore
 from eltbench.sweep import sweep
+processes.PATIENCE = 5  # what a gate holds cannot pause
 jobs = [job(seed, **options) for seed, options in json.loads(sys.argv[2])]
 options = json.loads(sys.argv[3])
 print(json.dumps(asdict(sweep(jobs, RunStore(sys.argv[1]), workers=2, **options))))
@@ -145,6 +147,60 @@ def test_ctrl_c_ends_the_running_processes_and_keeps_their_checkpoints(tmp_path,
     assert command.process.wait(timeout=10) != 0
     wait(lambda: not any(alive(pid) for seed in (1, 2) for pid in steps(tmp_path, seed)), seconds=5)
     assert [command.store.state(run_id) for run_id in ids(*runs)] == ["partial", "partial", "missing"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("tell", [os.kill, os.killpg], ids=["the command alone", "its process group"])
+def test_an_interrupted_command_pauses_its_runs_and_its_repetition_resumes_them(tmp_path, number, tell):
+    (tmp_path / "gate").touch()
+    options = [
+        f"trainer.{name}={value}" for name, value in {"log": tmp_path / "log", "gate": tmp_path / "gate"}.items()
+    ]
+    shape = ["--architecture.unique-layers", "1", "--architecture.width", "8", "--architecture.heads", "2"]
+    size = ["--optimisation.steps", "6", "--optimisation.batch-size", "4", "--runs", str(tmp_path / "runs")]
+    command = [sys.executable, "-m", "eltbench", "train", "--trainer", "faulty", *shape, *size]
+    for option in options:
+        command += ["--option", option]
+    keywords = {"env": install(tmp_path / "plugin"), "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, **keywords)
+    wait(lambda: len(logged(tmp_path / "log")) == 3)
+    tell(process.pid, number)
+    time.sleep(0.2)
+    (tmp_path / "gate").unlink()
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + number
+    assert ": paused at step 3\n" in said
+    assert "repeat the command to go on" in said
+    assert "FAILED" not in said
+    (directory,) = (tmp_path / "runs").iterdir()
+    assert RunStore(tmp_path / "runs").state(directory.name) == "partial"
+    again = subprocess.run(command, stdout=subprocess.DEVNULL, timeout=PATIENCE, **keywords)
+    assert again.returncode == 0
+    assert ": resumes from step 3\n" in again.stderr
+    assert len(logged(tmp_path / "log")) == 6
+
+
+def test_a_second_ctrl_c_waits_for_nothing(tmp_path, started, plugin):
+    runs = held(tmp_path, 1)
+    command = started(tmp_path, runs)
+    wait(lambda: len(steps(tmp_path, 1)) == 3)
+    os.kill(command.process.pid, signal.SIGINT)
+    time.sleep(0.3)
+    assert alive(steps(tmp_path, 1)[0])
+    os.kill(command.process.pid, signal.SIGINT)
+    wait(lambda: not alive(steps(tmp_path, 1)[0]), seconds=4)
+    assert command.process.wait(timeout=10) != 0
+
+
+def test_a_process_that_is_told_to_end_by_itself_leaves_a_run_to_be_resumed(tmp_path, started, plugin):
+    runs = held(tmp_path, 1)
+    command = started(tmp_path, runs)
+    wait(lambda: len(steps(tmp_path, 1)) == 3)
+    os.kill(int(steps(tmp_path, 1)[0]), signal.SIGTERM)
+    (tmp_path / "gate").unlink()
+    (run_id,) = ids(*runs)
+    assert command.outcome()["failed"] == {run_id: "its process was told to end: paused at step 3"}
+    assert command.store.state(run_id) == "partial"
 
 
 def test_one_killed_run_fails_alone_and_is_made_by_the_repetition(tmp_path, started, plugin):

@@ -301,3 +301,20 @@ def test_training_lowers_the_heldout_loss_at_every_exit(task, dataset, tmp_path)
 
     before, after = losses(training.build_engine(run)), losses(fit(run, tmp_path))
     assert all(later < 0.8 * earlier for earlier, later in zip(before, after, strict=True))
+
+
+# Being told to stop
+
+
+def test_a_training_that_is_told_to_stop_saves_the_step_it_reached_and_goes_on_to_the_same_weights(tmp_path):
+    run, asked = small_run(), iter([False, False, False, False, False, True])  # before the first step, then after each
+    (trainee,) = training.fit_seeds({tmp_path / "stopped": run}, stop=lambda: next(asked, True))
+    assert (trainee.step, trainee.error) == (5, None)
+    assert len(logged(tmp_path / "stopped")) == 5
+    reports = []
+    fit(run, tmp_path / "stopped", lambda *done: reports.append(done))
+    assert reports[0] == (5, 10)  # where it goes on
+    fit(run, tmp_path / "whole")
+    assert logged(tmp_path / "stopped") == logged(tmp_path / "whole")
+    files = [(tmp_path / name / "checkpoint.safetensors").read_bytes() for name in ("stopped", "whole")]
+    assert files[0] == files[1]

@@ -18,7 +18,7 @@ import tyro
 from filelock import FileLock
 from rich.console import Console
 
-from eltbench import backends, claims, executors, results, studies, torchrun
+from eltbench import backends, claims, executors, results, studies, terminal, torchrun
 from eltbench.atomic import check_writable
 from eltbench.estimate import estimate
 from eltbench.model import runs_root
@@ -32,7 +32,7 @@ from eltbench.sweep import Durations, Outcome, grouped, sweep, with_companions
 from eltbench.sweep import plan as plan_sweep
 from eltbench.training import check_vectorised
 
-REFUSED, FAILED = 2, 1
+FAILED = 1
 PIPED_WIDTH = 160  # columns of the table where stdout is no terminal, whose width could be asked
 
 
@@ -75,22 +75,19 @@ class StudyCommand:
 
 
 def main(study: str, arguments: Sequence[str] | None = None) -> int:
-    """Run a study's command line; returns the exit code: 0, 1 when a run failed, 2 for what was refused."""
+    """Run a study's command line; returns the exit code: 0, 1 when a run failed, else that of `terminal.answer`."""
+    return terminal.answer(lambda: _main(study, arguments))
+
+
+def _main(study: str, arguments: Sequence[str] | None) -> int:
     arguments = without_allowed(sys.argv[1:] if arguments is None else arguments, adding="--trainers")
-    try:
-        found = studies.create(study)
-        if isinstance(found, reading.Reading):
-            return reading.main(found, arguments)
-        if (code := found.main(arguments)) is not None:
-            return code
-        about = StudyCommand.__doc__
-        return execute(study, tyro.cli(StudyCommand, prog=f"eltbench study {study}", description=about, args=arguments))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return REFUSED
-    except KeyboardInterrupt:
-        print("interrupted: what had finished stays; repeat the command to go on", file=sys.stderr)
-        return 130
+    found = studies.create(study)
+    if isinstance(found, reading.Reading):
+        return reading.main(found, arguments)
+    if (code := found.main(arguments)) is not None:
+        return code
+    about = StudyCommand.__doc__
+    return execute(study, tyro.cli(StudyCommand, prog=f"eltbench study {study}", description=about, args=arguments))
 
 
 def execute(study_name: str, command: StudyCommand) -> int:

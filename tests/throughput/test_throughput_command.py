@@ -13,7 +13,7 @@ from made_up import Paper
 from matplotlib.image import imread
 
 import eltbench
-from eltbench import cli
+from eltbench import cli, terminal
 from eltbench.studies import command, comparison
 from eltbench.studies.presets import load_table
 from eltbench.throughput import measuring, tables
@@ -116,7 +116,7 @@ def test_the_published_files_make_the_page_s_table_and_the_report(paper, undrawn
 def test_a_second_command_replaces_nothing_unless_forced(paper, undrawn, arguments, tmp_path, capsys):
     assert command.main("throughput", arguments) == 0
     asked = len(paper.asked)
-    assert command.main("throughput", arguments) == command.REFUSED
+    assert command.main("throughput", arguments) == terminal.REFUSED
     assert "holds an earlier run; repeat with --force" in capsys.readouterr().err
     assert len(paper.asked) == asked  # it was refused before anything was measured
     assert command.main("throughput", [*arguments, "--force"]) == 0
@@ -164,7 +164,7 @@ def test_a_cell_that_fails_makes_the_command_say_so_and_the_others_stand(paper, 
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_measured(paper, arguments, capsys, changed, message):
-    assert command.main("throughput", [*arguments, *changed]) == command.REFUSED
+    assert command.main("throughput", [*arguments, *changed]) == terminal.REFUSED
     assert message in capsys.readouterr().err
     assert not paper.asked
 
