@@ -7,7 +7,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup run report docs test lint benchmark clean
+NEWEST ?= python3.13
+
+.PHONY: setup run report docs test lint floors newest benchmark clean
 
 setup: $(STAMP)
 
@@ -34,8 +36,27 @@ lint: setup
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
+# what is run in either environment
+define smoke
+	set -e; for backend in torch jax; do \
+	  $(1)/bin/python -m eltbench.studies.extrapolation --preset smoke --trainers elt no-ilsd --backend $$backend \
+	    --runs $(1)/runs --results $(1)/results/$$backend; done
+	$(1)/bin/eltbench report --narrow --results $(1)/results/torch --out $(1)/report.html
+endef
+
+floors: setup
+	$(PYTHON) -m venv --clear .venv-floors
+	$(BIN)/python tests/floors.py jax > .venv-floors/floors.txt
+	.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-floors/floors.txt --editable .
+	$(call smoke,.venv-floors)
+
+newest:
+	$(NEWEST) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[jax]"
+	$(call smoke,.venv-newest)
+
 benchmark: setup
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable -s
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-floors .venv-newest build dist *.egg-info

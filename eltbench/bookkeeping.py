@@ -25,12 +25,16 @@ from eltbench.model import runs_root
 from eltbench.runs import RunStore, State
 
 AGES = {"d": 86400.0, "h": 3600.0, "m": 60.0}
+COLUMNS = "{:16}  {:8} {:>6} {:>10}  {}"
 SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """List the runs of the cache. What is named narrows the list; all of it must hold."""
+    """List the runs of the cache. What is named narrows the list; all of it must hold.
+
+    Two other actions take the same names: eltbench runs verify checks the files, eltbench runs prune removes runs.
+    """
 
     run: tyro.conf.Positional[tuple[str, ...]] = ()
     """run ids, or beginnings of them"""
@@ -93,7 +97,7 @@ def listing(arguments: Sequence[str]) -> int:
     store, found = _found(asked)
     in_work = {each.run_id for each in found if each.state != "done" and store.at_work(each.run_id)}
     now = time.time()
-    sys.stdout.write("".join(f"{_line(each, now, each.run_id in in_work)}\n" for each in found))
+    _print([_line(each, now, each.run_id in in_work) for each in found])
     _sum_up(store, found, in_work=len(in_work))
     return 0
 
@@ -141,7 +145,7 @@ def prune(arguments: Sequence[str]) -> int:
     else:
         removed, in_work = cache.prune(store, found)
     now = time.time()
-    sys.stdout.write("".join(f"{_line(each, now)}\n" for each in removed))
+    _print([_line(each, now) for each in removed])
     for each in in_work:
         print(f"{each.run_id} is in work: stays")
     _sum_up(store, removed, removed=0 if asked.dry_run else len(removed), in_work=len(in_work))
@@ -231,9 +235,15 @@ def _found(asked: Listing) -> tuple[RunStore, list[Cached]]:
     return store, cache.cached_runs(store, asked.wanted)
 
 
+def _print(lines: Sequence[str]) -> None:
+    """The lines of runs under the names of their columns; nothing where there are none."""
+    head = COLUMNS.format("RUN", "STATE", "AGE", "SIZE", "MODEL")
+    sys.stdout.write("".join(f"{line}\n" for line in (head, *lines) if lines))
+
+
 def _line(each: Cached, now: float, in_work: bool = False) -> str:
     state = "in work" if in_work else each.state
-    return f"{each.run_id}  {state:8} {_age(now - each.modified):>6} {_size(each.size):>10}  {each.name}"
+    return COLUMNS.format(each.run_id, state, _age(now - each.modified), _size(each.size), each.name)
 
 
 def _age(seconds: float) -> str:

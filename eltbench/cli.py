@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from eltbench import terminal
+from eltbench import __version__, terminal
 from eltbench.fields import unknown
 from eltbench.registry import without_allowed
 
@@ -25,7 +25,17 @@ USAGE = """usage: eltbench COMMAND …
   doctor                versions, devices, weights, and what is missing
 
 +module:Class, anywhere, lets the files that a command reads name that class of your own.
-eltbench COMMAND --help says more."""
+eltbench COMMAND --help says more; eltbench --version tells the version."""
+
+OPTIONS = "options:\n  -h, --help  show this help message and exit"
+HELP = {
+    "list": f"usage: eltbench list [-h]\n\nPrint every registered name with a line of text.\n\n{OPTIONS}",
+    "study": "usage: eltbench study [-h] NAME [OPTIONS]\n\nAsk a study's question. eltbench list shows the studies and "
+    f"their presets; eltbench study NAME --help the options of one.\n\n{OPTIONS}",
+    "doctor": "usage: eltbench doctor [-h]\n\nPrint versions, devices, weights and what is missing; exits 1 where a "
+    f"study could not run.\n\n{OPTIONS}",
+}
+"""Of the commands that read no options of their own; tyro writes that of all others."""
 
 COMMANDS = {
     "list": "listing:list_names",
@@ -56,6 +66,12 @@ def _main(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if given else 2
+    if given[0] in ("-V", "--version"):
+        print(f"eltbench {__version__}")
+        return 0
+    if given[0] in HELP and given[1:2] in (["-h"], ["--help"]):
+        print(HELP[given[0]])
+        return 0
     if given[0] not in COMMANDS:
         print(f"error: {unknown('command', given[0], list(COMMANDS))}", file=sys.stderr)
         return 2

@@ -36,19 +36,28 @@ class TrainCommand:
     """Train one model into the run cache and print its run id; a run that is there already is not trained again."""
 
     trainer: str = "elt"
+    """how the network is supervised; eltbench list shows the names"""
     task: str = "diffusion"
+    """what a network call predicts"""
     dataset: str = "digits"
+    """what is learned"""
     seed: int = 0
+    """of weights, batches and corruptions"""
     architecture: Architecture = field(default_factory=Architecture)
     optimisation: Optimisation = field(default_factory=Optimisation)
     option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """an option of the trainer, task or dataset, such as trainer.decay=cosine or dataset.gates=24; give it again for
     each further one"""
     backend: str = "torch"
+    """torch or jax"""
     device: str = "cpu"
+    """cpu or cuda"""
     precision: str = "fp32"
+    """fp32 or bf16"""
     compile: bool = False
+    """compile the block; torch only"""
     threads: int = 1
+    """of the processor"""
     devices: int = 1
     """among which every batch is divided; under torchrun, its number of processes"""
     runs: Path | None = None
@@ -116,10 +125,13 @@ class SampleCommand:
     steps: int | None = None
     """sampling steps; the task's default if not given"""
     guidance_scale: float = 1.0
+    """of classifier-free guidance; 1 is none"""
     out: Path = Path("samples.png")
+    """the picture's file"""
     runs: Path | None = None
     """where trained runs are kept"""
     device: str | None = None
+    """cpu or cuda; that of the run if not given"""
 
 
 def sample(arguments: list[str]) -> int:
@@ -198,6 +210,7 @@ class ReportCommand:
     """Write one self-contained HTML page, and a PDF of the figures, from everything in a results folder."""
 
     results: Path = Path("results")
+    """the folder that studies wrote"""
     out: Path = Path("report.html")
     """the page; the figures' PDF has the same name"""
     narrow: bool = False
@@ -227,9 +240,13 @@ class RecommendCommand:
     calls: int = 1
     """network calls of a sample: its sampling steps"""
     batch: int = 1
+    """samples at a time"""
     backend: str = "torch"
+    """torch or jax"""
     device: str = "cpu"
+    """cpu or cuda"""
     threads: int = 1
+    """of the processor"""
     precision: Literal["fp32", "bf16"] = "fp32"
     mode: str = "eager"
     """eager, compiled, cuda-graph; of jax scan, unrolled"""

@@ -133,6 +133,11 @@ class Registry(Generic[T]):
             raise ValueError(unknown(f"option of {self.kind} {name!r}", next(iter(options)), []))
         return cls()
 
+    def target(self, name: str) -> str:
+        """Where the class under `name` is, as "module:Class"; loads nothing."""
+        self.check(name)
+        return _target(self._entries.get(name, name))
+
     def names(self) -> list[str]:
         """All registered names, in alphabetical order."""
         self._read_plugins()

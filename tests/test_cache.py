@@ -123,7 +123,11 @@ class TestList:
         with store.lock(mixed["begun"]):
             code, lines, total, _ = ask("runs")
         assert code == 0
+        head, *lines = lines
+        assert head.split() == ["RUN", "STATE", "AGE", "SIZE", "MODEL"]
         assert sorted(line.split()[0] for line in lines) == sorted(mixed.values())
+        for name in ("STATE", "MODEL"):
+            assert {line[head.index(name) - 1] for line in lines} == {" "}
         assert [line.split()[1:3] for line in lines if line.startswith(mixed["begun"])] == [["in", "work"]]
         assert (total["runs"], total["done"], total["failed"], total["in_work"]) == (4, 2, 1, 1)
 
@@ -249,7 +253,8 @@ class TestPrune:
     def test_what_is_named_goes_and_all_else_stays(self, ask, store, mixed):
         code, lines, total, _ = ask("runs", "prune", "--states", "failed", "partial")
         assert (code, total["removed"]) == (0, 2)
-        assert {line.split()[0] for line in lines} == {mixed["begun"], mixed["failed"]}
+        assert lines[0].split() == ["RUN", "STATE", "AGE", "SIZE", "MODEL"]
+        assert {line.split()[0] for line in lines[1:]} == {mixed["begun"], mixed["failed"]}
         assert {path.name for path in store.root.iterdir()} == {mixed["elt"], mixed["no-ilsd"]}
         assert problems(store, mixed["elt"]) == []
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from matplotlib.image import imread
 
 import eltbench
-from eltbench import backends, cli, commands, data, tasks, trainers
+from eltbench import backends, cli, commands, data, studies, tasks, trainers
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.evaluation import features
 from eltbench.identity import run_id
@@ -19,6 +22,7 @@ from eltbench.runs import Job, RunStore
 from eltbench.sweep import Outcome
 from eltbench.training import fit
 
+PRESETS = Path(__file__).parents[1] / "studies"
 SIZES = Architecture(unique_layers=1, max_loops=2, width=8, heads=2)
 STEPS = Optimisation(steps=2, batch_size=4, warmup_steps=1)
 RUNS = {
@@ -71,11 +75,36 @@ def test_an_unknown_command_is_refused_with_the_near_miss(ask, given, meant):
     assert f"unknown command {given!r}; did you mean {meant!r}?" in error
 
 
-@pytest.mark.parametrize("command", ["train", "sample"])
-def test_every_command_explains_itself(ask, command):
-    code, said, _ = ask(command, "--help")
-    assert code == 0
-    assert "--runs" in said
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_it_tells_its_version(ask, flag):
+    assert ask(flag) == (0, f"eltbench {eltbench.__version__}\n", "")
+
+
+HELP = [
+    *((command,) for command in cli.COMMANDS),
+    *(("runs", action) for action in ("list", "verify", "prune")),
+    *(("study", name) for name in studies.names()),
+]
+
+
+@pytest.mark.parametrize("command", HELP, ids=" ".join)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_command_says_what_it_does_and_its_options(ask, command, flag):
+    code, said, error = ask(*command, flag)
+    assert (code, error) == (0, "")
+    usage, empty, does, *options = said.splitlines()
+    assert usage.startswith(f"usage: eltbench {' '.join(command).removesuffix(' list') or 'list'}")
+    assert (empty, does[:1].isupper()) == ("", True)
+    assert any("-h, --help" in line for line in options)
+
+
+@pytest.mark.parametrize("name", ["extrapolation", "throughput", "audit"])  # of runs, of timings, of tables
+@pytest.mark.slow
+def test_a_study_as_a_module_explains_itself(name):
+    command = [sys.executable, "-m", f"eltbench.studies.{name}", "--help"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith(f"usage: eltbench study {name} ")
 
 
 @pytest.mark.parametrize("command", ["list", "doctor"])
@@ -99,9 +128,32 @@ def test_the_module_and_its_exit_code_are_those_of_the_command():
 def test_list_names_everything_that_is_registered(ask):
     code, said, _ = ask("list")
     assert code == 0
-    for room in (trainers, tasks, data, backends):
-        assert f"{room.registry.plural}: {', '.join(room.names())}\n" in said
-    assert "study extrapolation, presets: smoke, quick, digits, " in said
+    described = dict(line.split(maxsplit=1) for line in said.splitlines() if re.match(r"  \S", line))
+    for room in (trainers, tasks, data, backends, studies):
+        assert f"{room.registry.plural}:\n" in said
+        for name in room.names():
+            assert inspect.getdoc(room.get(name)).startswith(described[name].split(". ")[0])
+    for name, about in tomllib.loads((PRESETS / "extrapolation.toml").read_text()).items():
+        assert f"    {name:16} {about['about']}\n" in said
+
+
+def test_list_imports_nothing_of_what_it_describes(tmp_path):
+    (tmp_path / "shop.py").write_text('raise SystemExit("imported")\nclass Till:\n    """Counts. Well."""\n')
+    code = """
+import sys
+from eltbench import cli, trainers
+trainers.register("till", "shop:Till")
+trainers.register("gone", "nowhere.at.all:Gone")
+code = cli.main(["list"])
+sys.exit(code or repr({"torch", "jax", "pandas", "tyro"} & set(sys.modules) or ""))
+"""
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert process.stderr.strip() == "''"
+    assert [line.split(maxsplit=1) for line in process.stdout.splitlines() if line.split()[0] in ("till", "gone")] == [
+        ["gone", "nowhere.at.all:Gone"],
+        ["till", "Counts."],
+    ]
 
 
 def test_doctor_tells_versions_devices_weights_and_the_cache(ask, runs, monkeypatch):

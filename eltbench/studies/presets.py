@@ -138,6 +138,12 @@ def preset_names(study: str) -> list[str]:
     return list(tomllib.loads(_packaged(study)))
 
 
+def described_presets(study: str) -> dict[str, str]:
+    """The packaged presets of a study, each with what it says about itself."""
+    tables = tomllib.loads(_packaged(study))
+    return {name: str(_extended(name, tables, study).get("about", "")) for name in tables}
+
+
 def load_preset(study: str, name_or_path: str) -> Preset:
     """A packaged preset by name, or the presets of a file: PATH (if it holds one) or PATH:NAME.
 
