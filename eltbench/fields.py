@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar, get_type_hints
 
 T = TypeVar("T")
+LONGEST_NAME = 64
 
 
 def build(cls: type[T], values: Mapping[str, Any], what: str | None = None) -> T:
@@ -35,6 +37,15 @@ def build(cls: type[T], values: Mapping[str, Any], what: str | None = None) -> T
         except TypeCheckError as error:
             raise ValueError(f"{what}: {name} is given as {values[name]!r}: {error}") from None
     return cls(**checked)
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raise ValueError for a name that could not be that of a plain folder: what it names is published under it."""
+    if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}", name):
+        raise ValueError(
+            f"{kind}: a name begins with a letter or digit and holds letters, digits, '-', '_' and '.', at most "
+            f"{LONGEST_NAME} in all, given {name[: LONGEST_NAME + 1]!r}"
+        )
 
 
 def unknown(kind: str, name: str, known: list[str]) -> str:

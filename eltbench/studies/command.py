@@ -25,7 +25,7 @@ from eltbench.model import runs_root
 from eltbench.provenance import provenance
 from eltbench.runs import Job, RunStore, set_aside
 from eltbench.studies import budget, reading, sample_pictures, verdicts
-from eltbench.studies.presets import Preset, load_preset
+from eltbench.studies.presets import MOST_SEEDS, Preset, load_preset
 from eltbench.studies.publishing import publish
 from eltbench.sweep import Durations, Outcome, grouped, sweep, with_companions
 from eltbench.sweep import plan as plan_sweep
@@ -206,6 +206,8 @@ def _seeds(text: str) -> range:
         seeds = range(0)
     if not seeds or seeds[0] < 0:
         raise ValueError(f"seeds: give numbers or a range such as 0:5, given {text!r}")
+    if len(seeds) > MOST_SEEDS:
+        raise ValueError(f"seeds: give at most {MOST_SEEDS}, given {text!r}")
     return seeds
 
 

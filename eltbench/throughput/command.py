@@ -60,9 +60,9 @@ def main(study: Throughput, arguments: Sequence[str] | None = None) -> int:
     about = ThroughputCommand.__doc__
     command = tyro.cli(ThroughputCommand, prog=f"eltbench study {study.name}", description=about, args=arguments)
     preset = preset_from_table(*load_table(study.name, command.preset))
+    check_device_name(command.device or preset.device)
     if command.device and command.device != preset.device:
         preset = replace(preset, device=command.device, name=f"{preset.name}-{command.device.replace(':', '-')}")
-    check_device_name(preset.device)
     preset = within(preset)
     if command.dry_run:
         for cell in preset.cells:
