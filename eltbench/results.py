@@ -14,7 +14,7 @@ from eltbench.atomic import replacing
 from eltbench.config import Run
 from eltbench.provenance import row_provenance
 from eltbench.runs import Job, RunStore, set_aside
-from eltbench.schema import SCHEMA_VERSION, VERSION_KEY, part_schema, row_schema, validate
+from eltbench.schema import SCHEMA_VERSION, VERSION_KEY, checked, part_schema, row_schema, validate
 
 OF_RUN = ("trainer", "task", "dataset", "backend", "device", "precision", "seed")
 OF_ARCHITECTURE = ("unique_layers", "max_loops", "min_loops", "width")
@@ -76,20 +76,32 @@ def read_rows(path: Path) -> pd.DataFrame:
     return _read(path).to_pandas()
 
 
+def read_published(path: Path, extra: Mapping[str, pa.DataType] | None = None) -> pa.Table:
+    """The published rows of one file, as typed there, with the shared columns and those of `extra`.
+
+    Raises ValueError when it is damaged, no table of rows, of another schema version, or holds what the schema forbids.
+    """
+    table = _read(path)
+    try:
+        return checked(table, extra)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def read_table(path: Path) -> pa.Table:
     """The rows of one file as they are typed there; raises as `read_rows` does."""
     return _read(path)
 
 
 def read_columns(path: Path, names: Iterable[str]) -> pd.DataFrame:
-    """Those of the named columns that the rows of one file have; nothing else is read. Raises as `read_rows` does."""
+    """Those of the named columns that the rows of one file have; nothing else is read. Raises ValueError if damaged."""
     return _read(path, set(names)).to_pandas()
 
 
 def load_rows(path: str | Path) -> pd.DataFrame:
     """Published rows of a parquet file, or of every rows.parquet below a folder; columns as in `schema.COLUMNS`.
 
-    Raises ValueError when there is none, or one is damaged or of another schema version.
+    Raises ValueError when there is none, and as `read_published` does.
     """
     path = Path(path)
     files = [path] if path.is_file() or path.suffix == ".parquet" else sorted(path.rglob("rows.parquet"))
@@ -99,7 +111,7 @@ def load_rows(path: str | Path) -> pd.DataFrame:
             case (*_, "results", study, preset):
                 message += f"; python -m eltbench.studies.{study} --preset {preset} writes them"
         raise ValueError(message)
-    return _joined([_read(file) for file in files]).to_pandas()
+    return _joined([read_published(file) for file in files]).to_pandas()
 
 
 def collect(

@@ -216,7 +216,7 @@ def _published(path: Path, *, touch: bool) -> pd.DataFrame | None:
     if not path.exists():
         return None
     try:
-        return results.read_rows(path)
+        return results.read_published(path).to_pandas()
     except results.DamagedError as error:
         print(f"warning: {set_aside(path, str(error)) if touch else error}", file=sys.stderr)
         return None

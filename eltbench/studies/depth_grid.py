@@ -65,6 +65,9 @@ NEEDS = {
 NEEDS["diminishing-loops"] += [model._asdict() for model in DEDICATED.values()]
 
 
+FURTHEST = 16  # multiple of L_max that may be asked of a model: what rows may hold
+
+
 @dataclass(frozen=True)
 class Measurement(Observation):
     """What a preset's table `measurement` may say."""
@@ -75,8 +78,10 @@ class Measurement(Observation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.beyond < math.inf:
-            raise ValueError(f"measurement: beyond must be at least 1, a multiple of L_max, given {self.beyond}")
+        if not 1 <= self.beyond <= FURTHEST:
+            raise ValueError(
+                f"measurement: beyond must be from 1 to {FURTHEST}, a multiple of L_max, given {self.beyond}"
+            )
         for name, least in (("timed_batch", 0), ("timing_rounds", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"measurement: {name} must be at least {least}, given {getattr(self, name)}")

@@ -14,7 +14,6 @@ from eltbench.config import Architecture, Optimisation, Run
 from eltbench.fields import build, check_name, nearest, unknown
 from eltbench.studies.grid import Grid
 
-
 MOST_SEEDS = 10_000
 
 
