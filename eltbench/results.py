@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +74,44 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
+CHECKSUM = "rows_sha256"
+"""Of the last command in a provenance.json: the checksum of the rows that were published with it."""
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_two_states(path: Path) -> str:
+    """What to say where the provenance beside published rows was written with other rows; empty where it was not.
+
+    Results of before there were checksums have none.
+    """
+    try:
+        said = json.loads(path.with_name("provenance.json").read_bytes())["commands"][-1].get(CHECKSUM)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return ""
+    if said is None or said == checksum(path):
+        return ""
+    return (
+        f"{path} and the files beside it are of two states: a command was stopped while it published, or a file was "
+        "changed; repeat the command"
+    )
+
+
+def count(path: Path) -> int:
+    """How many rows a file holds; raises ValueError when it is damaged."""
+    try:
+        with path.open("rb") as file:
+            return pq.ParquetFile(file).metadata.num_rows
+    except FileNotFoundError:
+        raise ValueError(f"no rows at {path}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedError(f"{path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
+
+
 def read_rows(path: Path) -> pd.DataFrame:
     """The rows of one file; raises ValueError when it is damaged, no table of rows, or of another schema version."""
     return _read(path).to_pandas()
@@ -101,7 +142,8 @@ def read_columns(path: Path, names: Iterable[str]) -> pd.DataFrame:
 def load_rows(path: str | Path) -> pd.DataFrame:
     """Published rows of a parquet file, or of every rows.parquet below a folder; columns as in `schema.COLUMNS`.
 
-    Raises ValueError when there is none, and as `read_published` does.
+    Warns of rows that are of another state than the files beside them. Raises ValueError when there is
+    none, and as `read_published` does.
     """
     path = Path(path)
     files = [path] if path.is_file() or path.suffix == ".parquet" else sorted(path.rglob("rows.parquet"))
@@ -111,6 +153,9 @@ def load_rows(path: str | Path) -> pd.DataFrame:
             case (*_, "results", study, preset):
                 message += f"; python -m eltbench.studies.{study} --preset {preset} writes them"
         raise ValueError(message)
+    for file in files:
+        if said := of_two_states(file):
+            warnings.warn(said, stacklevel=2)
     return _joined([read_published(file) for file in files]).to_pandas()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 import pyarrow as pa
 
-from eltbench.claims import Cell, Evidence
+from eltbench.claims import COVERS, Cell, Evidence
 from eltbench.config import Run
 from eltbench.identity import run_id
 from eltbench.results import CELL, describe
@@ -44,6 +44,7 @@ class Study(ABC):
     A plan with a limited budget keeps these first.
     """
     compared_within: ClassVar[tuple[str, ...]] = ("task", "dataset", "backend")  # columns that name a claim's cell
+    covers: ClassVar[str] = COVERS  # what its intervals cover
     undecidable: ClassVar[Mapping[str, str]] = {}  # claims that no row of one command could decide, and why
 
     def main(self, arguments: Sequence[str] | None) -> int | None:
@@ -116,6 +117,10 @@ class Study(ABC):
     def remarks(self, rows: pd.DataFrame) -> list[str]:
         """What the command says below its table of claims, one line each: what no verdict shows."""
         return []
+
+    def told(self, rows: pd.DataFrame) -> dict[str, Any]:
+        """What claims.json says beside the claims, as plain JSON values."""
+        return {}
 
     def why_nothing(self, rows: pd.DataFrame, claim: str) -> str:
         """Why no cell of these rows speaks to a claim; empty where no more can be said than that."""

@@ -44,6 +44,12 @@ def as_json(study: str, preset: str, decisions: Sequence[Decision]) -> str:
     return json.dumps({"study": study, "preset": preset, "claims": found}, indent=1, allow_nan=False) + "\n"
 
 
+def content(study: Study, preset: str, decisions: Sequence[Decision], rows: pd.DataFrame) -> dict[str, Any]:
+    """The content of claims.json: the decisions, and what else the study tells of its rows."""
+    found = {decision.claim.id: {**decision.to_dict(), "intervals_cover": study.covers} for decision in decisions}
+    return {"study": study.name, "preset": preset, "claims": found, **study.told(rows)}
+
+
 def frame(decisions: Sequence[Decision]) -> pd.DataFrame:
     """One line a claim, cell, condition and witness: verdict, effect, interval and region on its scale.
 
