@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eltbench.atomic import expanded
 from eltbench.backends import check_exits
 from eltbench.backends.base import Engine
 from eltbench.config import Run, run_from_dict
@@ -203,10 +204,9 @@ class Model:
 
 def runs_root(root: str | Path | None = None) -> Path:
     """Where trained runs are kept: the given folder, else $ELTBENCH_RUNS, else the user's cache folder."""
-    if root is not None:
-        return Path(root)
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("ELTBENCH_RUNS") or Path(cache) / "eltbench" / "runs")
+    if given := root or os.environ.get("ELTBENCH_RUNS"):
+        return expanded(given)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "eltbench" / "runs"
 
 
 def load_model(
@@ -218,7 +218,7 @@ def load_model(
     snapshot (`Optimisation.snapshot_every`). Raises ValueError for a run that is not there or not trained to its end, a
     step without a snapshot, and a damaged file.
     """
-    directory = Path(run)
+    directory = expanded(run)
     if not (directory / CHECKPOINT).exists():
         root = runs_root(runs)
         found = sorted(path.parent for path in root.glob(f"*/{CHECKPOINT}") if path.parent.name.startswith(str(run)))

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eltbench.atomic import replacing
+from eltbench.atomic import expanded, replacing
 from eltbench.config import Run
 from eltbench.provenance import row_provenance
 from eltbench.runs import Job, RunStore, set_aside
@@ -70,8 +70,8 @@ def write_rows(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write any table as compressed parquet with checksums, atomically."""
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:  # by itself pyarrow would read ~ in a path
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
 CHECKSUM = "rows_sha256"
@@ -145,7 +145,7 @@ def load_rows(path: str | Path) -> pd.DataFrame:
     Warns of rows that are of another state than the files beside them. Raises ValueError when there is
     none, and as `read_published` does.
     """
-    path = Path(path)
+    path = expanded(path)
     files = [path] if path.is_file() or path.suffix == ".parquet" else sorted(path.rglob("rows.parquet"))
     if not files:
         message = f"no rows.parquet in {path} or below it"
@@ -260,7 +260,7 @@ def _read(path: Path, names: set[str] | None = None) -> pa.Table:
 
 def _table(path: Path, names: set[str] | None = None) -> pa.Table:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pa.OSFile(str(path)) as opened, pq.ParquetFile(opened, page_checksum_verification=True) as file:
             here = file.schema_arrow.names
             return file.read(here if names is None else [name for name in here if name in names])
     except FileNotFoundError:

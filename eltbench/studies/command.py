@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import pandas as pd
-import tyro
 from rich.console import Console
 
-from eltbench import backends, claims, executors, results, studies, torchrun
+from eltbench import backends, claims, command_line, executors, results, studies, torchrun
 from eltbench.atomic import check_writable
 from eltbench.estimate import estimate
 from eltbench.model import runs_root
@@ -79,7 +78,7 @@ def main(study: str, arguments: Sequence[str] | None = None) -> int:
         if (code := found.main(arguments)) is not None:
             return code
         about = StudyCommand.__doc__
-        return execute(study, tyro.cli(StudyCommand, prog=f"eltbench study {study}", description=about, args=arguments))
+        return execute(study, command_line.read(StudyCommand, f"eltbench study {study}", arguments, about))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED

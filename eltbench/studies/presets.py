@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eltbench import trainers
+from eltbench.atomic import expanded
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.fields import build, check_name, nearest, unknown
 from eltbench.studies.grid import Grid
@@ -153,7 +154,7 @@ def load_table(study: str, name_or_path: str) -> tuple[str, dict[str, Any]]:
     """The name and the table of a preset as `load_preset` finds it, for a study whose presets say other things."""
     path, _, name = name_or_path.partition(":")
     if path.endswith(".toml"):
-        tables = _tables(Path(path))
+        tables = _tables(expanded(path))
         if not name and len(tables) != 1:
             raise ValueError(f"preset file {path} holds {sorted(tables)}; name one as {path}:NAME")
         name = name or next(iter(tables))

@@ -72,10 +72,13 @@ class Retold:
     notes: tuple[str, ...]
 
 
-def retell(folder: Path, commands: Sequence[dict[str, Any]], models: Sequence[str] = ()) -> Retold:
+def retell(
+    folder: Path, commands: Sequence[dict[str, Any]], models: Sequence[str] = (), most: float = MOST_ROWS
+) -> Retold:
     """Read a folder and decide its claims anew where its study is known here.
 
-    commands: of its provenance.json. Raises ValueError for rows and claims that cannot be read or decided.
+    commands: of its provenance.json. models: the columns that are read of more rows than `most`, which are not decided
+    anew. Raises ValueError for rows and claims that cannot be read or decided.
     """
     path, notes = folder / "rows.parquet", []
     if said := results.of_two_states(path):
@@ -83,9 +86,9 @@ def retell(folder: Path, commands: Sequence[dict[str, Any]], models: Sequence[st
     found = read_json(folder / "claims.json")
     if not isinstance(found, dict) or not isinstance(found.get("claims"), dict):
         raise ValueError(f"{folder / 'claims.json'} cannot be read: it holds no claims")
-    if (count := results.count(path)) > MOST_ROWS:
+    if (count := results.count(path)) > most:
         notes.append(
-            f"its {count} rows were not decided anew, since they are more than {MOST_ROWS}: verdicts are those of "
+            f"its {count} rows were not decided anew, since they are more than {most}: verdicts are those of "
             "claims.json"
         )
         return Retold(found, results.read_columns(path, models), tuple(notes))

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import pyarrow as pa
-import tyro
 from rich.console import Console, RenderableType
 
+from eltbench import command_line
 from eltbench.atomic import check_writable
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
@@ -88,7 +88,7 @@ class ReadingCommand:
 def main(study: Reading, arguments: Sequence[str] | None = None) -> int:
     """Run the command line of a study that only reads; returns the exit code 0, raises ValueError for bad input."""
     description = ReadingCommand.__doc__
-    command = tyro.cli(ReadingCommand, prog=f"eltbench study {study.name}", description=description, args=arguments)
+    command = command_line.read(ReadingCommand, f"eltbench study {study.name}", arguments, description)
     folder = command.results / study.name
     check_writable(folder)
     summary = write(folder, study)

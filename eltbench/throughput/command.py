@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
-import tyro
 from rich.console import Console
 
-from eltbench import backends, results
+from eltbench import backends, command_line, results
 from eltbench.atomic import check_writable
 from eltbench.claims import Decision
 from eltbench.evaluation.processors import processors
@@ -57,7 +56,7 @@ class ThroughputCommand:
 def main(study: Throughput, arguments: Sequence[str] | None = None) -> int:
     """Run the study's command line; returns the exit code, 1 where a cell failed. Raises ValueError for bad input."""
     about = ThroughputCommand.__doc__
-    command = tyro.cli(ThroughputCommand, prog=f"eltbench study {study.name}", description=about, args=arguments)
+    command = command_line.read(ThroughputCommand, f"eltbench study {study.name}", arguments, about)
     preset = preset_from_table(*load_table(study.name, command.preset))
     check_device_name(command.device or preset.device)
     if command.device and command.device != preset.device:
