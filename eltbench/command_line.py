@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +19,9 @@ def read(command: type[T], prog: str, arguments: Sequence[str] | None, descripti
 
     Raises ValueError for the home of a user who is not here.
     """
-    asked = tyro.cli(command, prog=prog, args=arguments, description=description)
-    assert is_dataclass(asked)
-    return replace(asked, **{each.name: _expanded(getattr(asked, each.name)) for each in fields(asked)})
+    asked: Any = tyro.cli(command, prog=prog, args=arguments, description=description)
+    found: T = replace(asked, **{each.name: _expanded(getattr(asked, each.name)) for each in fields(asked)})
+    return found
 
 
 def _expanded(value: Any) -> Any:

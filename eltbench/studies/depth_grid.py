@@ -26,7 +26,7 @@ from eltbench.model import Model
 from eltbench.results import CELL
 from eltbench.studies import frontier, frontier_figure, register
 from eltbench.studies.base import Measured, Study
-from eltbench.studies.comparisons import Sides, log_ratios, ratio_evidence
+from eltbench.studies.comparisons import Sides, log_ratios, ratio_evidence, without_ratio
 from eltbench.studies.observed import Observation, heldout_rows, item_table
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training import parts
@@ -206,7 +206,8 @@ def _diminishing(rows: pd.DataFrame) -> Evidence | None:
         seeds = early.index.intersection(late.index)
         gain = early[seeds] - late[seeds]
         absent = sorted({seed for frame in sides.values() for seed in frame["seed"]} - set(seeds))
-    return Evidence({**ratio.primary, "gain": gain.to_numpy()}, ratio.second, {**ratio.absent, "gain": absent})
+    without = {**ratio.without, "gain": without_ratio(*sides.values())}
+    return Evidence({**ratio.primary, "gain": gain.to_numpy()}, ratio.second, {**ratio.absent, "gain": absent}, without)
 
 
 if __name__ == "__main__":
