@@ -73,7 +73,7 @@ def read(folder: Path) -> Published:
     models = models.dropna(subset="run_id").drop_duplicates(ignore_index=True)
     try:
         about = told.content["study"], told.content["preset"], told.content["claims"], commands
-        summary = pd.read_csv(folder / "summary.csv")
+        summary = pd.read_csv(folder / "summary.csv") if told.summary is None else told.summary
         return Published(folder, *about, summary, models, len(told.rows), told.content, told.notes)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder} cannot be read: {type(error).__name__}: {error}") from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from eltbench import claims, studies, tables
@@ -194,7 +195,7 @@ def markdown(found: Sequence[Compared], names: tuple[str, str] = ("first", "seco
 
 def table(found: Sequence[Compared]) -> Table:
     """The table for a terminal."""
-    return tables.terminal(HEAD, lines(found))
+    return tables.terminal(HEAD, (tuple(map(escape, line)) for line in lines(found)))
 
 
 def in_short(found: Sequence[Compared]) -> dict[str, Any]:

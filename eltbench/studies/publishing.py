@@ -70,6 +70,7 @@ class Retold:
     content: dict[str, Any]  # of claims.json
     rows: pd.DataFrame  # all columns, or those of `models` where they are too many
     notes: tuple[str, ...]
+    summary: pd.DataFrame | None = None  # of a study without claims, whose verdicts stand there
 
 
 def retell(
@@ -109,7 +110,7 @@ def retell(
         raise ValueError(f"{path} gives no verdicts: {type(error).__name__}: {error}") from error
     if content != found:
         notes.append("claims.json does not follow from the rows; what is shown was decided from the rows anew")
-    return Retold(content, rows, tuple(notes))
+    return Retold(content, rows, tuple(notes), None if study.claims else study.summarise(rows))
 
 
 def _smoke(commands: Sequence[dict[str, Any]]) -> bool:

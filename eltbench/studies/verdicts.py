@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+from rich.markup import escape
 from rich.table import Table
 
 from eltbench import claims, tables
@@ -104,7 +105,7 @@ def table(decisions: Sequence[Decision]) -> Table:
             shown.add_row(name, _coloured(decision.verdict), f"all {len(found)} results together", "", "", "")
             name = ""
         for cell, entry in found:
-            about = f"{' '.join(cell.cell)}: {entry.condition.estimand}"
+            about = f"{escape(' '.join(cell.cell))}: {entry.condition.estimand}"
             shown.add_row(name, _coloured(entry.verdict), about, *_found(entry.primary))
             if entry.second is not None:
                 about = f"[dim]second witness: {entry.second.witness.replace('_', ' ')}[/dim]"
