@@ -24,6 +24,14 @@ class NotWritableError(ValueError):
     """A directory that results or runs cannot be written to."""
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with ~ as the home folder: the one place where it is read so. ValueError where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}; give the path without ~") from None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path in the folder of `path`, moved over `path` at the end and removed after an exception."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import tyro
 
-from eltbench import cache
+from eltbench import cache, command_line
 from eltbench.cache import Cached, Filter
 from eltbench.cache_damage import problems, set_damage_aside
 from eltbench.cache_merge import merge_caches
@@ -93,7 +93,7 @@ def runs(arguments: Sequence[str]) -> int:
 
 def listing(arguments: Sequence[str]) -> int:
     """Print a line for each run, and how many there are."""
-    asked = tyro.cli(Listing, prog="eltbench runs", args=arguments)
+    asked = command_line.read(Listing, "eltbench runs", arguments)
     store, found = _found(asked)
     in_work = {each.run_id for each in found if each.state != "done" and store.at_work(each.run_id)}
     now = time.time()
@@ -104,7 +104,7 @@ def listing(arguments: Sequence[str]) -> int:
 
 def verify(arguments: Sequence[str]) -> int:
     """Say which runs are damaged, and what to do; exits 1 where one is."""
-    asked = tyro.cli(Verifying, prog="eltbench runs verify", args=arguments)
+    asked = command_line.read(Verifying, "eltbench runs verify", arguments)
     store, found = _found(asked)
     counts = Counter(damaged=0, unused=0, in_work=0)
     for each in found:
@@ -132,7 +132,7 @@ def verify(arguments: Sequence[str]) -> int:
 
 def prune(arguments: Sequence[str]) -> int:
     """Remove the runs that are named, or say which they would be."""
-    asked = tyro.cli(Pruning, prog="eltbench runs prune", args=arguments)
+    asked = command_line.read(Pruning, "eltbench runs prune", arguments)
     if not asked.wanted:
         raise ValueError(
             "prune: name what to remove, for example --states failed partial, --older-than 90d or ids of runs; "
@@ -166,7 +166,7 @@ class Merging:
 
 def merge(arguments: Sequence[str]) -> int:
     """Merge results, or run caches; what a folder is, its content tells."""
-    asked = tyro.cli(Merging, prog="eltbench merge", args=arguments)
+    asked = command_line.read(Merging, "eltbench merge", arguments)
     if len({path.resolve() for path in asked.origins}) < 2:
         raise ValueError("merge: name two folders or more, each once")
     for path in asked.origins:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import tyro
 from rich.console import Console
 
-from eltbench import backends, studies
+from eltbench import backends, command_line, studies
 from eltbench.atomic import check_writable
 from eltbench.config import OPTIONS, Architecture, Optimisation, Run
 from eltbench.fields import unknown
@@ -69,7 +69,7 @@ def train(arguments: list[str]) -> int:
     from eltbench import torchrun
     from eltbench.training import parts
 
-    asked = vars(tyro.cli(TrainCommand, prog="eltbench train", args=arguments)).copy()
+    asked = vars(command_line.read(TrainCommand, "eltbench train", arguments)).copy()
     allow_named((asked["trainer"], asked["task"], asked["dataset"]))
     store = RunStore(runs_root(asked.pop("runs")))
     asked |= options(asked.pop("option"))
@@ -138,7 +138,7 @@ def sample(arguments: list[str]) -> int:
     """Write the picture of samples by loops."""
     from eltbench.studies import sample_pictures
 
-    asked = tyro.cli(SampleCommand, prog="eltbench sample", args=arguments)
+    asked = command_line.read(SampleCommand, "eltbench sample", arguments)
     model = load_model(asked.run, runs=asked.runs, device=asked.device)
     exits = model.exits(loop_counts(asked.loops))
     if asked.samples < 1:
@@ -198,10 +198,13 @@ def compare(arguments: list[str]) -> int:
     """Print what moved between two result sets."""
     from eltbench.studies import comparison
 
-    asked = tyro.cli(CompareCommand, prog="eltbench compare", args=arguments)
-    found = comparison.compare(asked.first, asked.second)
+    asked = command_line.read(CompareCommand, "eltbench compare", arguments)
+    found, before = comparison.compare(asked.first, asked.second), comparison.preliminaries(asked.first, asked.second)
+    for line in before:
+        print(line)
     Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(comparison.table(found))
-    print(json.dumps({"first": str(asked.first), "second": str(asked.second), **comparison.in_short(found)}))
+    sides = {"first": str(asked.first), "second": str(asked.second), "differences": before}
+    print(json.dumps({**sides, **comparison.in_short(found)}))
     return 0
 
 
@@ -221,7 +224,7 @@ def report(arguments: list[str]) -> int:
     """Write the page."""
     from eltbench.report import write
 
-    asked = tyro.cli(ReportCommand, prog="eltbench report", args=arguments)
+    asked = command_line.read(ReportCommand, "eltbench report", arguments)
     for path in write(asked.results, asked.out, narrow=asked.narrow):
         print(path)
     return 0
@@ -257,7 +260,7 @@ def recommend(arguments: list[str]) -> int:
     from eltbench import results
     from eltbench.throughput import recommend as recommending
 
-    asked = vars(tyro.cli(RecommendCommand, prog="eltbench recommend", args=arguments)).copy()
+    asked = vars(command_line.read(RecommendCommand, "eltbench recommend", arguments)).copy()
     latency, path, world = asked.pop("latency_ms") / 1e3, asked.pop("rows"), asked.pop("world")
     if not 0 < latency < math.inf:
         raise ValueError(f"latency-ms must be above 0 and finite, given {latency * 1e3:g}")

@@ -12,6 +12,17 @@ MOST_SNAPSHOTS = 10_000
 Options = tuple[tuple[str, Any], ...]
 FIRST_WEIGHTS = 0.05  # share of an average above which the weights before training are said to count
 OPTIONS = ("trainer_options", "task_options", "dataset_options")
+SIZES = {
+    "unique_layers": 1024,
+    "max_loops": 1024,
+    "min_loops": 1024,
+    "width": 65_536,
+    "heads": 4096,
+    "mlp_ratio": 256,
+    "patch": 4096,
+}
+"""The sizes of an architecture and the largest of each: far beyond any use, and small enough to be listed and told."""
+MOST_SNAPSHOTS = 10_000
 
 
 def added(default: Any) -> Any:
@@ -44,10 +55,12 @@ class Architecture:
     dropout: float = added(0.0)  # share left out of what attention and MLP add, the same in every loop of a pass
 
     def __post_init__(self) -> None:
-        for name in ("unique_layers", "max_loops", "min_loops", "width", "heads", "mlp_ratio", "patch"):
+        for name, most in SIZES.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"architecture: {name} must be a positive integer, given {value!r}")
+            if value > most:
+                raise ValueError(f"architecture: {name} must be at most {most}, given {value}")
         common = math.lcm(self.heads, 4)
         nearest = f"the nearest width that would work is {max(1, round(self.width / common)) * common}"
         if self.width % self.heads:
@@ -124,6 +137,11 @@ class Optimisation:
         object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optimisation: betas must be two numbers in [0, 1), given {self.betas}")
+        if self.snapshot_every and (kept := (self.steps - 1) // self.snapshot_every) > MOST_SNAPSHOTS:
+            raise ValueError(
+                f"optimisation: snapshot_every {self.snapshot_every} would keep {kept} snapshots, at most "
+                f"{MOST_SNAPSHOTS} are kept; raise it"
+            )
 
         if self.snapshot_every and self.steps // self.snapshot_every > MOST_SNAPSHOTS:
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from functools import cache
@@ -13,6 +14,7 @@ from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+LONGEST_NAME = 64
 
 
 def build(cls: type[T], values: Mapping[str, Any], what: str | None = None) -> T:
@@ -88,6 +90,15 @@ def declared(hint: Any, value: Any) -> Any:
             if len(hints) == len(value):
                 return tuple(map(declared, hints, value))
     return value
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raise ValueError for a name that could not be that of a plain folder: what it names is published under it."""
+    if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}", name):
+        raise ValueError(
+            f"{kind}: a name begins with a letter or digit and holds letters, digits, '-', '_' and '.', at most "
+            f"{LONGEST_NAME} in all, given {name[: LONGEST_NAME + 1]!r}"
+        )
 
 
 def unknown(kind: str, name: str, known: list[str]) -> str:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import tyro
 from rich.console import Console
 
-from eltbench import accounting, studies, tables
+from eltbench import accounting, command_line, studies, tables
 from eltbench.accounting import Depth
 from eltbench.config import Architecture
 from eltbench.paper.conventions import Setting
@@ -131,7 +131,7 @@ class HoursCommand:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit code."""
-    asked = tyro.cli(HoursCommand, prog="eltbench gpu-hours", args=arguments)
+    asked = command_line.read(HoursCommand, "eltbench gpu-hours", arguments)
     if asked.study and not asked.preset:
         raise ValueError(f"name a preset of {asked.study} too")
     shown = lines(list(of_preset(asked.study, asked.preset) if asked.study else of_paper()), asked.tflops)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eltbench import accounting, atomic
+from eltbench.atomic import expanded
 from eltbench.backends import check_exits, checkpoint
 from eltbench.backends.base import Engine
 from eltbench.config import Run, run_from_dict
@@ -216,11 +217,9 @@ def runs_root(root: str | Path | None = None) -> Path:
     Raises ValueError where none is given and this user has no home.
     """
     if given := root or os.environ.get("ELTBENCH_RUNS"):
-        return Path(given)
-    if cache := os.environ.get("XDG_CACHE_HOME"):
-        return Path(cache) / "eltbench" / "runs"
+        return expanded(given)
     try:
-        return Path.home() / ".cache" / "eltbench" / "runs"
+        return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "eltbench" / "runs"
     except RuntimeError:
         raise ValueError("this user has no home folder: give --runs a folder, or set $ELTBENCH_RUNS") from None
 
@@ -234,7 +233,7 @@ def load_model(
     snapshot (`Optimisation.snapshot_every`). Raises ValueError for a run that is not there or not trained to its end, a
     step without a snapshot, and a damaged file.
     """
-    directory = Path(run)
+    directory = expanded(run)
     if not (directory / WEIGHTS).exists():
         root = runs_root(runs)
         found = sorted(path.parent for path in root.glob(f"*/{WEIGHTS}") if path.parent.name.startswith(str(run)))

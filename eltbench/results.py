@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +13,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eltbench.atomic import replacing
+from eltbench.atomic import expanded, replacing
 from eltbench.config import Run
 from eltbench.merging import refuse_interrupted
 from eltbench.provenance import row_provenance
 from eltbench.runs import DamagedError as DamagedError
 from eltbench.runs import Job, RunStore, read_parquet, set_aside
-from eltbench.schema import SCHEMA_VERSION, VERSION_KEY, part_schema, row_schema, validate
+from eltbench.schema import SCHEMA_VERSION, VERSION_KEY, checked, part_schema, row_schema, validate
 
 OF_RUN = ("trainer", "task", "dataset", "backend", "device", "precision", "seed")
 OF_ARCHITECTURE = ("unique_layers", "max_loops", "min_loops", "width")
@@ -65,8 +68,46 @@ def write_rows(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write any table as compressed parquet with checksums, atomically."""
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:  # by itself pyarrow would read ~ in a path
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+
+
+CHECKSUM = "rows_sha256"
+"""Of the last command in a provenance.json: the checksum of the rows that were published with it."""
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_two_states(path: Path) -> str:
+    """What to say where the provenance beside published rows was written with other rows; empty where it was not.
+
+    Results of before there were checksums have none.
+    """
+    try:
+        said = json.loads(path.with_name("provenance.json").read_bytes())["commands"][-1].get(CHECKSUM)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return ""
+    if said is None or said == checksum(path):
+        return ""
+    return (
+        f"{path} and the files beside it are of two states: a command was stopped while it published, or a file was "
+        "changed; repeat the command"
+    )
+
+
+def count(path: Path) -> int:
+    """How many rows a file holds; raises ValueError when it is damaged."""
+    try:
+        with path.open("rb") as file:
+            return pq.ParquetFile(file).metadata.num_rows
+    except FileNotFoundError:
+        raise ValueError(f"no rows at {path}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedError(f"{path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
 
 
 def read_rows(path: Path) -> pd.DataFrame:
@@ -74,22 +115,36 @@ def read_rows(path: Path) -> pd.DataFrame:
     return _read(path).to_pandas()
 
 
-def read_table(path: Path, *, merging: bool = False) -> pa.Table:
-    """The rows of one file as they are typed there, with `merging` also where a merge did not end; raises as above."""
-    return _read(path, merging=merging)
+def read_published(path: Path, extra: Mapping[str, pa.DataType] | None = None, *, merging: bool = False) -> pa.Table:
+    """The published rows of one file, as typed there, with the shared columns and those of `extra`.
+
+    merging: also where a merge into the folder did not end. Raises ValueError when it is damaged, no table of rows, of
+    another schema version, or holds what the schema forbids.
+    """
+    table = _read(path, merging=merging)
+    try:
+        return checked(table, extra)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read_table(path: Path) -> pa.Table:
+    """The rows of one file as they are typed there; raises as `read_rows` does."""
+    return _read(path)
 
 
 def read_columns(path: Path, names: Iterable[str]) -> pd.DataFrame:
-    """Those of the named columns that the rows of one file have; nothing else is read. Raises as `read_rows` does."""
+    """Those of the named columns that the rows of one file have; nothing else is read. Raises ValueError if damaged."""
     return _read(path, set(names)).to_pandas()
 
 
 def load_rows(path: str | Path) -> pd.DataFrame:
     """Published rows of a parquet file, or of every rows.parquet below a folder; columns as in `schema.COLUMNS`.
 
-    Raises ValueError when there is none, or one is damaged or of another schema version.
+    Warns of rows that are of another state than the files beside them. Raises ValueError when there is
+    none, and as `read_published` does.
     """
-    path = Path(path)
+    path = expanded(path)
     files = [path] if path.is_file() or path.suffix == ".parquet" else sorted(path.rglob("rows.parquet"))
     if not files:
         message = f"no rows.parquet in {path} or below it"
@@ -97,7 +152,10 @@ def load_rows(path: str | Path) -> pd.DataFrame:
             case (*_, "results", study, preset):
                 message += f"; python -m eltbench.studies.{study} --preset {preset} writes them"
         raise ValueError(message)
-    return _joined([_read(file) for file in files]).to_pandas()
+    for file in files:
+        if said := of_two_states(file):
+            warnings.warn(said, stacklevel=2)
+    return _joined([read_published(file) for file in files]).to_pandas()
 
 
 def collect(

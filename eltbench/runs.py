@@ -99,7 +99,7 @@ class RunStore:
     root: Path
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "root", Path(self.root))
+        object.__setattr__(self, "root", atomic.expanded(self.root))
 
     def directory(self, run_id: str) -> Path:
         """The run's folder, which need not exist."""

@@ -26,6 +26,10 @@ from eltbench.config import Architecture, Optimisation, Run, build, run_from_dic
         ({"max_loops": -1}, "max_loops must be a positive integer, given -1"),
         ({"min_loops": 1.5}, "min_loops must be a positive integer, given 1.5"),
         ({"patch": "2"}, "patch must be a positive integer, given '2'"),
+        ({"unique_layers": True}, "unique_layers must be a positive integer, given True"),
+        ({"max_loops": 10_000_000}, "max_loops must be at most 1024, given 10000000"),
+        ({"unique_layers": 1_000_000}, "unique_layers must be at most 1024, given 1000000"),
+        ({"width": 1 << 40}, "width must be at most 65536, given 1099511627776"),
         ({"block": "dti"}, r"block must be one of \('dit', 'bert'\), given 'dti'"),
         ({"norm": "post"}, r"norm must be one of \('pre', 'sandwich'\), given 'post'"),
         ({"attention_radius": -1}, "attention_radius must be 0 or more, given -1"),
@@ -66,6 +70,10 @@ def test_a_seed_is_a_whole_number_that_a_row_can_hold(seed):
         ({"betas": (0.9, float("nan"))}, r"betas must be finite, given \(0.9, nan\)"),
         ({"steps": 10**9, "snapshot_every": 1}, "a run keeps at most 10,000 snapshots, .* 1 of 1000000000 steps"),
         ({"label_dropout": 1.1}, r"label_dropout must be in \[0, 1\], given 1.1"),
+        (
+            {"steps": 10**12, "snapshot_every": 1},
+            "snapshot_every 1 would keep 999999999999 snapshots, at most 10000 are kept; raise it",
+        ),
     ],
 )
 def test_an_impossible_optimisation_is_refused(fields, message):

@@ -34,6 +34,13 @@ def published(run=RUN, run_id="a" * 16, role="main", **more):
     return rows(run, run_id, **more).assign(study="extrapolation", preset="smoke", role=role)
 
 
+def table():
+    """Two published rows as an arrow table, none of whose columns is declared free of gaps."""
+    written = validate(published(), row_schema(EXTRA))
+    free = pa.schema([field.with_nullable(True) for field in written.schema], metadata=written.schema.metadata)
+    return pa.Table.from_arrays(written.columns, schema=free)
+
+
 def planned(*jobs_with_ids, digest=DIGEST):
     """Jobs with the identities that the test chose."""
     for job, run_id in jobs_with_ids:
@@ -164,6 +171,67 @@ class TestFiles:
         path.write_bytes(damage(path.read_bytes()))
         with pytest.raises(ValueError, match=r"rows.parquet is damaged or no parquet file"):
             results.load_rows(path)
+
+    @pytest.mark.parametrize("name", COLUMNS)
+    def test_a_column_that_is_missing_or_of_another_type_is_refused_by_name(self, tmp_path, name):
+        whole = table()
+        other = pa.array([[1]] * len(whole))
+        at = whole.column_names.index(name)
+        for odd in (whole.drop_columns([name]), whole.set_column(at, name, other)):
+            results.write_table(tmp_path / "rows.parquet", odd)
+            with pytest.raises(ValueError, match=f"rows.parquet: rows: .*{name}"):
+                results.load_rows(tmp_path)
+
+    @pytest.mark.parametrize("name", [name for name, column in COLUMNS.items() if not column.nullable])
+    def test_a_gap_where_none_may_be_is_refused_by_name(self, tmp_path, name):
+        whole = table()
+        gaps = pa.array([None, *whole.column(name).to_pylist()[1:]], whole.schema.field(name).type)
+        results.write_table(tmp_path / "rows.parquet", whole.set_column(whole.column_names.index(name), name, gaps))
+        with pytest.raises(ValueError, match=f"column '{name}' must not be empty, 1 of 2 rows are"):
+            results.load_rows(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "words"),
+        [
+            ("unique_layers", -5, "must be at least 1, found -5"),
+            ("unique_layers", 2000, "must be at most 1024, found 2000"),
+            ("loops", 0, "must be at least 1, found 0"),
+            ("loops", 10**9, "must be at most 16384, found 1000000000"),
+            ("max_loops", 10**7, "must be at most 1024"),
+            ("seed", -1, "must be at least 0, found -1"),
+            ("seed", 0.5, "must hold int64"),
+            ("higher_is_better", "yes", "must hold bool"),
+            ("value", "0.5", "must hold double"),
+            ("time", "today", "must hold timestamp"),
+            ("trainer", "elt\x1b[2J", r"holds control characters: 'elt\\x1b\[2J'"),
+            ("role", "main\r", "holds control characters"),
+            ("odd", [1], "must hold text, numbers or times"),
+            ("odd", b"x", "must hold text, numbers or times"),
+        ],
+    )
+    def test_values_that_no_row_can_have_are_refused_by_column(self, tmp_path, name, value, words):
+        whole, column = table(), pa.array([value, value])
+        if name in whole.column_names:
+            odd = whole.set_column(whole.column_names.index(name), name, column)
+        else:
+            odd = whole.append_column(name, column)
+        results.write_table(tmp_path / "rows.parquet", odd)
+        with pytest.raises(ValueError, match=f"rows.parquet: rows: column '{name}' {words}"):
+            results.load_rows(tmp_path)
+
+    def test_a_column_named_twice_is_refused(self, tmp_path):
+        whole = table()
+        results.write_table(tmp_path / "rows.parquet", whole.append_column("value", whole.column("value")))
+        with pytest.raises(ValueError, match=r"rows: columns named twice: \['value'\]"):
+            results.load_rows(tmp_path)
+
+    def test_numbers_that_a_reader_made_floats_of_and_columns_of_ones_own_are_taken(self, tmp_path):
+        whole = table()
+        floats = whole.set_column(whole.column_names.index("seed"), "seed", whole.column("seed").cast(pa.float64()))
+        results.write_table(tmp_path / "rows.parquet", floats.append_column("mine", pa.array(["a", None])))
+        rows = results.load_rows(tmp_path)
+        assert rows["seed"].dtype == "int64"
+        assert rows["mine"].iloc[0] == "a"
 
     def test_no_rows_is_a_clear_error(self, tmp_path):
         with pytest.raises(ValueError, match=r"no rows.parquet in .* or below it$"):

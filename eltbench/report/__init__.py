@@ -5,11 +5,11 @@ Nothing on the page is fetched from elsewhere: pictures are part of the file, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from eltbench.atomic import check_writable, replacing, write_text
+from eltbench.atomic import check_writable, expanded, replacing, write_text
 from eltbench.report import page, published
+from eltbench.report.booklet import booklet_of
 from eltbench.report.published import Published
 
 __all__ = ["write"]
@@ -21,6 +21,7 @@ def write(results: Path, out: Path, *, narrow: bool = False) -> tuple[Path, ...]
     narrow: also presets made to show the way (smoke, quick). A folder that cannot be read is named on the page with its
     reason. Raises ValueError where `results` holds no rows, and for a place that cannot be written.
     """
+    results, out = expanded(results), expanded(out)
     if out.suffix != ".html":
         raise ValueError(f"out: give the name of an .html file, given {out}")
     check_writable(out.parent)
@@ -28,26 +29,20 @@ def write(results: Path, out: Path, *, narrow: bool = False) -> tuple[Path, ...]
     unreadable: dict[str, str] = {}
     for folder in published.folders(results, narrow=narrow):
         try:
-            found.append(published.read(folder))
-        except ValueError as error:
-            unreadable[str(folder)] = str(error)
+            each = published.read(folder)
+            page.render([each], {})
+        except Exception as error:  # files of strangers: one folder, however odd, must not cost the others
+            unreadable[str(folder)] = (
+                str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            )
+        else:
+            found.append(each)
     if not found and not unreadable:
         raise ValueError(f"{results} holds no results: run a study, for example python -m eltbench.studies.audit")
-    write_text(out, page.render(found, unreadable))
-    figures = [path for each in found if (path := each.folder / "figure.pdf").exists()]
-    if not figures:
+    booklet, unbound = booklet_of(found)
+    write_text(out, page.render(found, {**unreadable, **unbound}))
+    if booklet is None:
         return (out,)
-    booklet = out.with_suffix(".pdf")
-    _bind(figures, [each.name for each in found if (each.folder / "figure.pdf").exists()], booklet)
-    return out, booklet
-
-
-def _bind(figures: Sequence[Path], names: Sequence[str], path: Path) -> None:
-    """The pages of several PDFs in one, each with its name in the outline."""
-    from pypdf import PdfWriter
-
-    writer = PdfWriter()
-    for figure, name in zip(figures, names, strict=True):
-        writer.append(figure, outline_item=name)
-    with replacing(path) as temporary:
-        writer.write(temporary)
+    with replacing(out.with_suffix(".pdf")) as temporary:
+        booklet.write(temporary)
+    return out, out.with_suffix(".pdf")

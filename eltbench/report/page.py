@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import functools
+import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +22,7 @@ from eltbench import claims
 from eltbench.progress import duration
 from eltbench.report.forest import forest
 from eltbench.report.published import Published
+from eltbench.schema import CONTROL
 from eltbench.studies import verdicts
 from eltbench.studies.sample_pictures import ABOUT
 
@@ -31,7 +35,7 @@ def render(found: Sequence[Published], unreadable: Mapping[str, str]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"duration": duration, "picture": _picture, "caption": _caption}
     template = environment.from_string((files(__package__) / "page.html").read_text(encoding="utf-8"))
-    return template.render(
+    text = template.render(
         claims=_claims(found),
         found=found,
         unreadable=unreadable,
@@ -41,6 +45,7 @@ def render(found: Sequence[Published], unreadable: Mapping[str, str]) -> str:
         marks=MARKS,
         machines=_machines(found),
     )
+    return CONTROL.sub("", text)
 
 
 def _claims(found: Sequence[Published]) -> list[dict[str, Any]]:
@@ -114,7 +119,12 @@ def _machines(found: Sequence[Published]) -> dict[tuple[str, ...], list[Publishe
 
 def _picture(path: Path) -> str:
     """The picture as a data URI, no wider than FIGURE_WIDTH."""
-    with Image.open(path) as opened:
+    return _encoded(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _encoded(path: Path, written: int) -> str:
+    with _opened(path) as opened:
         buffer, image = BytesIO(), opened.convert("RGB")
         if image.width > FIGURE_WIDTH:
             image = image.resize((FIGURE_WIDTH, image.height * FIGURE_WIDTH // image.width))
@@ -123,8 +133,21 @@ def _picture(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A PNG of a size that can be shown, decoded whole; raises ValueError for anything else."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=["PNG"])
+        with image:
+            image.load()
+            yield image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{path} is no PNG that can be shown: {error}") from None
+
+
 def _caption(path: Path) -> str:
     """What a picture says of itself, else its name."""
-    with Image.open(path) as image:
-        image.load()
+    with _opened(path) as image:
         return str(image.info.get(ABOUT, path.stem))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from eltbench import claims, results
+from eltbench import claims
+from eltbench.studies import publishing
 
 MODEL = ("run_id", "trainer", "role", "task", "dataset", "backend", "unique_layers", "max_loops", "seed")
 NARROW = ("smoke", "quick")  # presets that show the way; what they print is no result
@@ -23,12 +23,13 @@ class Published:
     folder: Path
     study: str
     preset: str
-    claims: dict[str, dict[str, Any]]  # as claims.json has them
+    claims: dict[str, dict[str, Any]]  # as in claims.json
     commands: list[dict[str, Any]]  # as provenance.json has them
     summary: pd.DataFrame
     models: pd.DataFrame  # one line a run and role: those columns of MODEL that the study has
     rows: int
-    told: dict[str, Any] = field(default_factory=dict)  # all of claims.json
+    told: dict[str, Any] = field(default_factory=dict)  # all of claims.json, decided anew
+    notes: tuple[str, ...] = ()  # of files that do not agree
 
     @property
     def covers(self) -> str:
@@ -65,14 +66,16 @@ class Published:
 
 
 def read(folder: Path) -> Published:
-    """The results in a folder; raises ValueError naming what is missing, damaged or of another schema version."""
-    rows = results.read_columns(folder / "rows.parquet", MODEL)
-    models = rows.dropna(subset="run_id").drop_duplicates(ignore_index=True)
-    decided, made = (_json(folder / name) for name in ("claims.json", "provenance.json"))
+    """The results in a folder, its verdicts decided anew; raises ValueError naming what is missing, damaged or odd."""
+    commands = publishing.read_commands(folder / "provenance.json")
+    told = publishing.retell(folder, commands, (*MODEL, "study", "preset"))
+    models = told.rows[[name for name in MODEL if name in told.rows]]
+    models = models.dropna(subset="run_id").drop_duplicates(ignore_index=True)
     try:
-        about = decided["study"], decided["preset"], decided["claims"], made["commands"]
-        return Published(folder, *about, pd.read_csv(folder / "summary.csv"), models, len(rows), decided)
-    except (OSError, KeyError, TypeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        about = told.content["study"], told.content["preset"], told.content["claims"], commands
+        summary = pd.read_csv(folder / "summary.csv") if told.summary is None else told.summary
+        return Published(folder, *about, summary, models, len(told.rows), told.content, told.notes)
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder} cannot be read: {type(error).__name__}: {error}") from None
 
 
@@ -81,10 +84,3 @@ def folders(root: Path, *, narrow: bool = False) -> Iterator[Path]:
     for path in sorted(root.rglob("rows.parquet")):
         if narrow or path.parent.name not in NARROW:
             yield path.parent
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None

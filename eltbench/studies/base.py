@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from eltbench import claims
-from eltbench.claims import Cell, Evidence
+from eltbench.claims import COVERS, Cell, Evidence
 from eltbench.config import Run
 from eltbench.fields import unknown
 from eltbench.identity import run_id, source
@@ -55,6 +55,7 @@ class Study(ABC):
     name: ClassVar[str]
     version: ClassVar[int]
     columns: ClassVar[dict[str, pa.DataType]]  # key columns beyond the shared ones
+    trained: ClassVar[bool] = True  # whether its rows are of trained models, which must have learned to be judged
     claims: ClassVar[tuple[str, ...]]  # the claims it decides; their number widens the intervals
     needs: ClassVar[Mapping[str, Sequence[Mapping[str, Any]]]] = {}
     """The models whose rows a claim compares, by what columns say of each; a claim not named compares all of role main.
@@ -62,6 +63,7 @@ class Study(ABC):
     A plan with a limited budget keeps these first.
     """
     compared_within: ClassVar[tuple[str, ...]] = ("task", "dataset", "backend")  # columns that name a claim's cell
+    covers: ClassVar[str] = COVERS  # what its intervals cover
     undecidable: ClassVar[Mapping[str, str]] = {}  # claims that no row of one command could decide, and why
 
     def main(self, arguments: Sequence[str] | None) -> int | None:
@@ -151,6 +153,10 @@ class Study(ABC):
 
     def open_questions(self, jobs: Sequence[Job]) -> dict[str, str]:
         """Claims that the rows of these jobs could not decide, and why; the command says it before any training."""
+        return {}
+
+    def told(self, rows: pd.DataFrame) -> dict[str, Any]:
+        """What claims.json says beside the claims, as plain JSON values."""
         return {}
 
     def why_nothing(self, rows: pd.DataFrame, claim: str) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,20 +12,18 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import pandas as pd
-import tyro
-from filelock import FileLock
 from rich.console import Console
 
-from eltbench import backends, claims, executors, results, studies, terminal, torchrun
+from eltbench import backends, claims, command_line, executors, results, studies, terminal, torchrun
 from eltbench.atomic import check_writable
 from eltbench.estimate import estimate
 from eltbench.model import runs_root
 from eltbench.provenance import provenance
 from eltbench.registry import allow_named, without_allowed
 from eltbench.runs import Job, RunStore, set_aside
-from eltbench.studies import budget, reading, sample_pictures, verdicts
+from eltbench.studies import budget, reading, recipes, sample_pictures, verdicts
 from eltbench.studies.presets import MOST_SEEDS, Preset, load_preset
-from eltbench.studies.publishing import publish
+from eltbench.studies.publishing import lock, publish, read_commands
 from eltbench.sweep import Durations, Outcome, grouped, sweep, with_companions
 from eltbench.sweep import plan as plan_sweep
 from eltbench.training import check_vectorised
@@ -87,7 +83,7 @@ def _main(study: str, arguments: Sequence[str] | None) -> int:
     if (code := found.main(arguments)) is not None:
         return code
     about = StudyCommand.__doc__
-    return execute(study, tyro.cli(StudyCommand, prog=f"eltbench study {study}", description=about, args=arguments))
+    return execute(study, command_line.read(StudyCommand, f"eltbench study {study}", arguments, about))
 
 
 def execute(study_name: str, command: StudyCommand) -> int:
@@ -114,6 +110,7 @@ def execute(study_name: str, command: StudyCommand) -> int:
     published = None if command.force else _published(folder / "rows.parquet", touch=not command.dry_run)
     if published is not None:
         results.refuse_superseded(published, jobs, study.cell)
+        recipes.refuse_others(study, published, _commands(folder / "provenance.json", touch=False), presets)
     if command.workers < 0:
         raise ValueError(f"workers: give 1 or more, or 0 for as many as fit, given {command.workers}")
     workers = command.workers or max(1, processors() // (presets[0].threads * presets[0].devices))
@@ -132,8 +129,11 @@ def execute(study_name: str, command: StudyCommand) -> int:
     with executors.opened(command.engine, command.scheduler, workers) as executor:
         outcome = sweep(jobs, store, vectorise_seeds=command.vectorise_seeds, executor=executor)
     new = results.collect(jobs, store, study.name, presets[0].name, study.columns)
-    with FileLock(_publishing_lock(folder)):  # another command may have published here in the meantime
+    with lock(folder):  # another command may have published here in the meantime
         published = None if command.force else _published(folder / "rows.parquet", touch=True)
+        earlier = [] if command.force else _commands(folder / "provenance.json", touch=True)
+        if published is not None:
+            recipes.refuse_others(study, published, earlier, presets)
         rows = results.merge_published(published, new, jobs, study.cell, command.force)
         remarks: list[str] = []
         if rows.empty:
@@ -151,19 +151,13 @@ def execute(study_name: str, command: StudyCommand) -> int:
                 **({} if choice is None else {"budget": {"asked": command.budget, **choice.lacks()}}),
                 "runs": {"done": outcome.done, "cached": outcome.cached, "failed": outcome.failed},
             }
-            earlier = [] if command.force else _commands(folder / "provenance.json")
-            decisions = publish(folder, study, presets[0], rows, [*earlier, entry])
+            commands = still_told([*earlier, entry], set(rows["run_id"]))
+            decisions = publish(folder, study, presets[0], rows, commands)
             if study.sample_pictures and not presets[0].smoke:
                 sample_pictures.write(folder, jobs, store, outcome.done)
             remarks = [*([] if presets[0].smoke else verdicts.withheld(decisions)), *study.remarks(rows)]
     _print(study.name, presets[0], folder, decisions, remarks, doubts, outcome)
     return FAILED if outcome.failed else 0
-
-
-def _publishing_lock(folder: Path) -> Path:
-    """Where this user's commands on this machine take turns to publish in a folder; nothing is left in the results."""
-    name = hashlib.sha256(f"{getattr(os, 'getuid', int)()} {folder.resolve()}".encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"eltbench-{name}.lock"
 
 
 def processors() -> int:
@@ -221,7 +215,7 @@ def _published(path: Path, *, touch: bool) -> pd.DataFrame | None:
     if not path.exists():
         return None
     try:
-        return results.read_rows(path)
+        return results.read_published(path).to_pandas()
     except results.DamagedError as error:
         print(f"warning: {set_aside(path, str(error)) if touch else error}", file=sys.stderr)
         return None
@@ -233,15 +227,27 @@ def _training_seconds(store: RunStore, jobs: Sequence[Job]) -> float:
     return round(sum(record["seconds"] for record in records if record), 1)
 
 
-def _commands(path: Path) -> list[dict[str, Any]]:
-    """The earlier commands that made runs whose rows are published here; one that made nothing is not kept."""
+def _commands(path: Path, *, touch: bool) -> list[dict[str, Any]]:
+    """The commands that published here before; a damaged file is set aside if it may be touched."""
     if not path.exists():
         return []
     try:
-        return [entry for entry in json.loads(path.read_text())["commands"] if entry["runs"]["done"]]
-    except (ValueError, KeyError, TypeError):
-        print(f"warning: {set_aside(path, 'no list of commands')}", file=sys.stderr)
+        return read_commands(path)
+    except ValueError as error:
+        if touch:
+            print(f"warning: {set_aside(path, str(error))}", file=sys.stderr)
         return []
+
+
+def still_told(commands: Sequence[dict[str, Any]], published: set[str]) -> list[dict[str, Any]]:
+    """The commands that made runs, the last one, and those that published runs which no later command speaks of."""
+    kept, told = [], set(commands[-1]["runs"]["done"])
+    for entry in reversed(commands):
+        runs = entry["runs"]
+        if entry is commands[-1] or runs["done"] or published & set(runs["cached"]) - told:
+            kept.append(entry)
+            told |= {*runs["done"], *runs["cached"]}
+    return kept[::-1]
 
 
 def _say(lines: Sequence[str], to: TextIO) -> None:

@@ -1,6 +1,6 @@
 """What moved between two published result sets: other seeds, another machine, version, backend or preset.
 
-Verdicts are those that each set published; estimates are taken from its rows. The two sets of per-seed effects count
+Verdicts and estimates follow from the rows of each set. The two sets of per-seed effects count
 as independent, also where seeds have the same numbers (another backend draws other first weights): the interval of
 their difference is Welch's, widened (Bonferroni) over all that is compared. An effect moved where it excludes zero.
 """
@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
-from eltbench import claims, results, studies, tables
+from eltbench import claims, studies, tables
+from eltbench.atomic import expanded
 from eltbench.claims import Cell, Condition
 from eltbench.regions import quantity
 from eltbench.statistics import Interval, welch_interval
+from eltbench.studies import publishing, recipes
+from eltbench.studies.base import Study
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def compare(first: str | Path, second: str | Path, *, level: float = 0.95) -> li
     two backends compared. A folder holds claims.json and rows.parquet. Raises ValueError where one is missing or
     damaged, where the two are of different studies, and for a level outside (0, 1).
     """
-    sides = [_sides(Path(folder)) for folder in (first, second)]
+    sides = [_sides(expanded(folder)) for folder in (first, second)]
     (name, left), (other, right) = sides
     if name != other:
         raise ValueError(f"{first} is of the study {name!r} and {second} of {other!r}; compare two of one study")
@@ -94,24 +98,53 @@ def _sides(folder: Path) -> tuple[str, dict[tuple[str, str], list[Side]]]:
     try:
         published = json.loads(path.read_bytes())
         study, decided = studies.create(published["study"]), published["claims"]
-        verdicts = {
-            (id, entry["condition"], Cell(cell["task"], cell["dataset"], cell["backend"])): entry["verdict"]
+        told = {
+            (id, Cell(cell["task"], cell["dataset"], cell["backend"]))
             for id, claim in decided.items()
             for cell in claim["cells"]
-            for entry in cell["conditions"]
         }
     except OSError as error:
         raise ValueError(f"{folder} is no folder of results: {error}") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or of another version: {error!r}") from error
-    evidence = study.evidence(results.load_rows(folder / "rows.parquet"))
-    found: dict[tuple[str, str], list[Side]] = {}
-    for (id, condition, cell), verdict in verdicts.items():
-        shown = evidence.get(id, {}).get(cell)
-        if shown is None:
+    retold = publishing.retell(folder, _commands(folder), most=math.inf)
+    evidence, decided = study.evidence(retold.rows), retold.content["claims"]
+    for id, cell in told:
+        if cell not in evidence.get(id, {}):
             raise ValueError(f"{path} decides {id!r} in {' '.join(cell)}, of which its rows say nothing")
-        found.setdefault((id, condition), []).append(Side(cell, verdict, np.asarray(shown.primary[condition], float)))
+    found: dict[tuple[str, str], list[Side]] = {}
+    for id, claim in decided.items():
+        for entry in claim["cells"]:
+            cell = Cell(entry["task"], entry["dataset"], entry["backend"])
+            for condition in entry["conditions"]:
+                effects = np.asarray(evidence[id][cell].primary[condition["condition"]], float)
+                found.setdefault((id, condition["condition"]), []).append(Side(cell, condition["verdict"], effects))
     return study.name, found
+
+
+def preliminaries(first: str | Path, second: str | Path) -> list[str]:
+    """What is to be said before the table: how the two were trained differently, and which files do not agree.
+
+    Raises ValueError as `compare` does.
+    """
+    folders = [expanded(folder) for folder in (first, second)]
+    commands = [_commands(folder) for folder in folders]
+    told = [publishing.retell(folder, made, most=math.inf) for folder, made in zip(folders, commands, strict=True)]
+    said = [f"{folder}: {note}" for folder, each in zip(folders, told, strict=True) for note in each.notes]
+    study = studies.create(told[0].content["study"])
+    if not all(commands):
+        return [*said, "how the two were trained is not known: provenance.json is missing"]
+    if type(study).main is not Study.main:
+        return said  # its presets describe no training
+    one, two = map(recipes.presets_of, commands)
+    shared = {preset.backend for preset in one} & {preset.backend for preset in two}
+    found = recipes.differences(study, one, two, but=() if shared else ("backend",))
+    return [*said, *(f"{each.where}: {each.told('first', 'second')}" for each in found)]
+
+
+def _commands(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "provenance.json"
+    return publishing.read_commands(path) if path.exists() else []
 
 
 def _paired(left: Sequence[Side], right: Sequence[Side]) -> Iterator[tuple[Side | None, Side | None]]:
@@ -162,7 +195,7 @@ def markdown(found: Sequence[Compared], names: tuple[str, str] = ("first", "seco
 
 def table(found: Sequence[Compared]) -> Table:
     """The table for a terminal."""
-    return tables.terminal(HEAD, lines(found))
+    return tables.terminal(HEAD, (tuple(map(escape, line)) for line in lines(found)))
 
 
 def in_short(found: Sequence[Compared]) -> dict[str, Any]:

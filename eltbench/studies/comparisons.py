@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import pandas as pd
 
 from eltbench.claims import Evidence, Witness
@@ -21,19 +22,31 @@ def ratio_evidence(rows: pd.DataFrame, seeds: set[int], sides: Callable[[str], M
     condition. Where samples could not be scored, the witness that might withdraw a verdict is gone, and there is none.
     """
     unscored = rows[rows["metric"] == SAMPLE_SCORES]["reason"]
-    effects = {name: log_ratios(*pair) for name, pair in sides("heldout_loss").items()}
+    losses = sides("heldout_loss")
+    effects = {name: log_ratios(*pair) for name, pair in losses.items()}
+    without = {name: without_ratio(*pair) for name, pair in losses.items()}
+    if len(unscored):
+        without = {name: said or f"samples were not scored: {unscored.iloc[0]}" for name, said in without.items()}
     return Evidence(
         {name: effect.to_numpy() for name, effect in effects.items()},
         kernel_witness(rows, sides("kernel_distance")),
         {name: sorted(seeds - set(effect.index)) for name, effect in effects.items()},
-        dict.fromkeys(effects, f"samples were not scored: {unscored.iloc[0]}") if len(unscored) else {},
+        without,
     )
 
 
 def log_ratios(numerator: pd.DataFrame, denominator: pd.DataFrame) -> pd.Series:
-    """The log-ratio of every seed that both sides have, by seed."""
+    """The log-ratio of every seed that both sides have, by seed; NaN where a value is zero or below."""
     pairs = pair_by_seed(_by_seed(numerator), _by_seed(denominator), allow_lone=True)
-    return pd.Series(log_ratio(pairs.numerator, pairs.denominator), index=list(pairs.seeds), dtype=float)
+    sides = (np.where(values <= 0, np.nan, values) for values in (pairs.numerator, pairs.denominator))
+    return pd.Series(log_ratio(*sides), index=list(pairs.seeds), dtype=float)
+
+
+def without_ratio(*sides: pd.DataFrame) -> str:
+    """Which seeds have a value that no log-ratio can be taken of; empty where none has."""
+    wrong = {(row.seed, row.value): None for side in sides for row in side[side["value"] <= 0].itertuples()}
+    told = ", ".join(f"{value:g} in seed {seed}" for seed, value in wrong)
+    return f"a log-ratio needs values above zero, there are {told}" if told else ""
 
 
 def kernel_witness(rows: pd.DataFrame, conditions: Mapping[str, Sides]) -> Witness | None:

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from eltbench.statistics import NonFiniteError, log_ratio, pair_by_seed, paired_interval, percent
+from eltbench.statistics import NonFiniteError, paired_interval, percent
+from eltbench.studies.comparisons import log_ratios
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,11 +70,11 @@ def _gaps(rows: pd.DataFrame, cell: Sequence[str]) -> list[dict[str, Any]]:
                 ("gap_to_dedicated_percent", trained_for[trained_for["loops"] == known["loops"]]),
                 ("gap_to_unique_depth_percent", unique[unique["unique_layers"] == known["effective_depth"]]),
             ):
-                pairs = pair_by_seed(*(side.set_index("seed")["value"] for side in (point, control)), allow_lone=True)
-                if pairs.seeds:
-                    found = spread(log_ratio(pairs.numerator, pairs.denominator))
+                effects = log_ratios(point, control)
+                if len(effects):
+                    found = spread(effects)
                     in_percent = {bound: percent(value) for bound, value in found.items()}
-                    gaps.append({**known, "metric": name, **in_percent, "seeds": len(pairs.seeds)})
+                    gaps.append({**known, "metric": name, **in_percent, "seeds": len(effects)})
     return gaps
 
 

@@ -27,7 +27,7 @@ from eltbench.model import Model
 from eltbench.results import CELL
 from eltbench.studies import frontier, frontier_figure, register
 from eltbench.studies.base import Measured, Study
-from eltbench.studies.comparisons import SAMPLE_SCORES, Sides, log_ratios, ratio_evidence
+from eltbench.studies.comparisons import SAMPLE_SCORES, Sides, log_ratios, ratio_evidence, without_ratio
 from eltbench.studies.observed import Observation, check_repeats, heldout_rows, item_table
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training import parts
@@ -66,6 +66,9 @@ NEEDS = {
 NEEDS["diminishing-loops"] += [model._asdict() for model in DEDICATED.values()]
 
 
+FURTHEST = 16  # multiple of L_max that may be asked of a model: what rows may hold
+
+
 @dataclass(frozen=True)
 class Measurement(Observation):
     """What a preset's table `measurement` may say."""
@@ -76,8 +79,10 @@ class Measurement(Observation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.beyond < math.inf:
-            raise ValueError(f"measurement: beyond must be at least 1, a multiple of L_max, given {self.beyond}")
+        if not 1 <= self.beyond <= FURTHEST:
+            raise ValueError(
+                f"measurement: beyond must be from 1 to {FURTHEST}, a multiple of L_max, given {self.beyond}"
+            )
         for name, least in (("timed_batch", 0), ("timing_rounds", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"measurement: {name} must be at least {least}, given {getattr(self, name)}")
@@ -207,7 +212,8 @@ def _diminishing(rows: pd.DataFrame) -> Evidence | None:
         seeds = early.index.intersection(late.index)
         gain = early[seeds] - late[seeds]
         absent = sorted({seed for frame in sides.values() for seed in frame["seed"]} - set(seeds))
-    return Evidence({**ratio.primary, "gain": gain.to_numpy()}, ratio.second, {**ratio.absent, "gain": absent})
+    without = {**ratio.without, "gain": without_ratio(*sides.values())}
+    return Evidence({**ratio.primary, "gain": gain.to_numpy()}, ratio.second, {**ratio.absent, "gain": absent}, without)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from eltbench.runs import Job
 from eltbench.streams import stream
 from eltbench.studies import arms, curves, register
 from eltbench.studies.base import Measured, Study
-from eltbench.studies.comparisons import SAMPLE_SCORES, Sides, log_ratios, ratio_evidence
+from eltbench.studies.comparisons import SAMPLE_SCORES, Sides, log_ratios, ratio_evidence, without_ratio
 from eltbench.studies.observed import Observation, heldout_rows, item_table
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training import parts
@@ -146,10 +146,11 @@ class Extrapolation(Study):
                     found[claim][where] = replace(shown, without=without)
             norms = main[(main["trainer"] == "elt") & (main["metric"] == "late_update_norm")]
             if len(norms):
-                sides = (norms[norms["stratum"] == quarter] for quarter in (NOISIEST, CLEANEST))
+                sides = [norms[norms["stratum"] == quarter] for quarter in (NOISIEST, CLEANEST)]
                 effect = log_ratios(*sides)
                 absent = {"late-loops": sorted(set(main[main["trainer"] == "elt"]["seed"]) - set(effect.index))}
-                found["update-norms"][where] = Evidence({"late-loops": effect.to_numpy()}, absent=absent)
+                without = {"late-loops": without_ratio(*sides)}
+                found["update-norms"][where] = Evidence({"late-loops": effect.to_numpy()}, None, absent, without)
         return found
 
     def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:

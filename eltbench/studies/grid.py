@@ -10,6 +10,7 @@ Pair = tuple[int, int]
 """N and L_max."""
 
 SIZE = ("unique_layers", "max_loops")
+LARGEST_CAP = 1024
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Grid:
     def __post_init__(self) -> None:
         if self.cap < 2:
             raise ValueError(f"grid: cap must be at least 2, the depth of one layer looped twice, given {self.cap}")
+        if self.cap > LARGEST_CAP:
+            raise ValueError(f"grid: cap must be at most {LARGEST_CAP}, given {self.cap}")
         for name, least in (("unique_layers", 1), ("max_loops", 2), ("widths", 1)):
             if wrong := [value for value in getattr(self, name) if value < least]:
                 why = "; list a model of one loop as an arm with max_loops = 1" if name == "max_loops" else ""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import pyarrow as pa
 
 from eltbench import atomic, results, studies
 from eltbench.merging import ContradictionError, check_repeated, merged_rows
+from eltbench.studies import recipes
 from eltbench.studies.base import Study
-from eltbench.studies.presets import preset_from_dict
-from eltbench.studies.publishing import publish
+from eltbench.studies.presets import preset_from_dict, presets_of
+from eltbench.studies.publishing import publish, read_commands
 
 MADE = re.compile(r"(rows\.parquet|summary\.csv|claims\.json|provenance\.json|figure\.(png|pdf))")
 """What publishing makes of rows."""
@@ -84,7 +86,7 @@ def write_folder(folder: Folder, into: Path) -> None:
 
 def _read(path: Path, origins: Sequence[Path], into: Path) -> Folder:
     tables = {
-        str(origin / path): results.read_table(origin / path / "rows.parquet", merging=origin == into)
+        str(origin / path): results.read_published(origin / path / "rows.parquet", merging=origin == into)
         for origin in origins
     }
     names = {name for table in tables.values() for name in table.column("study").unique().to_pylist()}
@@ -92,9 +94,11 @@ def _read(path: Path, origins: Sequence[Path], into: Path) -> Folder:
         raise ValueError(f"{path} holds rows of the studies {sorted(names)} in {' and '.join(tables)}: keep them apart")
     study = studies.create(names.pop())
     rows = merged_rows(tables) if len(tables) > 1 else next(iter(tables.values())).to_pandas()
+    of_origins = {origin: read_commands(origin / path / "provenance.json") for origin in origins}
     if _of_runs(study):
         _refuse_versions(study, tables)
-    commands = sorted(_commands([origin / path for origin in origins]), key=lambda entry: str(entry.get("time")))
+        _refuse_recipes(study, path, of_origins)
+    commands = sorted(_each_once(of_origins.values()), key=lambda entry: str(entry.get("time")))
     return Folder(path, origins, study, rows, commands)
 
 
@@ -120,18 +124,23 @@ def _refuse_versions(study: Study, tables: Mapping[str, pa.Table]) -> None:
                 )
 
 
-def _commands(folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """The commands behind the rows of all folders, each once."""
-    seen = []
-    for folder in folders:
-        path = folder / "provenance.json"
-        try:
-            commands = atomic.read_json(path)["commands"]
-            if not isinstance(commands, list) or not all(isinstance(entry, dict) for entry in commands):
-                raise ValueError("its commands are no list of objects")
-        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} cannot be read: {error}; rows are merged with where they come from") from None
-        for entry in commands:
-            if entry not in seen:
-                seen.append(entry)
-                yield entry
+def _refuse_recipes(study: Study, path: Path, of_origins: Mapping[Path, Sequence[dict[str, Any]]]) -> None:
+    """Raise where two origins trained or measured one world in two ways, so that no claim may compare their models."""
+    known = {origin: presets_of(commands) for origin, commands in of_origins.items()}
+    for first, second in itertools.combinations(known, 2):
+        if found := recipes.differences(study, known[first], known[second]):
+            told = "; ".join(each.told(str(first), str(second)) for each in found if each.where == found[0].where)
+            raise ContradictionError(
+                f"{path}: the models of {found[0].where} were trained or measured in two ways: {told}. Models that a "
+                "claim compares may differ in trainer, arm and seed alone; compare the folders (eltbench compare)"
+            )
+
+
+def _each_once(of_origins: Iterable[Sequence[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """The commands behind the rows of all folders, each once, without the checksum of their own folder's rows."""
+    seen: list[dict[str, Any]] = []
+    for entry in itertools.chain.from_iterable(of_origins):
+        plain = {name: value for name, value in entry.items() if name != results.CHECKSUM}
+        if plain not in seen:
+            seen.append(plain)
+            yield plain

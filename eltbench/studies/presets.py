@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from eltbench import trainers
+from eltbench.atomic import expanded
 from eltbench.config import Architecture, Optimisation, Run
-from eltbench.fields import build, nearest, unknown, whole
+from eltbench.fields import build, check_name, nearest, unknown, whole
 from eltbench.studies.grid import Grid
 
 MOST_SEEDS = 10_000  # of one command
@@ -61,6 +62,9 @@ class Preset:
     compile: bool = False
     threads: int = 1
     devices: int = 1  # among which every batch is divided
+
+    def __post_init__(self) -> None:
+        check_name("preset", self.name)
 
     def to_dict(self) -> dict[str, Any]:
         """The preset as plain JSON values, for the provenance of results."""
@@ -157,16 +161,24 @@ def load_table(study: str, name_or_path: str) -> tuple[str, dict[str, Any]]:
     """The name and the table of a preset as `load_preset` finds it, for a study whose presets say other things."""
     path, _, name = name_or_path.partition(":")
     if path.endswith(".toml"):
-        try:
-            tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise ValueError(f"preset file {path}: {error}") from error
+        tables = _tables(expanded(path))
         if not name and len(tables) != 1:
             raise ValueError(f"preset file {path} holds {sorted(tables)}; name one as {path}:NAME")
         name = name or next(iter(tables))
     else:
         name, tables = name_or_path, tomllib.loads(_packaged(study))
     return name, _extended(name, tables, study)
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # with or without a byte order mark
+    except UnicodeDecodeError:
+        raise ValueError(f"preset file {path} is not UTF-8; save it so") from None
+    except RecursionError:
+        raise ValueError(f"preset file {path} is nested too deeply") from None
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"preset file {path}: {error}") from error
 
 
 def preset_from_dict(values: Mapping[str, Any]) -> Preset:
@@ -200,6 +212,8 @@ def _extended(name: str, tables: Mapping[str, Any], study: str, children: tuple[
         raise ValueError(f"preset {name!r} must be a table, given {tables[name]!r}")
     table = dict(tables[name])
     parent = table.pop("extends", None)
+    if not isinstance(parent, str | None):
+        raise ValueError(f"preset {name!r}: extends must name another preset, given {parent!r}")
     return table if parent is None else _merged(_extended(parent, tables, study, (*children, name)), table)
 
 

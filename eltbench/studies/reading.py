@@ -13,17 +13,17 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import pyarrow as pa
-import tyro
 from rich.console import Console, RenderableType
 
-from eltbench import results
-from eltbench.atomic import check_writable, replacing, write_text
+from eltbench import command_line
+from eltbench.atomic import check_writable
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
 from eltbench.model import Model
 from eltbench.provenance import provenance, row_provenance
 from eltbench.runs import Job, measurement_hash
 from eltbench.schema import row_schema, validate
+from eltbench.studies import publishing, verdicts
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.presets import Arm, Preset, World
 
@@ -61,6 +61,9 @@ class Reading(Study):
         }
         return validate(pd.DataFrame([{**known, **row} for row in self.read()]), schema).to_pandas()
 
+    def told(self, rows: pd.DataFrame) -> dict[str, Any]:
+        return {"verdicts": counted(self.summarise(rows))}
+
     def plan(self, preset: Preset) -> list[Job]:
         return []
 
@@ -85,7 +88,7 @@ class ReadingCommand:
 def main(study: Reading, arguments: Sequence[str] | None = None) -> int:
     """Run the command line of a study that only reads; returns the exit code 0, raises ValueError for bad input."""
     description = ReadingCommand.__doc__
-    command = tyro.cli(ReadingCommand, prog=f"eltbench study {study.name}", description=description, args=arguments)
+    command = command_line.read(ReadingCommand, f"eltbench study {study.name}", arguments, description)
     folder = command.results / study.name
     check_writable(folder)
     summary = write(folder, study)
@@ -99,21 +102,12 @@ def main(study: Reading, arguments: Sequence[str] | None = None) -> int:
 
 def write(folder: Path, study: Reading) -> pd.DataFrame:
     """All files of the study into its folder, each whole, the rows last; returns the summary."""
-    from eltbench import figures
-
     started = time.monotonic()
     rows = study.rows()
-    summary = study.summarise(rows)
-    with replacing(folder / "summary.csv") as temporary:
-        summary.to_csv(temporary, index=False, float_format="%.6g")
-    figures.save(study.figure(rows), folder / "figure")
-    found = {"study": study.name, "preset": study.source, "claims": {}, "verdicts": counted(summary)}
-    write_text(folder / "claims.json", json.dumps(found, indent=1) + "\n")
     runs: dict[str, Any] = {"done": [], "cached": [], "failed": {}}
     entry = {**provenance(), "wall_seconds": round(time.monotonic() - started, 1), "presets": [], "runs": runs}
-    write_text(folder / "provenance.json", json.dumps({"commands": [entry]}, indent=1) + "\n")
-    results.write_rows(folder / "rows.parquet", rows, study.schema())
-    return summary
+    publishing.write(folder, study, rows, study.schema(), verdicts.content(study, study.source, [], rows), [entry])
+    return study.summarise(rows)
 
 
 def counted(summary: pd.DataFrame) -> dict[str, int]:

@@ -16,14 +16,16 @@ import pandas as pd
 from eltbench.claims import Evidence
 from eltbench.statistics import log_ratio
 from eltbench.steps_to_target import steps_to_target
+from eltbench.studies.comparisons import without_ratio
 from eltbench.studies.curves import CELL, MODEL
 
 COSTS = {"steps": "training_step", "samples": "training_samples", "flops": "training_flops"}
 
 
 def curves(rows: pd.DataFrame) -> pd.DataFrame:
-    """Held-out losses of every model at its own L_max, in order of the training steps."""
+    """Held-out losses of every model at its own L_max, in order of the training steps; NaN where not above zero."""
     losses = rows[(rows["metric"] == "heldout_loss") & (rows["loops"] == rows["max_loops"])]
+    losses = losses.assign(value=losses["value"].where(~(losses["value"] <= 0)))  # of these no logarithm can be taken
     return losses.sort_values("training_step")
 
 
@@ -80,7 +82,8 @@ def elt_over_unique(rows: pd.DataFrame) -> Evidence | None:
         "steps": log_ratio(raced["steps"], raced["own_steps"]),
         "common-target": log_ratio(raced["common_steps"], raced["own_common_steps"]),
     }
-    return Evidence(effects, absent=dict.fromkeys(effects, absent), counts=tuple(effects))
+    without = dict.fromkeys(effects, without_ratio(asked[asked["metric"] == "heldout_loss"]))
+    return Evidence(effects, None, dict.fromkeys(effects, absent), without, counts=tuple(effects))
 
 
 def unreached(rows: pd.DataFrame) -> list[str]:

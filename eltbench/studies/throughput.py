@@ -19,12 +19,13 @@ from eltbench.runs import Job
 from eltbench.studies import register, verdicts
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.presets import Arm, Preset, World
-from eltbench.throughput import evidence, figure, sentences, summary
+from eltbench.throughput import evidence, figure, sentences, summary, tables
 from eltbench.throughput.rows import COLUMNS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COVERS = "fresh processes on this machine, one after the other, in one run"
 TIERS = 3  # device tiers that operating-point asks for
 ONE_TIER = f"the claim compares at least {TIERS} tiers of devices, and one command measures one machine"
 
@@ -34,7 +35,9 @@ class Throughput(Study):
     """Looped against unique-depth networks of equal depth, their training steps and memory, and blocks of others."""
 
     columns: ClassVar = COLUMNS
+    trained: ClassVar = False
     claims = ("throughput", "step-cost", "train-memory", "operating-point")
+    covers = COVERS
     undecidable: ClassVar = {"operating-point": ONE_TIER}
 
     def main(self, arguments: Sequence[str] | None) -> int:
@@ -62,6 +65,10 @@ class Throughput(Study):
 
     def remarks(self, rows: pd.DataFrame) -> list[str]:
         return sentences.sentences(rows)
+
+    def told(self, rows: pd.DataFrame) -> dict[str, Any]:
+        left_out = summary.left_out(self.summarise(rows)).to_dict("records")
+        return {"machine": tables.machine(rows), "sentences": self.remarks(rows), "left_out": left_out}
 
     def decide(self, rows: pd.DataFrame, *, smoke: bool) -> list[Decision]:
         """One decision a claim; operating-point is inconclusive by itself (`eltbench recommend` answers it locally)."""

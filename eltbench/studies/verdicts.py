@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.markup import escape
 from rich.table import Table
 
 from eltbench import claims, studies, tables
@@ -30,10 +31,10 @@ def decide_all(study: Study, rows: pd.DataFrame, *, presets: Sequence[Preset] | 
     """One decision per claim of the study, intervals widened over all of them, decided or not.
 
     presets: those that the rows were made by, so that models which have not learned get no verdict (`studies.learned`);
-    None for effects of nothing that is trained.
+    None where nothing is known of them, as of effects that are made up.
     """
     evidence = study.evidence(rows)
-    if presets is not None:
+    if presets is not None and study.trained:
         evidence = learned.withheld(study, rows, presets, evidence)
     shared: dict[str, Any] = {"level": LEVEL, "comparisons": len(study.claims)}
     found = []
@@ -79,6 +80,12 @@ def as_json(study: str, preset: str, decisions: Sequence[Decision]) -> str:
     """The text of claims.json: everything down to the interval of every witness."""
     found = {decision.claim.id: decision.to_dict() for decision in decisions}
     return json.dumps({"study": study, "preset": preset, "claims": found}, indent=1, allow_nan=False) + "\n"
+
+
+def content(study: Study, preset: str, decisions: Sequence[Decision], rows: pd.DataFrame) -> dict[str, Any]:
+    """The content of claims.json: the decisions, and what else the study tells of its rows."""
+    found = {decision.claim.id: {**decision.to_dict(), "intervals_cover": study.covers} for decision in decisions}
+    return {"study": study.name, "preset": preset, "claims": found, **study.told(rows)}
 
 
 def frame(decisions: Sequence[Decision]) -> pd.DataFrame:
@@ -135,7 +142,7 @@ def table(decisions: Sequence[Decision]) -> Table:
             shown.add_row(name, _coloured(decision.verdict), f"all {len(found)} results together", "", "", "")
             name = ""
         for cell, entry in found:
-            about = f"{' '.join(cell.cell)}: {entry.condition.estimand}"
+            about = f"{escape(' '.join(cell.cell))}: {entry.condition.estimand}"
             shown.add_row(name, _coloured(entry.verdict), about, *_found(entry.primary))
             if entry.second is not None:
                 about = f"[dim]second witness: {entry.second.witness.replace('_', ' ')}[/dim]"

@@ -13,20 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
-import tyro
 from rich.console import Console
 
-from eltbench import backends, results
-from eltbench.atomic import check_writable, replacing, write_text
+from eltbench import backends, command_line, results
+from eltbench.atomic import check_writable
 from eltbench.claims import Decision
 from eltbench.evaluation.processors import processors
 from eltbench.progress import duration
 from eltbench.provenance import provenance, row_provenance
 from eltbench.runs import measurement_hash
 from eltbench.schema import row_schema, validate
-from eltbench.studies import verdicts
+from eltbench.studies import publishing, verdicts
 from eltbench.studies.presets import load_table
-from eltbench.throughput import measuring, summary, tables
+from eltbench.throughput import measuring, tables
 from eltbench.throughput.measuring import Record, Report
 from eltbench.throughput.presets import Preset, preset_from_table
 from eltbench.throughput.process import ProcessError
@@ -35,7 +34,6 @@ from eltbench.throughput.rows import COLUMNS, all_rows, timings
 if TYPE_CHECKING:
     from eltbench.studies.throughput import Throughput
 
-COVERS = "fresh processes on this machine, one after the other, in one run"
 PIPED_WIDTH = 160  # columns of the tables where stdout is no terminal
 
 
@@ -58,11 +56,11 @@ class ThroughputCommand:
 def main(study: Throughput, arguments: Sequence[str] | None = None) -> int:
     """Run the study's command line; returns the exit code, 1 where a cell failed. Raises ValueError for bad input."""
     about = ThroughputCommand.__doc__
-    command = tyro.cli(ThroughputCommand, prog=f"eltbench study {study.name}", description=about, args=arguments)
+    command = command_line.read(ThroughputCommand, f"eltbench study {study.name}", arguments, about)
     preset = preset_from_table(*load_table(study.name, command.preset))
+    check_device_name(command.device or preset.device)
     if command.device and command.device != preset.device:
         preset = replace(preset, device=command.device, name=f"{preset.name}-{command.device.replace(':', '-')}")
-    check_device_name(preset.device)
     preset = within(preset)
     if command.dry_run:
         for cell in preset.cells:
@@ -153,30 +151,14 @@ def write(
     entry: dict[str, Any],
 ) -> list[Decision]:
     """All files of the study into its folder, each whole, the rows last; returns the verdicts."""
-    from eltbench import figures
-
-    decisions, table = study.decide(rows, smoke=preset.smoke), study.summarise(rows)
-    with replacing(folder / "summary.csv") as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
-    figures.save(study.figure(rows), folder / "figure")
-    found = {each.claim.id: {**each.to_dict(), "intervals_cover": COVERS} for each in decisions}
-    about = {
-        "study": study.name,
-        "preset": preset.name,
-        "claims": found,
-        "machine": tables.machine(rows),
-        "sentences": study.remarks(rows),
-        "left_out": summary.left_out(table).to_dict("records"),
-    }
-    write_text(folder / "claims.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
+    decisions = study.decide(rows, smoke=preset.smoke)
     failed = {each.cell.id: each.failed for each in records if each.failed}
     skipped = {each.cell.id: each.skipped for each in records if each.skipped}
     done = [id for id in dict.fromkeys(each.cell.id for each in records) if id not in {**failed, **skipped}]
     entry = {**entry, "runs": {"done": done, "cached": [], "failed": failed, "skipped": skipped}}
-    write_text(folder / "provenance.json", json.dumps({"commands": [entry]}, indent=1) + "\n")
     raw = pa.Table.from_pandas(timings(records), preserve_index=False)
     results.write_table(folder / "timings.parquet", raw)
-    results.write_rows(folder / "rows.parquet", rows, schema())
+    publishing.write(folder, study, rows, schema(), verdicts.content(study, preset.name, decisions, rows), [entry])
     return decisions
 
 
@@ -192,7 +174,7 @@ def show(
     print("\n".join(tables.machine(rows)))
     console.print(tables.terminal(study.summarise(rows)))
     console.print(verdicts.table(decisions))
-    print(f"intervals cover {COVERS}")
+    print(f"intervals cover {study.covers}")
     for decision in decisions:
         if not decision.cells:
             print(f"{decision.claim.id}: {decision.reason}")

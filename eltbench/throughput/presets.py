@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from eltbench.evaluation.ceilings import SETS
-from eltbench.fields import build
+from eltbench.fields import build, check_name
 from eltbench.throughput.cells import FEWEST_ROUNDS, Cell, Measure
 
 
@@ -74,6 +74,7 @@ class Preset:
     limit_seconds: float = 120.0  # of one process; what takes longer is ended, and skipped with that reason
 
     def __post_init__(self) -> None:
+        check_name("preset", self.name)
         for name, least in (("threads", 1), ("processes", 1), ("calls", 10), ("repeats", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"preset {self.name!r}: {name} must be at least {least}, given {getattr(self, name)}")

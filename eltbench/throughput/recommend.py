@@ -7,7 +7,6 @@ claim operating-point: the best (N, L) depends on scale and hardware) is so answ
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from rich.markup import escape
 from rich.table import Table
 
 from eltbench import studies, tables
@@ -25,7 +25,8 @@ from eltbench.config import Run
 from eltbench.evaluation import stopwatch
 from eltbench.evaluation.processors import processors
 from eltbench.statistics import Interval, log_ratio, pair_by_seed, paired_interval, percent
-from eltbench.studies.presets import load_preset, preset_from_dict, preset_names
+from eltbench.studies import publishing
+from eltbench.studies.presets import load_preset, preset_names, presets_of
 from eltbench.throughput.cells import counted
 from eltbench.training import parts
 
@@ -171,8 +172,7 @@ def planned_runs(path: Path, rows: pd.DataFrame) -> dict[str, Run]:
     presets = []
     beside = path.with_name("provenance.json")
     if beside.exists():
-        commands = json.loads(beside.read_text(encoding="utf-8"))["commands"]
-        presets = [preset_from_dict(values) for command in commands for values in command["presets"]]
+        presets = presets_of(publishing.read_commands(beside))
     if name in preset_names(study):
         presets.append(load_preset(study, name))
     runs = {job.run_id: job.run for preset in presets for job in studies.create(study).plan(preset)}
@@ -307,7 +307,7 @@ def table(candidates: Sequence[Candidate], latency: float) -> Table:
     shown = tables.terminal(("network", *numbers, "timing"), numbers=numbers)
     for each in sorted(candidates, key=lambda it: it.loss.estimate):
         style = "" if each.seconds <= latency else "dim"
-        cells = (each.name, str(each.width), f"{each.loss.estimate:.4g}", f"{each.seconds * 1e3:.3g}")
+        cells = (escape(each.name), str(each.width), f"{each.loss.estimate:.4g}", f"{each.seconds * 1e3:.3g}")
         shown.add_row(*cells, "noisy" if each.noisy else "", style=style)
     return shown
 

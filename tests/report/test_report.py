@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
-from pypdf import PdfReader
+from pypdf import PdfReader, PdfWriter
+from pypdf.generic import ArrayObject, DictionaryObject, NameObject, TextStringObject
 
 import eltbench
 from eltbench import claims, report
@@ -184,6 +185,99 @@ def test_a_folder_that_cannot_be_read_is_named_with_its_reason(one, tmp_path):
     text = Page(path.read_text(encoding="utf-8")).text
     for said in ("cut/rows.parquet is damaged", "unsaid/provenance.json cannot be read", "broken/claims.json cannot"):
         assert said in text
+    assert "extrapolation, relay" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("figure.png", b"GIF89a", "is no PNG that can be shown"),
+        ("figure.png", b"", "is no PNG that can be shown"),
+        ("samples-x.png", b"\x89PNG\r\n\x1a\n and no more", "is no PNG that can be shown"),
+        ("summary.csv", b"\xff\xfe\x00", "cannot be read"),
+        ("claims.json", b"[" * 100_000, "nested too deeply"),
+        ("claims.json", b'{"claims": 3}', "holds no claims"),
+        ("provenance.json", b'{"commands": [{"runs": {}}]}', "KeyError: 'libraries'"),
+        ("provenance.json", b'{"commands": [3]}', "holds no list of commands"),
+    ],
+)
+def test_one_odd_file_costs_its_own_folder_alone(one, tmp_path, name, content, reason):
+    odd = one / "extrapolation" / "odd"
+    shutil.copytree(one / "extrapolation" / "relay", odd)
+    (odd / name).write_bytes(content)
+    page = Page(report.write(one, tmp_path / "report.html")[0].read_text(encoding="utf-8"))
+    assert reason in page.text
+    assert str(odd) in page.text
+    assert "extrapolation, relay" in page.text
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused(one, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    text = Page(report.write(one, tmp_path / "report.html")[0].read_text(encoding="utf-8")).text
+    assert "figure.png is no PNG that can be shown: Image size" in text
+
+
+def test_verdicts_forged_in_claims_are_not_shown(one, tmp_path):
+    path = one / "extrapolation" / "relay" / "claims.json"
+    honest = Page(report.write(one, tmp_path / "honest.html")[0].read_text(encoding="utf-8"))
+    path.write_text(path.read_text().replace('"contradicted"', '"supported"').replace('"inconclusive"', '"supported"'))
+    forged = Page(report.write(one, tmp_path / "forged.html")[0].read_text(encoding="utf-8"))
+    assert "claims.json does not follow from the rows" in forged.text
+    assert "claims.json does not follow" not in honest.text
+    for verdict in ("✘ contradicted", "? inconclusive", "✔ supported"):
+        assert forged.text.count(verdict) == honest.text.count(verdict)
+
+
+def test_a_summary_that_is_shown_in_place_of_verdicts_follows_from_the_rows_too(one, tmp_path):
+    shutil.copytree(RESULTS / "audit", one / "audit")
+    path = one / "audit" / "summary.csv"
+    path.write_text(path.read_text().replace("fits only with another step count", "forged"))
+    text = report.write(one, tmp_path / "report.html")[0].read_text(encoding="utf-8")
+    assert "fits only with another step count" in text
+    assert "forged" not in text
+
+
+def test_control_characters_of_files_do_not_reach_the_page(one, tmp_path):
+    path = one / "extrapolation" / "relay" / "provenance.json"
+    made = json.loads(path.read_text())
+    made["commands"][0]["command"] = "python \x1b]0;owned\x07 -m \x9b31m"
+    path.write_text(json.dumps(made))
+    text = report.write(one, tmp_path / "report.html")[0].read_text(encoding="utf-8")
+    assert "python ]0;owned -m 31m" in text
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+
+
+def test_the_booklet_shows_the_pages_of_a_strangers_figure_and_keeps_nothing_that_acts(one, tmp_path):
+    figure = one / "extrapolation" / "relay" / "figure.pdf"
+    writer = PdfWriter(clone_from=figure)
+    writer.add_attachment("evil.exe", b"MZ")
+    (page, *_) = writer.pages
+    script = {NameObject("/S"): NameObject("/JavaScript"), NameObject("/JS"): TextStringObject("app.alert('owned')")}
+    action = DictionaryObject(script)
+    link = DictionaryObject({NameObject("/Subtype"): NameObject("/Link"), NameObject("/A"): action})
+    writer.root_object[NameObject("/OpenAction")] = action
+    for key in ("/AA", "/OpenAction"):
+        page[NameObject(key)] = action
+    page[NameObject("/Annots")] = ArrayObject([link])
+    page["/Resources"].get_object()[NameObject("/A")] = action
+    with figure.open("wb") as file:
+        writer.write(file)
+    assert b"owned" in figure.read_bytes()
+    _, booklet = report.write(one, tmp_path / "report.html")
+    reader = PdfReader(booklet)
+    assert len(reader.pages) == len(PdfReader(figure).pages)
+    assert reader.pages[0].get_contents().get_data() == PdfReader(figure).pages[0].get_contents().get_data()
+    assert reader.attachments == {}
+    assert "/Annots" not in reader.pages[0]
+    for name in (b"/JavaScript", b"/JS", b"/AA", b"/OpenAction", b"/EmbeddedFile", b"/URI", b"/Launch", b"owned"):
+        assert name not in booklet.read_bytes(), name
+
+
+def test_a_figure_that_is_no_pdf_is_named_and_left_out_of_the_booklet(one, tmp_path):
+    (one / "extrapolation" / "relay" / "figure.pdf").write_bytes(b"%PDF-1.7 and no more")
+    (path,) = report.write(one, tmp_path / "report.html")
+    text = Page(path.read_text(encoding="utf-8")).text
+    assert "figure.pdf: no figure that can be bound" in text
     assert "extrapolation, relay" in text
 
 

@@ -282,6 +282,29 @@ class TestOneStudy:
         (entry,) = json.loads((forced.folder / "provenance.json").read_text())["commands"]
         assert [preset["optimisation"]["steps"] for preset in entry["presets"]] == [7]
 
+    @pytest.mark.parametrize("old", ["steps = 6", "heldout_draws = 1"])
+    def test_a_trainer_added_to_models_of_another_recipe_is_refused_before_training(
+        self, ask, tmp_path, no_process, old
+    ):
+        changed = tmp_path / "changed.toml"
+        changed.write_text(PRESETS.replace(old, old[:-1] + "9"))
+        before = contents(tmp_path / "results")
+        given = ("--preset", f"{changed}:tiny", "--trainers", "no-ilsd,+universal-transformer", "--seeds", "5:7")
+        for more in ((), ("--dry-run",)):
+            refused = ask(*given, *more)
+            assert refused.code == 2
+            field = "optimisation.steps: published 6, this command 9" if "steps" in old else "draws: published 1, this"
+            assert field in refused.err
+            assert "--force replaces all published rows" in refused.err
+        assert contents(tmp_path / "results") == before
+
+    def test_commands_that_only_published_cached_runs_are_told_as_long_as_no_later_one_has_them(self, ask, no_process):
+        shutil.rmtree(ask("--dry-run").folder)
+        assert ask("--seeds", "0").code == ask("--seeds", "1").code == 0
+        made = ask("--seeds", "1")
+        commands = json.loads((made.folder / "provenance.json").read_text())["commands"]
+        assert [[preset["seeds"] for preset in each["presets"]] for each in commands] == [[[0]], [[1]]]
+
     def test_a_run_that_diverges_is_named_and_the_exit_code_is_one(self, ask):
         failed = ask(preset="diverging")
         assert failed.code == 1

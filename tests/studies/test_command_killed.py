@@ -28,7 +28,7 @@ arms = [{ trainer = "elt" }]
 """
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
+def start(folder: Path, *arguments: str, temporary: Path | None = None) -> subprocess.Popen:
     (folder / "presets.toml").write_text(PRESET)
     command = [
         "-m",
@@ -43,7 +43,11 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *command, *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(eltbench.__file__).parents[1])},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(eltbench.__file__).parents[1]),
+            **({} if temporary is None else {"TMPDIR": str(temporary)}),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -93,7 +97,10 @@ def test_a_killed_command_leaves_no_process_and_its_repetition_finishes_the_rest
 
 
 def test_two_commands_on_one_results_folder_publish_what_both_made(tmp_path):
-    first, second = start(tmp_path, "--seeds", "0:2"), start(tmp_path, "--seeds", "1:3")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    first = start(tmp_path, "--seeds", "0:2", temporary=tmp_path / "one")
+    second = start(tmp_path, "--seeds", "1:3", temporary=tmp_path / "two")
     outcomes = [finished(first), finished(second)]
     assert sum(outcome["runs_done"] for outcome in outcomes) == 3  # the seed they share is trained once
     assert sum(outcome["runs_failed"] for outcome in outcomes) == 0

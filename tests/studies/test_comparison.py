@@ -98,6 +98,12 @@ def test_every_line_of_the_table_is_printed(tmp_path, capsys):
     assert "estimate" in said
 
 
+def test_names_that_look_like_markup_are_printed_as_they_are(tmp_path, capsys):
+    folder = published(tmp_path / "a", [0.1, 0.11, 0.12], task="[/red]")
+    Console(width=200).print(comparison.table(compare(folder, folder)))
+    assert "[/red] digits torch" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -347,3 +347,14 @@ def test_a_variant_lacking_seeds_or_exits_leaves_the_claim_open():
     at_max_alone = decided(race() + variant("cosine", SAME, loops=(4,)))["lambda-insensitive"]
     assert (lacking.verdict, at_max_alone.verdict) == ("inconclusive", "inconclusive")
     assert decided(race() + halves())["lambda-insensitive"].reason == "nothing measured"
+
+
+def test_a_loss_of_zero_leaves_the_cell_open_and_names_seed_and_value():
+    rows = race()
+    for row in rows:
+        if row["seed"] == 2 and row["trainer"] == "elt":
+            row["value"] = 0.0
+    decision = decided(rows)["convergence"]
+    assert decision.verdict == "inconclusive"
+    assert "a log-ratio needs values above zero, there are 0 in seed 2" in decision.reason
+    STUDY.summarise(table(rows))

@@ -190,3 +190,14 @@ def test_the_second_witness_compares_samples_at_each_models_own_depth():
     assert (second.name, second.margin) == ("kernel_distance", 0.03)
     assert np.allclose(second.effects["small-block"], [1.25] * 5)
     assert evidence["iso-compute"][DIGITS].second is None  # nothing was sampled of the other side
+
+
+def test_a_loss_of_zero_leaves_one_cell_open_and_names_seed_and_value():
+    made = rows()
+    for row in made:
+        if row["seed"] == 3 and row["trainer"] == "unique-depth":
+            row["value"] = 0.0
+    decisions = decided(made)
+    assert decisions["iso-compute"].reason == "quarter: a log-ratio needs values above zero, there are 0 in seed 3"
+    assert decisions["small-n"].verdict == decided(rows())["small-n"].verdict != "inconclusive"
+    STUDY.summarise(table(made))

@@ -167,6 +167,22 @@ def test_a_value_that_is_not_finite_gives_no_verdict_but_a_reason_and_stops_noth
     assert math.isnan(point)
 
 
+@pytest.mark.parametrize("value", [0.0, -0.5])
+def test_a_loss_of_which_no_ratio_can_be_taken_leaves_one_cell_open_and_names_seed_and_value(value):
+    other = curves(**EVERYTHING, dataset="digits-codes", task="masked")
+    rows = curves(**EVERYTHING)
+    for row in rows:
+        if (row["trainer"], row["seed"], row["loops"], row["metric"]) == ("elt", 1, 2, "heldout_loss"):
+            row["value"] = value
+    decisions = decided([*rows, *other])
+    first, second = decisions["elastic"].cells
+    assert (first.verdict, second.verdict) == ("inconclusive", "supported")
+    assert first.reason == f"half: a log-ratio needs values above zero, there are {value:g} in seed 1"
+    assert decisions["over-iteration"].verdict == "supported"
+    assert STUDY.figure(frame(rows)).axes
+    STUDY.summarise(frame(rows))
+
+
 # The second witness
 
 

@@ -99,6 +99,7 @@ def test_without_a_grid_every_arm_stays_as_it_is():
         ({"unique_layers": [2], "max_loops": [1]}, "max_loops must be at least 2, given 1; list a model of one loop"),
         ({"unique_layers": [0], "max_loops": [2]}, "unique_layers must be at least 1, given 0"),
         ({"widths": [64, 0]}, "widths must be at least 1, given 0"),
+        ({"depth": 8, "cap": 10**9}, "cap must be at most 1024, given 1000000000"),
         ({"depth": 8, "cap": 0}, "cap must be at least 2, the depth of one layer looped twice, given 0"),
         ({"dept": 8}, "unknown grid field 'dept'; did you mean 'depth'?"),
         ({"depth": "8"}, "grid: depth is given as '8'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import json
 import re
 import sys
 import tomllib
@@ -270,6 +271,9 @@ def test_a_trainer_to_add_is_refused_with_the_near_miss():
         ('seeds = "3"', "seeds must be a number of seeds or a list of them, given '3'"),
         ('extends = "mien"', "unknown preset of extrapolation 'mien'; did you mean 'mine'?"),
         ('extends = "mine"', "in a circle: mine → mine"),
+        ("extends = 3", "preset 'mine': extends must name another preset, given 3"),
+        ("seeds = 1000000000", "seeds must be at most 10000, given 1000000000"),
+        ('name = "../../x"', "preset: a name begins with a letter or digit"),
     ],
 )
 def test_what_a_preset_cannot_say_is_refused_before_any_training(written, line, message):
@@ -289,6 +293,7 @@ def test_what_a_preset_cannot_say_is_refused_before_any_training(written, line, 
         ('trainer = "elt"', 'trainer = "elt", architecture = 3', "arm: architecture is given as 3"),
         ('{ trainer = "elt" }', '"elt"', "arms must be a list of tables"),
         ("heads = 2", "heads = 3", "heads must divide width, given width 8 and heads 3"),
+        ("max_loops = 2", "max_loops = 10000000", "max_loops must be at most 1024, given 10000000"),
         ("max_loops = 2", "max_loops = 1", "min_loops must be below max_loops, given 1 = 1"),
         ("width = 8", "widht = 8", "unknown architecture field 'widht'; did you mean 'width'?"),
         ('{ trainer = "elt" }', '{ trainer = "elt" }, { trainer = "elt" }', "could not tell apart: elt diffusion"),
@@ -314,6 +319,44 @@ def test_a_further_size_with_a_role_of_its_own_is_planned(written):
 @pytest.mark.parametrize("text", ["[mine", "mine = 3"])
 def test_a_file_that_holds_no_presets_is_refused(written, text):
     assert "mine" in refused(written(text))
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "/tmp/x", ".", "..", "", "a/b", "a\\b", "a\nb", "a\x1b[1m", "-x", ".x", "a b", "é", "x" * 65]
+)
+def test_a_name_that_is_no_plain_folder_is_refused(written, name):
+    with pytest.raises(ValueError, match="a name begins with a letter or digit"):
+        Preset(name)
+    if name:
+        assert "a name begins with a letter or digit" in refused(written(SMALLEST.format(name=json.dumps(name)), name))
+
+
+def test_a_name_of_letters_digits_dashes_underscores_and_points_is_taken():
+    assert Preset("1.a-B_" + "x" * 58).name.startswith("1.a-B_")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a = " + b"[" * 100_000, "is nested too deeply"),
+        (b"a = " + b"{a=" * 100_000, "is nested too deeply"),
+        ("[mine]".encode("utf-16"), "is not UTF-8"),
+        (b"[mine]\nname = '\xff'", "is not UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_in_plain_words(tmp_path, content, message):
+    (tmp_path / "mine.toml").write_bytes(content)
+    assert message in refused(f"{tmp_path / 'mine.toml'}")
+
+
+def test_a_folder_is_no_preset_file(tmp_path):
+    (tmp_path / "mine.toml").mkdir()
+    assert "mine.toml: " in refused(f"{tmp_path / 'mine.toml'}")
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path):
+    (tmp_path / "mine.toml").write_text("\ufeff" + SMALLEST.format(name="mine"), encoding="utf-8")
+    assert load_preset("extrapolation", f"{tmp_path / 'mine.toml'}").name == "mine"
 
 
 def test_a_file_that_is_not_there_is_refused():

@@ -15,8 +15,8 @@ import eltbench
 from eltbench import studies
 from eltbench.report import published
 from eltbench.studies import command
+from eltbench.studies.throughput import COVERS
 from eltbench.throughput import measuring
-from eltbench.throughput.command import COVERS
 from eltbench.throughput.presets import preset_from_table
 
 RESULTS = Path(__file__).parents[2] / "results" / "throughput"
