@@ -17,6 +17,7 @@ from rich.console import Console
 from eltbench import backends, claims, command_line, executors, results, studies, torchrun
 from eltbench.atomic import check_writable
 from eltbench.estimate import estimate
+from eltbench.fields import check_name
 from eltbench.model import runs_root
 from eltbench.provenance import provenance
 from eltbench.runs import Job, RunStore, set_aside
@@ -94,8 +95,10 @@ def execute(study_name: str, command: StudyCommand) -> int:
     started = time.monotonic()
     limit = budget.seconds(command.budget) if command.budget is not None else None
     study = studies.create(study_name)
+    check_name("study", study.name.replace(":", "-").lstrip("_"))  # module:Class is the name of one that has none
     presets = _presets(study_name, command)
     jobs = [job for preset in presets for job in study.plan(preset)]
+    recipes.check_worlds(study, presets)
     if command.vectorise_seeds:
         _check_vectorised(jobs)
     if command.scheduler and command.engine != "dask":
