@@ -73,8 +73,9 @@ def test_bad_input_is_refused_with_what_to_write_instead(refusal, arguments, mes
 
 def test_a_world_that_is_there_twice_in_two_ways_is_refused(refusal, tmp_path):
     world = '{ task = "diffusion", dataset = "digits" }'
-    again = '{ task = "diffusion", dataset = "digits", architecture = { width = 16 }, optimisation = { steps = 9 } }'
-    (tmp_path / "twice.toml").write_text(PRESET.replace(world, f"{world}, {again}"))
+    again = '{ task = "diffusion", dataset = "digits", architecture = { max_loops = 4 }, optimisation = { steps = 9 } }'
+    control = PRESET.replace('"elt" }', '"elt", role = "control" }').replace(', { trainer = "no-ilsd" }', "")
+    (tmp_path / "twice.toml").write_text(control.replace(world, f"{world}, {again}"))
     said = refusal("--preset", tmp_path / "twice.toml:tiny")
     assert "has diffusion digits torch twice" in said
     assert "optimisation.steps: once 1000, then 9" in said
