@@ -376,6 +376,7 @@ def test_compare_prints_every_condition_and_one_json_line(ask):
     assert json.loads(said.splitlines()[-1]) == {
         "first": str(folder),
         "second": str(folder),
+        "differences": [],
         "compared": 14,
         "verdicts_moved": [],
         "estimates_moved": [],

@@ -14,7 +14,7 @@ import pytest
 import eltbench
 from eltbench.studies.presets import load_preset
 
-FILES = ["claims.json", "figure.pdf", "figure.png", "provenance.json", "rows.parquet", "summary.csv"]
+FILES = [".lock", "claims.json", "figure.pdf", "figure.png", "provenance.json", "rows.parquet", "summary.csv"]
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ENVIRONMENT = """#!{python}

@@ -17,6 +17,7 @@ from rich.console import Console
 from eltbench import backends, claims, command_line, executors, results, studies, terminal, torchrun
 from eltbench.atomic import check_writable
 from eltbench.estimate import estimate
+from eltbench.fields import check_name
 from eltbench.model import runs_root
 from eltbench.provenance import provenance
 from eltbench.registry import allow_named, without_allowed
@@ -93,8 +94,10 @@ def execute(study_name: str, command: StudyCommand) -> int:
     started = time.monotonic()
     limit = budget.seconds(command.budget) if command.budget is not None else None
     study = studies.create(study_name)
+    check_name("study", study.name.replace(":", "-").lstrip("_"))  # module:Class is the name of one that has none
     presets = _presets(study_name, command)
     jobs = [job for preset in presets for job in study.plan(preset)]
+    recipes.check_worlds(study, presets)
     doubts = list(dict.fromkeys(doubt for job in jobs if not presets[0].smoke for doubt in job.run.optimisation.doubts))
     _say([f"warning: {doubt}" for doubt in doubts], to=sys.stderr)
     for claim, why in study.open_questions(jobs).items():

@@ -51,6 +51,11 @@ def differences(
     ]
 
 
+def check_worlds(study: Study, presets: Iterable[Preset]) -> None:
+    """Raise ValueError where a preset has a world twice and treats it in two ways, which a claim would compare."""
+    _recipes(study, presets, ())
+
+
 def refuse_others(
     study: Study, published: pd.DataFrame, commands: Iterable[Mapping[str, Any]], presets: Sequence[Preset]
 ) -> None:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from eltbench import studies
 from eltbench.studies import command
 
 PRESET = """
@@ -69,6 +70,21 @@ def refusal(capsys, tmp_path, monkeypatch):
 )
 def test_bad_input_is_refused_with_what_to_write_instead(refusal, arguments, message):
     assert message in refusal(*arguments)
+
+
+def test_a_world_that_is_there_twice_in_two_ways_is_refused(refusal, tmp_path):
+    world = '{ task = "diffusion", dataset = "digits" }'
+    again = '{ task = "diffusion", dataset = "digits", architecture = { max_loops = 4 }, optimisation = { steps = 9 } }'
+    control = PRESET.replace('"elt" }', '"elt", role = "control" }').replace(', { trainer = "no-ilsd" }', "")
+    (tmp_path / "twice.toml").write_text(control.replace(world, f"{world}, {again}"))
+    said = refusal("--preset", tmp_path / "twice.toml:tiny")
+    assert "has diffusion digits torch twice" in said
+    assert "optimisation.steps: once 1000, then 9" in said
+
+
+def test_a_study_of_a_name_that_is_no_folder_is_refused(refusal, monkeypatch):
+    monkeypatch.setattr(studies.get("extrapolation"), "name", "../extrapolation")
+    assert "study: a name begins with a letter or digit" in refusal("--preset", "quick")
 
 
 def test_a_backend_that_is_not_installed_names_the_extra_to_install(refusal, monkeypatch):

@@ -213,6 +213,7 @@ def test_the_command_writes_the_same_files_as_every_study_and_trains_once(tmp_pa
         lines.append(json.loads(last))
     assert [(line["runs_done"], line["runs_cached"]) for line in lines] == [(2, 0), (0, 2)]
     assert sorted(path.name for path in (tmp_path / "results" / "convergence" / "tiny").iterdir()) == [
+        ".lock",
         "claims.json",
         "figure.pdf",
         "figure.png",

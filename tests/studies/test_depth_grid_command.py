@@ -55,7 +55,7 @@ def test_a_grid_is_trained_measured_decided_drawn_and_not_trained_again(tmp_path
     assert set(line["claims"]) == set(DepthGrid.claims)
     folder = tmp_path / "results" / "depth_grid" / "tiny"
     files = ["claims.json", "figure.pdf", "figure.png", "provenance.json", "rows.parquet", "summary.csv"]
-    assert sorted(path.name for path in folder.iterdir()) == files
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", *files]
     rows = eltbench.load_rows(folder)
     assert list(rows.columns) == schema.row_schema(DepthGrid.columns).names
     sizes = {tuple(size) for size in rows[["trainer", "unique_layers", "max_loops"]].drop_duplicates().to_numpy()}
