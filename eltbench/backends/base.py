@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -140,9 +140,13 @@ def check_exits(exits: Sequence[int], *, deepest: int | None = None) -> tuple[in
     """
     if isinstance(exits, range) and exits and abs(exits[-1] - exits[0]) > MOST_LOOPS:  # not made a list of
         raise ValueError(f"exits: a network is looped {MOST_LOOPS:,} times at most, given {exits}")
-    if not isinstance(exits, Iterable) or not all(map(whole, exits := tuple(exits))):
+    try:
+        listed = tuple(exits)
+    except TypeError:  # a number, or an array of one
+        listed = (None,)
+    if not all(map(whole, listed)):
         raise ValueError(f"exits: give loop counts such as (1, 2, 4), given {exits!r}")
-    checked = tuple(map(int, exits))
+    checked = tuple(map(int, listed))
     if not checked:
         raise ValueError("exits: give at least one loop count")
     if checked[0] < 1:

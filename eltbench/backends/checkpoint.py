@@ -20,6 +20,7 @@ from safetensors.numpy import save
 from eltbench import atomic
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+FORMAT = "eltbench-1"
 PARTS = ("weights", "average", *MOMENTS)
 
 Parts = Mapping[str, Mapping[str, np.ndarray]]
@@ -77,7 +78,7 @@ def check_size(directory: Path, parameters: int) -> None:
 def _write(path: Path, step: int, parts: Parts) -> None:
     tensors = {f"{part}.{name}": np.ascontiguousarray(each) for part in parts for name, each in parts[part].items()}
     with atomic.replacing(path) as temporary:  # written here: the library's own file is for its owner's eyes alone
-        temporary.write_bytes(save(tensors, metadata={"step": str(step), "format": "eltbench-1"}))
+        temporary.write_bytes(save(tensors, metadata={"step": str(step), "format": FORMAT}))
 
 
 def _read(path: Path, shapes: Mapping[str, tuple[int, ...]], parts: Sequence[str]) -> tuple[int, Parts]:
@@ -112,9 +113,12 @@ def _step(file: Any, expected: Mapping[str, tuple[int, ...]]) -> int:
         raise ValueError(f"it does not fit this network: {len(odd)} names or shapes differ, first {name} {shape}")
     if kinds := sorted({each.get_dtype() for each in found.values()} - {"F32"}):
         raise ValueError(f"it holds values of {', '.join(kinds)}, not F32")
-    said = (file.metadata() or {}).get("step", "")
+    about = file.metadata() or {}
+    said = about.get("step", "")
     if not re.fullmatch("0|[1-9][0-9]{0,17}", said):
         raise ValueError(f"it says no step of a training, given {said!r}")
+    if about.get("format") != FORMAT:
+        raise ValueError(f"its format is {about.get('format')!r}, not {FORMAT!r}")
     return int(said)
 
 

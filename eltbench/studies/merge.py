@@ -18,7 +18,7 @@ from eltbench.merging import ContradictionError, check_repeated, merged_rows
 from eltbench.studies import recipes
 from eltbench.studies.base import Study
 from eltbench.studies.presets import preset_from_dict, presets_of
-from eltbench.studies.publishing import publish, read_commands
+from eltbench.studies.publishing import lock, publish, read_commands
 
 MADE = re.compile(r"(rows\.parquet|summary\.csv|claims\.json|provenance\.json|figure\.(png|pdf))")
 """What publishing makes of rows."""
@@ -69,19 +69,22 @@ def write_folder(folder: Folder, into: Path) -> None:
     if not target.resolve().is_relative_to(into.resolve()):
         raise ValueError(f"{target} is, or is below, a link out of {into}, which is not followed; remove it")
     atomic.check_writable(target)
-    anew = len(folder.origins) > 1 and _of_runs(folder.study)
-    for origin in folder.origins:
-        paths = [
-            path for path in (origin / folder.path).iterdir() if COPIED.fullmatch(path.name) and atomic.is_file(path)
-        ]
-        for path in sorted(paths, key=lambda path: (path.name == "rows.parquet", path.name)):
-            if not (anew and MADE.fullmatch(path.name)) and not (target / path.name).exists():
-                atomic.bring(path, target / path.name)
-    if anew:
-        preset = preset_from_dict(folder.commands[-1]["presets"][0])
-        publish(target, folder.study, preset, folder.rows, folder.commands)
-    elif len(folder.origins) > 1:
-        atomic.write_text(target / "provenance.json", json.dumps({"commands": folder.commands}, indent=1) + "\n")
+    with lock(target):  # another command may publish here
+        anew = len(folder.origins) > 1 and _of_runs(folder.study)
+        for origin in folder.origins:
+            paths = [
+                path
+                for path in (origin / folder.path).iterdir()
+                if COPIED.fullmatch(path.name) and atomic.is_file(path)
+            ]
+            for path in sorted(paths, key=lambda path: (path.name == "rows.parquet", path.name)):
+                if not (anew and MADE.fullmatch(path.name)) and not (target / path.name).exists():
+                    atomic.bring(path, target / path.name)
+        if anew:
+            preset = preset_from_dict(folder.commands[-1]["presets"][0])
+            publish(target, folder.study, preset, folder.rows, folder.commands)
+        elif len(folder.origins) > 1:
+            atomic.write_text(target / "provenance.json", json.dumps({"commands": folder.commands}, indent=1) + "\n")
 
 
 def _read(path: Path, origins: Sequence[Path], into: Path) -> Folder:

@@ -27,7 +27,7 @@ def written(tmp_path):
 def altered(path, step="7", **changes):
     """Write some tensors of a file otherwise; `step` is what it says of its step."""
     tensors = {**load_file(path), **{name.replace("__", "."): value for name, value in changes.items()}}
-    save_file(tensors, path, metadata=None if step is None else {"step": step})
+    save_file(tensors, path, metadata=None if step is None else {"step": step, "format": "eltbench-1"})
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
