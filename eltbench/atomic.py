@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 TEMPORARY = "*.tmp"  # the pattern of files that a killed writer leaves behind
 
@@ -31,6 +34,19 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` in UTF-8, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any, indent: int) -> None:
+    """Write a value as JSON that every reader takes, atomically: a number that is not finite stands as null."""
+    write_text(path, json.dumps(_finite(value), indent=indent, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_writable(directory: Path) -> None:

@@ -113,7 +113,7 @@ def _copy(run_id: str, stores: Iterable[RunStore], target: RunStore) -> None:
             for path in _first_made(run_id, stores):
                 for each in [*path.parent.glob(f"{path.stem}.*.parquet"), path]:  # raw tables before their rows
                     _bring(each, directory / "measurements" / each.name)
-            atomic.write_text(directory / "done.json", json.dumps(_joint_record(run_id, stores), indent=2) + "\n")
+            atomic.write_json(directory / "done.json", _joint_record(run_id, stores), indent=2)
     except Timeout:
         raise ValueError(f"run {run_id} is in work in {target.root}: wait for its end and merge again") from None
 

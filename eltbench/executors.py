@@ -78,7 +78,7 @@ def opened(engine: Literal["local", "dask"], scheduler: str, workers: int) -> It
 
 @contextmanager
 def interruptible(hear: Callable[[int], None]) -> Iterator[None]:
-    """Within it `hear` is told of Ctrl-C and SIGTERM, in the main thread alone, and not of what is ignored on purpose."""
+    """Within it `hear` is told of Ctrl-C and SIGTERM, in the main thread alone; a signal that is ignored stays so."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):

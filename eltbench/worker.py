@@ -2,10 +2,10 @@
 
 The line on stdin: {"store": folder of the run cache, "make": [{"run": …, "measurements": [{"study": …, "version": …,
 "settings": {…}}, …]}, …]}. The sender keeps stdin open; when it closes, however the sender died, this process ends at
-once. Events leave as JSON lines on stdout, each with "run", the run's id: {"phase": "wait"}, {"phase": "resume", "step":
-s, "steps": n}, {"phase": "train", "step": s, "steps": n}, {"phase": "measure", "study": …}, {"warning": …}, and as each
-run's last {"done": true, "trained": …, "measured": …, "seconds": …}, {"paused": step} or {"error": …}; an error without
-"run" is that of all runs that have not ended. The exit code is 1 if there was an error, else 0.
+once. Events leave as JSON lines on stdout, each with "run", the run's id: {"phase": "wait"}, {"phase": "train", "step":
+s, "steps": n}, the same of phase "resume", {"phase": "measure", "study": …}, {"warning": …}, and as each run's last
+{"done": true, "trained": …, "measured": …, "seconds": …}, {"paused": step} or {"error": …}; an error without "run" is
+that of all runs that have not ended. The exit code is 1 if there was an error, else 0.
 
 SIGTERM ends this process: at once, but during the training of a run on one device, which it pauses. The step at work is
 finished, a checkpoint saved, and nothing more begun.
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
+from eltbench import backends
 from eltbench.config import Run, run_from_dict
 from eltbench.runs import WEIGHTS, Job, RunStore
 from eltbench.sender import ORPHANED, end_with_sender, told
@@ -69,7 +70,7 @@ def work(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> None:
             _make([jobs], store, emit)
 
 
-class Paused(Exception):
+class Paused(Exception):  # noqa: N818, it is no error
     """A training that was told to end, and left the checkpoint of this step."""
 
     def __init__(self, step: int) -> None:
@@ -100,7 +101,8 @@ def _make(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> bool:
                 raise errors[run_id]
             missing = [job for job in jobs if job.study and not store.measured(run_id, job.study, job.digest)]
             if missing:
-                _measure(missing, store, emit)
+                with backends.get(jobs[0].run.backend).threads(jobs[0].run):
+                    _measure(missing, store, emit)
         except Paused as paused:
             store.forgive(run_id)
             emit({"run": run_id, "paused": paused.step})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -66,6 +67,11 @@ class Engine(ABC):
         the one that leads. Raises RuntimeError with what a process said that failed.
         """
         return False
+
+    @staticmethod
+    def threads(run: Run) -> AbstractContextManager[None]:
+        """Within this context this process computes with the run's threads, since another number rounds otherwise."""
+        return nullcontext()
 
     @abstractmethod
     def step(self, batch: Batch, exits: tuple[int, ...], progress: float, learning_rate: float) -> dict[str, Array]:

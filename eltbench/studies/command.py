@@ -21,6 +21,7 @@ from rich.console import Console
 from eltbench import backends, claims, executors, results, studies, terminal, torchrun
 from eltbench.atomic import check_writable
 from eltbench.estimate import estimate
+from eltbench.evaluation.processors import processors
 from eltbench.model import runs_root
 from eltbench.provenance import provenance
 from eltbench.runs import Job, RunStore, set_aside
@@ -157,11 +158,6 @@ def _publishing_lock(folder: Path) -> Path:
     """Where this user's commands on this machine take turns to publish in a folder; nothing is left in the results."""
     name = hashlib.sha256(f"{getattr(os, 'getuid', int)()} {folder.resolve()}".encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"eltbench-{name}.lock"
-
-
-def processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _presets(study: str, command: StudyCommand) -> list[Preset]:

@@ -64,7 +64,7 @@ def write_folder(folder: Folder, into: Path) -> None:
         preset = preset_from_dict(folder.commands[-1]["presets"][0])
         publish(target, folder.study, preset, folder.rows, folder.commands)
     else:
-        atomic.write_text(target / "provenance.json", json.dumps({"commands": folder.commands}, indent=1) + "\n")
+        atomic.write_json(target / "provenance.json", {"commands": folder.commands}, indent=1)
 
 
 def _read(path: Path, origins: Sequence[Path]) -> Folder:

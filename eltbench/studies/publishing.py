@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from eltbench import claims, results
-from eltbench.atomic import replacing, write_text
+from eltbench.atomic import replacing, write_json, write_text
 from eltbench.schema import row_schema
 from eltbench.studies import verdicts
 from eltbench.studies.base import Study
@@ -28,8 +27,9 @@ def publish(
     decisions = verdicts.decide_all(study, rows, smoke=preset.smoke)
     with replacing(folder / "summary.csv") as temporary:
         study.summarise(rows).to_csv(temporary, index=False, float_format="%.6g")
-    figures.save(study.figure(rows), folder / "figure")
+    with figures.plain():
+        figures.save(study.figure(rows), folder / "figure")
     write_text(folder / "claims.json", verdicts.as_json(study.name, preset.name, decisions))
-    write_text(folder / "provenance.json", json.dumps({"commands": commands}, indent=1) + "\n")
+    write_json(folder / "provenance.json", {"commands": commands}, indent=1)
     results.write_rows(folder / "rows.parquet", rows, row_schema(study.columns))
     return decisions

@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console, RenderableType
 
 from eltbench import results
-from eltbench.atomic import check_writable, replacing, write_text
+from eltbench.atomic import check_writable, replacing, write_json, write_text
 from eltbench.claims import Cell, Evidence
 from eltbench.config import Run
 from eltbench.model import Model
@@ -106,12 +106,13 @@ def write(folder: Path, study: Reading) -> pd.DataFrame:
     summary = study.summarise(rows)
     with replacing(folder / "summary.csv") as temporary:
         summary.to_csv(temporary, index=False, float_format="%.6g")
-    figures.save(study.figure(rows), folder / "figure")
+    with figures.plain():
+        figures.save(study.figure(rows), folder / "figure")
     found = {"study": study.name, "preset": study.source, "claims": {}, "verdicts": counted(summary)}
     write_text(folder / "claims.json", json.dumps(found, indent=1) + "\n")
     runs: dict[str, Any] = {"done": [], "cached": [], "failed": {}}
     entry = {**provenance(), "wall_seconds": round(time.monotonic() - started, 1), "presets": [], "runs": runs}
-    write_text(folder / "provenance.json", json.dumps({"commands": [entry]}, indent=1) + "\n")
+    write_json(folder / "provenance.json", {"commands": [entry]}, indent=1)
     results.write_rows(folder / "rows.parquet", rows, study.schema())
     return summary
 

@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 
 from eltbench import backends, results
-from eltbench.atomic import check_writable, replacing, write_text
+from eltbench.atomic import check_writable, replacing, write_json, write_text
 from eltbench.claims import Decision
 from eltbench.evaluation.processors import processors
 from eltbench.progress import duration
@@ -158,7 +158,8 @@ def write(
     decisions, table = study.decide(rows, smoke=preset.smoke), study.summarise(rows)
     with replacing(folder / "summary.csv") as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
-    figures.save(study.figure(rows), folder / "figure")
+    with figures.plain():
+        figures.save(study.figure(rows), folder / "figure")
     found = {each.claim.id: {**each.to_dict(), "intervals_cover": COVERS} for each in decisions}
     about = {
         "study": study.name,
@@ -173,7 +174,7 @@ def write(
     skipped = {each.cell.id: each.skipped for each in records if each.skipped}
     done = [id for id in dict.fromkeys(each.cell.id for each in records) if id not in {**failed, **skipped}]
     entry = {**entry, "runs": {"done": done, "cached": [], "failed": failed, "skipped": skipped}}
-    write_text(folder / "provenance.json", json.dumps({"commands": [entry]}, indent=1) + "\n")
+    write_json(folder / "provenance.json", {"commands": [entry]}, indent=1)
     raw = pa.Table.from_pandas(timings(records), preserve_index=False)
     results.write_table(folder / "timings.parquet", raw)
     results.write_rows(folder / "rows.parquet", rows, schema())
