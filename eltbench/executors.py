@@ -72,7 +72,10 @@ def opened(engine: Literal["local", "dask"], scheduler: str, workers: int) -> It
         return
     from eltbench.cluster import Dask
 
-    with ExitStack() as held:
+    def hear(number: int) -> None:
+        raise interruption(number)
+
+    with interruptible(hear), ExitStack() as held:
         yield Dask(scheduler, held)
 
 
