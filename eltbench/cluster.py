@@ -301,7 +301,7 @@ def _arrivals(
 
 
 @contextmanager
-def _closed(cluster: Cluster) -> Iterator[Cluster]:
+def _closed(cluster: Cluster) -> Iterator[Any]:
     try:
         yield cluster
     finally:

@@ -163,7 +163,8 @@ def _told_to_end(*, divided: bool) -> Iterator[Callable[[], bool]]:
     try:
         yield told.is_set
     finally:
-        signal.signal(signal.SIGTERM, before)
+        # once told it says how it stands, though a process group and the sender both tell it
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if told.is_set() else before)
 
 
 def _measure(jobs: list[Job], store: RunStore, emit: Emit) -> None:
