@@ -158,13 +158,13 @@ def _told_to_end(*, divided: bool) -> Iterator[Callable[[], bool]]:
     if divided or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    told = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+    told: list[int] = []  # no event, whose lock a second signal could find taken by the first
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     try:
-        yield told.is_set
+        yield lambda: bool(told)
     finally:
         # once told it says how it stands, though a process group and the sender both tell it
-        signal.signal(signal.SIGTERM, signal.SIG_IGN if told.is_set() else before)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if told else before)
 
 
 def _measure(jobs: list[Job], store: RunStore, emit: Emit) -> None:
