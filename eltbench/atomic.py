@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,19 @@ def bring(path: Path, to: Path) -> None:
             shutil.copyfile(path, temporary)
             about = path.stat()
             os.utime(temporary, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
+def write_json(path: Path, value: Any, indent: int) -> None:
+    """Write a value as JSON that every reader takes, atomically: a number that is not finite stands as null."""
+    write_text(path, json.dumps(_nulled(value), indent=indent, allow_nan=False) + "\n")
+
+
+def _nulled(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _nulled(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nulled(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_writable(directory: Path) -> None:

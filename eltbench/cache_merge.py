@@ -121,7 +121,7 @@ def _copy(run_id: str, stores: Iterable[RunStore], target: RunStore) -> None:
                 raw = [each for each in store.tables(run_id) if each.name.startswith(f"{path.stem}.") and each != path]
                 for each in [*raw, path]:  # raw tables before their rows
                     atomic.bring(each, directory / "measurements" / each.name)
-            atomic.write_text(directory / "done.json", json.dumps(_joint_record(run_id, stores), indent=2) + "\n")
+            atomic.write_json(directory / "done.json", _joint_record(run_id, stores), indent=2)
     except Timeout:
         raise ValueError(f"run {run_id} is in work in {target.root}: wait for its end and merge again") from None
 

@@ -4,6 +4,9 @@ Each run is a task of the cluster, and a process of its own on the machine that 
 machines share the run cache. dask gives the task of a lost worker to another one, which goes on from the run's last
 checkpoint; what a worker had begun ends with it, since its processes watch the pipe that it held.
 
+Whoever reaches a scheduler or a worker of dask can run code as its user. So what is asked for here listens on this
+machine alone (kind "local"), or speaks TLS, unless its file says that it need not.
+
 The tasks are submitted as dask's own futures, not through joblib: joblib's dask backend never returns once dask has
 given a task up (joblib 1.6, a task whose workers died too often).
 """
@@ -12,9 +15,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -26,7 +30,7 @@ import eltbench
 from eltbench import gpus
 from eltbench.fields import build, unknown
 from eltbench.processes import Children, End, Group
-from eltbench.progress import Reporter
+from eltbench.progress import Reporter, duration
 from eltbench.registry import allow_named, allowed
 from eltbench.runs import RunStore
 from eltbench.worker import in_words
@@ -46,6 +50,10 @@ KINDS = {
     "slurm": "dask_jobqueue:SLURMCluster",
 }
 ANSWER = 10.0  # seconds that a scheduler has to answer
+LOOK = 0.5  # seconds between two looks for what has ended
+LOOPBACK = "127.0.0.1"
+CODE = "whoever reaches its ports can run code as you"
+NO_WORKER = "look at the queue and at the jobs' own output (log_directory under [options] keeps it)"
 MISSING = "dask is not installed here; pip install 'eltbench[cluster]'"
 
 
@@ -54,21 +62,26 @@ class Description:
     """A cluster that dask-jobqueue asks a batch system for, as a TOML file says it.
 
     options: arguments of dask-jobqueue's class for that batch system. Each of `jobs` jobs has options["processes"]
-    workers, and a worker makes as many runs at a time as it has threads: cores over processes.
+    workers, and a worker makes as many runs at a time as it has threads: cores over processes. insecure: connections
+    between machines need not be encrypted. wait_minutes: how long no worker at all may be there.
     """
 
     kind: str
     jobs: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    insecure: bool = False
+    wait_minutes: float = 60.0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(unknown("kind of cluster", self.kind, list(KINDS)))
         if self.jobs < 1:
             raise ValueError(f"jobs must be at least 1, given {self.jobs}")
+        if not self.wait_minutes > 0:
+            raise ValueError(f"wait_minutes must be above 0, given {self.wait_minutes}")
 
     def cluster(self) -> Cluster:
-        """The cluster, which has submitted nothing yet; raises ValueError for options that its class refuses."""
+        """The cluster, which has submitted nothing yet; ValueError for options that its class refuses, or no TLS."""
         module, _, name = KINDS[self.kind].partition(":")
         made = getattr(_dask(module), name)
         known = {
@@ -81,10 +94,44 @@ class Description:
             if option not in known:
                 raise ValueError(unknown(f"option of kind {self.kind!r}", option, sorted(known - {"self", "kwargs"})))
         try:
-            asked: Cluster = made(**self.options)
-        except (TypeError, ValueError) as error:
+            asked: Cluster = made(**(self._local() if self.kind == "local" else self._secured()))
+        except (TypeError, ValueError, ImportError) as error:
             raise ValueError(f"options of kind {self.kind!r}: {error}") from None
         return asked
+
+    def _local(self) -> dict[str, Any]:
+        """The options, by which nothing listens on a network."""
+        scheduler = dict(self._given("scheduler_options", {}))
+        asked = [self.options.get("interface"), scheduler.pop("interface", None), scheduler.get("host")]
+        if odd := set(asked) - {None, LOOPBACK, "localhost", "lo"}:
+            raise ValueError(f"it stays on this machine, given {sorted(odd)}; leave interface and host out")
+        port = str(scheduler.get("dashboard_address", "0")).rpartition(":")[2]
+        scheduler |= {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:{port}"}
+        here = ["--host", LOOPBACK, "--dashboard-address", f"{LOOPBACK}:0"]
+        worker = [*self._given("worker_extra_args", []), *here]
+        return {**self.options, "interface": None, "scheduler_options": scheduler, "worker_extra_args": worker}
+
+    def _secured(self) -> dict[str, Any]:
+        """The options, by which connections are encrypted, if they must be, and dashboards stay on their machine."""
+        scheduler = {"dashboard_address": f"{LOOPBACK}:0", **self._given("scheduler_options", {})}
+        worker = ["--dashboard-address", f"{LOOPBACK}:0", *self._given("worker_extra_args", [])]
+        options = {**self.options, "scheduler_options": scheduler, "worker_extra_args": worker}
+        if self.insecure or options.get("security") is True:
+            return options
+        security = _dask("distributed").Security(require_encryption=True)
+        roles = [security.get_tls_config_for_role(role) for role in ("scheduler", "worker", "client")]
+        if not all(role["ca_file"] and role["cert"] for role in roles):
+            raise ValueError(
+                f"connections would not be encrypted, and {CODE}: give security = true (certificates for this cluster "
+                "alone, needs cryptography) or configure distributed.comm.tls of dask; where the network is trusted, "
+                "give insecure = true above [options]"
+            )
+        return {**options, "security": security}
+
+    def _given(self, option: str, otherwise: Any) -> Any:
+        """An option of the file, else of dask's own configuration."""
+        configured = _dask("dask.config").get(f"jobqueue.{self.kind}.{option.replace('_', '-')}", None)
+        return self.options.get(option) or configured or otherwise
 
 
 def described(path: Path) -> Description:
@@ -111,6 +158,7 @@ class Dask:
         self.distributed = _dask("distributed")
         self.scheduler, self.held = scheduler, held
         self.description = described(Path(scheduler)) if scheduler.endswith(".toml") else None
+        self.exposed = exposed(scheduler, self.description)
 
     @property
     def lanes(self) -> int:
@@ -120,7 +168,7 @@ class Dask:
     def client(self) -> Client:
         """The connection; raises ValueError where nothing answers, or a scheduler has no workers."""
         if self.description is not None:
-            cluster = self.held.enter_context(self.description.cluster())
+            cluster = self.held.enter_context(_closed(self.description.cluster()))
             cluster.scale(jobs=self.description.jobs)
             client: Client = self.held.enter_context(self.distributed.Client(cluster))
             return client
@@ -134,6 +182,10 @@ class Dask:
 
     def make(self, groups: Sequence[Group], store: RunStore, progress: Reporter, tell: Callable[[End], None]) -> None:
         token = secrets.token_hex(4)
+        if self.exposed:
+            progress.warn(self.exposed)
+            self.exposed = ""
+        patience = 60 * (self.description or Description("local", 1)).wait_minutes
         with _mark(store, token) as mark:
             sweep = (str(mark), eltbench.__version__)
             refuse_strangers(self.client, *sweep)
@@ -145,9 +197,12 @@ class Dask:
             }
             try:
                 ended = self.distributed.as_completed(list(waiting), with_results=True, raise_errors=False)
-                for future, result in ended:
+                for future, result in _arrivals(ended, self.client.ncores, patience, progress.warn):
                     for end in _ends(waiting.pop(future), future.status, result, progress):
                         tell(end)
+                for group in waiting.values():
+                    for jobs in group:
+                        tell(End(jobs[0], error=f"no worker was there for {duration(patience)}; {NO_WORKER}"))
             finally:
                 self.client.cancel(list(waiting))
 
@@ -217,6 +272,46 @@ def refuse_strangers(client: Client, mark: str, version: str) -> None:
     said = {in_words(answer) if isinstance(answer, Exception) else answer for answer in answers.values()} - {""}
     if said:
         raise ValueError("the cluster's workers cannot work for this sweep: " + "; ".join(sorted(said)))
+
+
+def exposed(scheduler: str, description: Description | None) -> str:
+    """What the user should know of the connections of a cluster; empty where they are encrypted or of one machine."""
+    if description is not None:
+        open_ = description.kind != "local" and description.insecure
+        return f"connections of the cluster are not encrypted (insecure = true): {CODE}" if open_ else ""
+    protocol, _, place = scheduler.rpartition("://")
+    if protocol in ("tls", "wss", "inproc") or place.startswith(("127.", "localhost:", "[::1]:")):
+        return ""
+    return f"the connection to {scheduler} is not encrypted: {CODE}; a scheduler with TLS has an address tls://"
+
+
+def _arrivals(
+    ended: Any, workers: Callable[[], Any], patience: float, warn: Callable[[str], None]
+) -> Iterator[tuple[Any, Any]]:
+    """What ends, as it does, while workers are there; stops where none was for `patience` seconds, and warns before."""
+    seen, warned = time.monotonic(), False
+    while not ended.is_empty():
+        if ended.has_ready():
+            yield next(ended)
+        elif workers():
+            seen = time.monotonic()
+            time.sleep(LOOK)
+        elif time.monotonic() - seen > patience:
+            return
+        else:
+            if not warned and time.monotonic() - seen > min(60.0, patience / 2):
+                warned = True
+                warn(f"no worker of the cluster is there; {NO_WORKER}")
+            time.sleep(LOOK)
+
+
+@contextmanager
+def _closed(cluster: Cluster) -> Iterator[Any]:
+    try:
+        yield cluster
+    finally:
+        with suppress(TypeError):  # a local job that never began has no process that could be ended (dask-jobqueue 0.9)
+            cluster.close()
 
 
 @contextmanager

@@ -136,6 +136,7 @@ class SampleCommand:
 
 def sample(arguments: list[str]) -> int:
     """Write the picture of samples by loops."""
+    from eltbench import figures
     from eltbench.studies import sample_pictures
 
     asked = command_line.read(SampleCommand, "eltbench sample", arguments)
@@ -156,8 +157,8 @@ def sample(arguments: list[str]) -> int:
     settings: dict[str, Any] = {"guidance_scale": asked.guidance_scale}
     if asked.steps is not None:
         settings["steps"] = asked.steps
-    figure = sample_pictures.by_loops(model, exits, asked.samples, asked.seed, **settings)
-    figure.savefig(asked.out, dpi=150)
+    with figures.plain():
+        sample_pictures.by_loops(model, exits, asked.samples, asked.seed, **settings).savefig(asked.out, dpi=150)
     print(asked.out)
     return 0
 

@@ -72,13 +72,16 @@ def opened(engine: Literal["local", "dask"], scheduler: str, workers: int) -> It
         return
     from eltbench.cluster import Dask
 
-    with ExitStack() as held:
+    def hear(number: int) -> None:
+        raise interruption(number)
+
+    with interruptible(hear), ExitStack() as held:
         yield Dask(scheduler, held)
 
 
 @contextmanager
 def interruptible(hear: Callable[[int], None]) -> Iterator[None]:
-    """Within it `hear` is told of Ctrl-C and SIGTERM, in the main thread alone, and not of what is ignored on purpose."""
+    """Within it `hear` is told of Ctrl-C and SIGTERM, in the main thread alone; a signal that is ignored stays so."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):

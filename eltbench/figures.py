@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import matplotlib
+import matplotlib.style
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -32,6 +34,11 @@ CONTROLS = ("dedicated", "equal-compute", "equal-parameters")  # roles; what is 
 CLEAREST = (0, 1, 2, 3, 4, 5, 9, 7, 8, 6)  # the palette's colours, the clearest on white first
 INSIDE = 7  # a legend of more lines stands below its panel
 BELOW = 5.5  # what the labels of the axis take there, in the legend's letters
+
+
+def plain() -> AbstractContextManager[None]:
+    """A context in which figures are drawn and saved with matplotlib's own settings, not those of a user's file."""
+    return matplotlib.style.context("default")
 
 
 def grid(rows: int, columns: int, heights: Sequence[float] = ()) -> tuple[Figure, np.ndarray]:

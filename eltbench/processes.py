@@ -60,6 +60,7 @@ class Children:
         After `pause`, `kill` or `end` none is started, and of those at work only what they say themselves is told.
         """
         at_work = {jobs[0].run_id: jobs[0] for jobs in group}
+        why: str | None
         with tempfile.TemporaryFile() as errors:
             try:
                 child = self._start(group[0][0].run.threads, errors)

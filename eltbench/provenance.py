@@ -15,6 +15,14 @@ from pathlib import Path
 from typing import Any
 
 BACKEND_LIBRARIES = {"torch": ("torch",), "jax": ("jax", "jaxlib", "equinox", "optax")}
+ANOTHER_REPOSITORY = (  # variables by which git looks elsewhere than in the folder where it is asked
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_COMMON_DIR",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_NAMESPACE",
+)
 LIBRARIES = ("numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "torchvision", "torch-fidelity", "safetensors")
 
 
@@ -66,9 +74,10 @@ def _commit() -> dict[str, Any]:
 
 
 def _git(directory: Path, *arguments: str) -> str | None:
+    environment = {name: value for name, value in os.environ.items() if name not in ANOTHER_REPOSITORY}
     try:
         command = ("git", "--no-optional-locks", *arguments)  # looking must not get in the way of someone's commit
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -213,7 +213,7 @@ class RunStore:
             "checkpoint": files,
             "provenance": provenance(),
         }
-        atomic.write_text(directory / "done.json", json.dumps(record, indent=2) + "\n")
+        atomic.write_json(directory / "done.json", record, indent=2)
         self.forgive(run_id)
 
     def fail(self, run_id: str, traceback: str) -> None:

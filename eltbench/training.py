@@ -112,17 +112,18 @@ def fit_seeds(
         if launch(run, partial(fit, run, directory), None if report is None else partial(report, run)):
             return [_begin(replace(run, devices=1), directory, made)]
     check_splits(made.dataset)
-    trainees = [_begin(run, directory, made) for directory, run in runs.items()]
-    steps = run.optimisation.steps
-    for trainee in trainees:
-        if report and 0 < trainee.step < steps:
-            report(trainee.run, trainee.step, steps)
-    while going := [trainee for trainee in trainees if trainee.error is None and trainee.step < steps]:
-        if stop():
-            break
-        behind = min(trainee.step for trainee in going)
-        until = min((trainee.step for trainee in going if trainee.step > behind), default=steps)
-        _train([trainee for trainee in going if trainee.step == behind], made, until, report, stop)
+    with backends.get(run.backend).threads(run):
+        trainees = [_begin(run, directory, made) for directory, run in runs.items()]
+        steps = run.optimisation.steps
+        for trainee in trainees:
+            if report and 0 < trainee.step < steps:
+                report(trainee.run, trainee.step, steps)
+        while going := [trainee for trainee in trainees if trainee.error is None and trainee.step < steps]:
+            if stop():
+                break
+            behind = min(trainee.step for trainee in going)
+            until = min((trainee.step for trainee in going if trainee.step > behind), default=steps)
+            _train([trainee for trainee in going if trainee.step == behind], made, until, report, stop)
     return trainees
 
 

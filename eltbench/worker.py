@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
+from eltbench import backends
 from eltbench.config import Run, run_from_dict
 from eltbench.registry import allow_named
 from eltbench.runs import WEIGHTS, Job, RunStore
@@ -71,7 +72,7 @@ def work(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> None:
             _make([jobs], store, emit)
 
 
-class Paused(Exception):
+class Paused(Exception):  # noqa: N818, it is no error
     """A training that was told to end, and left the checkpoint of this step."""
 
     def __init__(self, step: int) -> None:
@@ -102,7 +103,8 @@ def _make(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> bool:
                 raise errors[run_id]
             missing = [job for job in jobs if job.study and not store.measured(run_id, job.study, job.digest)]
             if missing:
-                _measure(missing, store, emit)
+                with backends.get(jobs[0].run.backend).threads(jobs[0].run):
+                    _measure(missing, store, emit)
         except Paused as paused:
             store.forgive(run_id)
             emit({"run": run_id, "paused": paused.step})
@@ -158,12 +160,13 @@ def _told_to_end(*, divided: bool) -> Iterator[Callable[[], bool]]:
     if divided or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    told = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+    told: list[int] = []  # no event, whose lock a second signal could find taken by the first
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     try:
-        yield told.is_set
+        yield lambda: bool(told)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        # once told it says how it stands, though a process group and the sender both tell it
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if told else before)
 
 
 def _measure(jobs: list[Job], store: RunStore, emit: Emit) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -98,6 +99,16 @@ class Clients:
         return dict(enumerate(self.answers))
 
 
+class Pending:
+    """Futures of which none is ever done."""
+
+    def is_empty(self):
+        return False
+
+    def has_ready(self):
+        return False
+
+
 class TestRefusals:
     def test_workers_that_do_not_see_the_run_cache(self, tmp_path):
         said = cluster.greeting(str(tmp_path / "nowhere" / "sweep-1.tmp"), cluster.eltbench.__version__)
@@ -134,6 +145,7 @@ class TestRefusals:
         [
             ("kind = 'slrum'\njobs = 1", "unknown kind of cluster 'slrum'; did you mean 'slurm'?"),
             ("kind = 'slurm'\njobs = 0", "jobs must be at least 1, given 0"),
+            ("kind = 'slurm'\njobs = 1\nwait_minutes = 0", "wait_minutes must be above 0, given 0"),
             ("kind = 'slurm'", "jobs is missing"),
             ("kind = 'slurm'\njobs = 1\nworkers = 2", "unknown description field 'workers'"),
             ("kind = ", "Invalid value"),
@@ -153,6 +165,28 @@ class TestRefusals:
         with pytest.raises(ValueError, match="unknown option of kind 'slurm' 'qeue'; did you mean 'queue'"):
             described(path).cluster()
 
+    def test_a_cluster_whose_connections_would_not_be_encrypted(self, tmp_path):
+        path = tmp_path / "cluster.toml"
+        path.write_text("kind = 'slurm'\njobs = 1\noptions = {cores = 1, memory = '1GB'}")
+        with pytest.raises(ValueError, match="can run code as you: give security = true") as refused:
+            described(path).cluster()
+        assert "distributed.comm.tls" in str(refused.value)
+        assert "insecure = true above [options]" in str(refused.value)
+
+    def test_a_local_cluster_that_would_be_seen_by_others(self, tmp_path):
+        path = tmp_path / "cluster.toml"
+        text = "kind = 'local'\njobs = 1\noptions = {{cores = 1, memory = '1GB', {}}}"
+        for option in ("interface = 'eth0'", "scheduler_options = {host = '0.0.0.0'}"):
+            path.write_text(text.format(option))
+            with pytest.raises(ValueError, match=r"it stays on this machine, given .*leave interface and host out"):
+                described(path).cluster()
+
+    def test_a_cluster_without_any_worker_is_not_waited_for_without_end(self, monkeypatch):
+        monkeypatch.setattr(cluster, "LOOK", 0.01)
+        said = []
+        assert list(cluster._arrivals(Pending(), dict, 0.2, said.append)) == []
+        assert said == [f"no worker of the cluster is there; {cluster.NO_WORKER}"]
+
     def test_what_dask_gave_up_fails_its_runs_alone(self):
         jobs = [job(0), job(1)]
         lost = (RuntimeError, RuntimeError("4 workers died"), None)
@@ -163,7 +197,107 @@ class TestRefusals:
         assert "dropped it (cancelled)" in cluster._ends([[jobs[0]]], "cancelled", None, Lines())[0].error
 
 
-def test_the_file_of_the_documentation_asks_slurm_for_a_gpu_a_job(tmp_path):
+LISTENING = """
+import sys
+from pathlib import Path
+import psutil
+from distributed import Client
+from eltbench.cluster import described
+with described(Path(sys.argv[1])).cluster() as made, Client(made) as client:
+    made.scale(jobs=1)
+    client.wait_for_workers(1, 300)
+    me = psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        for each in process.net_connections("inet"):
+            if each.status == psutil.CONN_LISTEN:
+                print(each.laddr.ip)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="listening sockets are looked up in /proc")
+def test_a_local_cluster_listens_on_this_machine_alone(tmp_path):
+    path = tmp_path / "cluster.toml"
+    path.write_text(JOBS.format(folder=tmp_path))
+    command = [sys.executable, "-c", LISTENING, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) >= 4  # scheduler and its page, worker and its page
+    assert set(done.stdout.split()) == {"127.0.0.1"}
+
+
+WORKERLESS = """
+import sys
+from faulty_plugin import job
+from eltbench.executors import opened
+from eltbench.progress import Lines
+from eltbench.runs import RunStore
+from eltbench.sweep import sweep
+with opened("dask", sys.argv[1], 1) as executor:
+    print(sweep([job()], RunStore(sys.argv[2]), progress=Lines(), executor=executor).failed)
+"""
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_start_fail_their_runs_with_a_word_on_where_to_look(tmp_path, plugin):
+    lines = ["wait_minutes = 0.05", *JOBS.format(folder=tmp_path).splitlines(), "python = '/nowhere/python'"]
+    (tmp_path / "cluster.toml").write_text("\n".join(lines))
+    command = [sys.executable, "-c", WORKERLESS, str(tmp_path / "cluster.toml"), str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert "no worker was there for 3.0 s; look at the queue and at the jobs' own output" in done.stdout
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """The files of a certificate with which dask is configured to speak TLS."""
+    openssl, dask = shutil.which("openssl"), pytest.importorskip("dask")
+    if openssl is None:
+        pytest.skip("openssl is not here to make a certificate")
+    files = {"key": str(tmp_path / "key.pem"), "cert": str(tmp_path / "cert.pem")}
+    made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=dask"]
+    command = [openssl, *made, "-keyout", files["key"], "-out", files["cert"]]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    its = {f"{role}.{name}": path for role in ("scheduler", "worker", "client") for name, path in files.items()}
+    with dask.config.set(
+        {f"distributed.comm.tls.{name}": path for name, path in {"ca-file": files["cert"], **its}.items()}
+    ):
+        yield files
+
+
+def test_other_clusters_speak_tls_as_dask_is_configured(tmp_path, certificate):
+    path = tmp_path / "cluster.toml"
+    path.write_text("kind = 'slurm'\njobs = 1\noptions = {cores = 1, memory = '1GB'}")
+    with described(path).cluster() as made:
+        assert made.scheduler_address.startswith("tls://")
+        assert f"--tls-cert {certificate['cert']}" in made.job_script()
+        assert "--dashboard-address 127.0.0.1:0" in made.job_script()
+    assert cluster.exposed(str(path), described(path)) == ""
+
+
+def test_a_cluster_without_encryption_is_had_by_a_flag_and_warned_of(tmp_path):
+    path = tmp_path / "cluster.toml"
+    path.write_text("kind = 'slurm'\njobs = 1\ninsecure = true\noptions = {cores = 1, memory = '1GB'}")
+    with described(path).cluster() as made:
+        assert made.scheduler_address.startswith("tcp://")
+    assert "not encrypted (insecure = true): whoever reaches its ports" in cluster.exposed(str(path), described(path))
+
+
+@pytest.mark.parametrize(
+    ("address", "warned"),
+    [
+        ("tcp://10.0.0.7:8786", True),
+        ("login-node:8786", True),
+        ("tcp://127.0.0.1:8786", False),
+        ("localhost:8786", False),
+        ("tls://login-node:8786", False),
+    ],
+)
+def test_an_address_on_a_network_is_warned_of_unless_it_is_encrypted(address, warned):
+    assert ("an address tls://" in cluster.exposed(address, None)) == warned
+
+
+def test_the_file_of_the_documentation_asks_slurm_for_a_gpu_a_job(tmp_path, certificate):
     page = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     path = tmp_path / "cluster.toml"

@@ -42,6 +42,19 @@ def test_a_killed_program_fails_all_its_seeds_and_the_repetition_resumes_each(tm
     assert len(steps(tmp_path, "all")) == 5 + 2 * (STEPS - 2)
 
 
+def test_seeds_that_are_trained_together_pause_together_and_each_resumes(tmp_path, started, plugin):  # noqa: F811
+    runs = held(tmp_path, 5, 1, 2)
+    command = started(tmp_path, runs, vectorise_seeds=True)
+    wait(lambda: len(steps(tmp_path, "all")) == 5)
+    os.kill(command.process.pid, signal.SIGTERM)
+    (tmp_path / "gate").unlink()
+    assert command.process.wait(timeout=60) != 0
+    assert [command.store.state(run_id) for run_id in ids(*runs)] == ["partial", "partial"]
+    outcome = started(tmp_path, runs, vectorise_seeds=True).outcome()
+    assert (sorted(outcome["done"]), outcome["failed"]) == (sorted(ids(*runs)), {})
+    assert len(steps(tmp_path, "all")) == 2 * STEPS  # the third step of both was saved
+
+
 def test_a_seed_that_another_command_trains_is_left_to_it(tmp_path, started, plugin):  # noqa: F811
     both = held(tmp_path, 3, 1, 2)
     other = started(tmp_path, both[1:])

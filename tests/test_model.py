@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -200,6 +202,29 @@ def test_a_model_is_found_by_its_id_by_a_beginning_of_it_and_by_its_folder(store
         found = load_model(name, runs=store)
         assert found.run == run
         assert found.run_id == run_id(run)
+
+
+def test_loading_a_model_leaves_the_process_as_it_was(store):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    try:
+        for run in RUNS.values():
+            load_model(run_id(run), runs=store)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == states
+
+
+def test_training_keeps_to_the_threads_of_its_run_and_gives_them_back(tmp_path, monkeypatch):
+    run, seen, threads = RUNS["diffusion"], [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        fit(run, tmp_path, lambda *done: seen.append(torch.get_num_threads()))
+        assert (set(seen), torch.get_num_threads()) == ({run.threads}, 2)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_loaded_model_predicts_as_the_trained_engine_does(store, tmp_path):

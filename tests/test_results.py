@@ -2,6 +2,7 @@
 
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -375,6 +376,17 @@ class TestProvenance:
     def test_a_row_names_the_libraries_of_its_backend_alone(self):
         assert row_provenance("torch")["libraries"].startswith("torch==")
         assert "torch" not in row_provenance("jax")["libraries"]
+
+    def test_the_commit_is_that_of_the_package_whatever_repository_the_environment_names(self, tmp_path, monkeypatch):
+        from eltbench import provenance as module
+
+        package = Path(module.__file__).parent
+        committed = module._git(package, "rev-parse", "HEAD"), module._git(package, "ls-files", "__init__.py")
+        subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+        for name, path in (("DIR", ".git"), ("WORK_TREE", "."), ("INDEX_FILE", ".git/index"), ("COMMON_DIR", ".git")):
+            monkeypatch.setenv(f"GIT_{name}", str(tmp_path / path))
+        found = module._git(package, "rev-parse", "HEAD"), module._git(package, "ls-files", "__init__.py")
+        assert found == committed
 
     def test_an_untracked_copy_inside_a_repository_names_no_commit(self, tmp_path, monkeypatch):
         subprocess.run(["git", "init", "-q", tmp_path], check=True)

@@ -14,12 +14,27 @@ from filelock import Timeout
 from safetensors.numpy import save_file
 
 from eltbench import runs
+from eltbench.atomic import write_json
 from eltbench.cache_damage import problems, set_damage_aside
 from eltbench.config import Run
 from eltbench.runs import WEIGHTS, Job, RunStore, measurement_hash, set_aside
 from eltbench.sweep import Durations
 
 RUN = Run("elt", "diffusion", "digits")
+
+
+def test_what_is_written_of_a_run_is_json_that_every_reader_takes(tmp_path):
+    store = RunStore(tmp_path)
+    store.finish(RUN, "0123", seconds=float("inf"), resumed=False)
+    record = json.loads((tmp_path / "0123" / "done.json").read_text(), parse_constant=pytest.fail)
+    assert record["seconds"] is None
+
+
+def test_a_number_that_is_not_finite_stands_as_null_wherever_it_is(tmp_path):
+    write_json(tmp_path / "some.json", {"a": [1.5, float("nan"), {"b": (float("-inf"), "x")}]}, indent=1)
+    assert json.loads((tmp_path / "some.json").read_text()) == {"a": [1.5, None, {"b": [None, "x"]}]}
+
+
 ID = "0123456789abcdef"
 
 

@@ -1,4 +1,4 @@
-"""Commands whose streams are closed, narrow or read no further, and whose user has no home: plain words, no traceback."""
+"""Commands whose streams are closed, narrow or read no further, and whose user has no home: no traceback."""
 
 import os
 import subprocess

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -68,6 +69,11 @@ class Engine(ABC):
         the one that leads. Raises RuntimeError with what a process said that failed.
         """
         return False
+
+    @staticmethod
+    def threads(run: Run) -> AbstractContextManager[None]:
+        """Within this context this process computes with the run's threads, since another number rounds otherwise."""
+        return nullcontext()
 
     @abstractmethod
     def step(self, batch: Batch, exits: tuple[int, ...], progress: float, learning_rate: float) -> dict[str, Array]:
@@ -141,7 +147,7 @@ def check_exits(exits: Sequence[int], *, deepest: int | None = None) -> tuple[in
     if isinstance(exits, range) and exits and abs(exits[-1] - exits[0]) > MOST_LOOPS:  # not made a list of
         raise ValueError(f"exits: a network is looped {MOST_LOOPS:,} times at most, given {exits}")
     try:
-        listed = tuple(exits)
+        listed: tuple[Any, ...] = tuple(exits)
     except TypeError:  # a number, or an array of one
         listed = (None,)
     if not all(map(whole, listed)):

@@ -48,14 +48,14 @@ def quality(samples: np.ndarray, reference: np.ndarray, *, extractor: str = "dig
     and the other in [-1, 1], and for shapes the extractor does not take.
     """
     n = min(len(samples), len(reference))
-    found = [extract(images[:n], extractor) for images in (samples, reference)]
+    drawn, real = (extract(images[:n], extractor) for images in (samples, reference))
     for name, images, others in (("samples", samples, reference), ("reference", reference, samples)):
         if n and images.min() >= 0 and images.max() <= 1 and others.min() < 0:
             raise ValueError(
                 f"quality: all values of {name} lie in 0..1, those of the other set begin at {others.min():g}: "
                 "expected both in [-1, 1]; of 0..1 take 2 * x - 1"
             )
-    return scores(*found, full_name(extractor))
+    return scores(drawn, real, full_name(extractor))
 
 
 def scores(generated: Features, real: Features, extractor: str) -> list[Score]:

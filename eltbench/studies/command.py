@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from rich.console import Console
 from eltbench import backends, claims, command_line, executors, results, studies, terminal, torchrun
 from eltbench.atomic import check_writable
 from eltbench.estimate import estimate
+from eltbench.evaluation.processors import processors
 from eltbench.fields import check_name
 from eltbench.model import runs_root
 from eltbench.provenance import provenance
@@ -161,11 +161,6 @@ def execute(study_name: str, command: StudyCommand) -> int:
             remarks = [*([] if presets[0].smoke else verdicts.withheld(decisions)), *study.remarks(rows)]
     _print(study.name, presets[0], folder, decisions, remarks, doubts, outcome)
     return FAILED if outcome.failed else 0
-
-
-def processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _presets(study: str, command: StudyCommand) -> list[Preset]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,7 +83,7 @@ def write_folder(folder: Folder, into: Path) -> None:
             preset = preset_from_dict(folder.commands[-1]["presets"][0])
             publish(target, folder.study, preset, folder.rows, folder.commands)
         elif len(folder.origins) > 1:
-            atomic.write_text(target / "provenance.json", json.dumps({"commands": folder.commands}, indent=1) + "\n")
+            atomic.write_json(target / "provenance.json", {"commands": folder.commands}, indent=1)
 
 
 def _read(path: Path, origins: Sequence[Path], into: Path) -> Folder:

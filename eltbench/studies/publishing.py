@@ -13,7 +13,7 @@ import pyarrow as pa
 from filelock import FileLock
 
 from eltbench import atomic, claims, results, studies
-from eltbench.atomic import replacing, write_text
+from eltbench.atomic import replacing, write_json, write_text
 from eltbench.schema import row_schema
 from eltbench.studies import verdicts
 from eltbench.studies.base import Study
@@ -56,11 +56,12 @@ def write(
         results.write_rows(temporary, rows, schema)
         with replacing(folder / "summary.csv") as summary:
             study.summarise(rows).to_csv(summary, index=False, float_format="%.6g")
-        figures.save(study.figure(rows), folder / "figure")
+        with figures.plain():
+            figures.save(study.figure(rows), folder / "figure")
         write_text(folder / "claims.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
         *earlier, last = ({key: it for key, it in each.items() if key != results.CHECKSUM} for each in commands)
         made = [*earlier, {**last, results.CHECKSUM: results.checksum(temporary)}]
-        write_text(folder / "provenance.json", json.dumps({"commands": made}, indent=1) + "\n")
+        write_json(folder / "provenance.json", {"commands": made}, indent=1)
 
 
 @dataclass(frozen=True)

@@ -52,14 +52,17 @@ def write(folder: Path, jobs: Sequence[Job], store: RunStore, trained: Collectio
     trained: the runs that this command trained or measured; a picture that is there is made anew for these alone. The
     sampler's settings are those of the measurement. Returns what was written.
     """
+    from eltbench import figures
+
     written = []
     for path, job in _chosen(folder, jobs, store).items():
         if job.run_id in trained or not path.exists():
             model = load_model(job.run_id, runs=store.root)
             settings: Mapping[str, Any] = job.settings["sampling"]
-            figure = by_loops(model, job.settings["sample_loops"], SAMPLES, seed=job.run.seed, **settings)
             about = f"Samples of {title(model)} (seed {job.run.seed}), a row a loop count, all from the same noise"
-            save(figure, path, about)
+            with figures.plain():
+                figure = by_loops(model, job.settings["sample_loops"], SAMPLES, seed=job.run.seed, **settings)
+                save(figure, path, about)
             written.append(path)
     return written
 

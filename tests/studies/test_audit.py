@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import matplotlib
 import pandas as pd
 import pytest
 from matplotlib.image import imread
@@ -31,6 +32,13 @@ def published(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audit") / "results"
     assert command.main("audit", ["--results", str(folder)]) == 0
     return folder / "audit"
+
+
+def test_the_settings_of_a_user_s_matplotlibrc_change_no_figure(published, tmp_path):
+    with matplotlib.rc_context({"text.usetex": True, "figure.facecolor": "red", "savefig.bbox": "tight"}):
+        assert command.main("audit", ["--results", str(tmp_path)]) == 0
+    for name in ("figure.png", "figure.pdf"):
+        assert (tmp_path / "audit" / name).read_bytes() == (published / name).read_bytes()
 
 
 def verdicts(summary: pd.DataFrame, quantity: str) -> dict[tuple[str, str], str]:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from eltbench import studies
+from eltbench.evaluation import processors
 from eltbench.studies import command
 
 PRESET = """
@@ -41,6 +42,16 @@ def refusal(capsys, tmp_path, monkeypatch):
         return said.err
 
     return run
+
+
+def test_workers_that_are_left_open_are_as_many_as_the_control_groups_give_time_for(refusal, monkeypatch):
+    def opened(engine, scheduler, workers):
+        raise ValueError(f"{workers} workers")
+
+    monkeypatch.setattr(processors.os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(processors, "_allowed", lambda groups, tree: iter([3]))
+    monkeypatch.setattr(command.executors, "opened", opened)
+    assert refusal() == "error: 3 workers\n"
 
 
 @pytest.mark.parametrize(

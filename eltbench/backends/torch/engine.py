@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,18 +37,17 @@ class TorchEngine(Engine):
         self.run, self.trainer, self.task = run, trainer, task
         self.ranks = parallel.Alone() if run.devices == 1 else parallel.Ranks(run)
         self.leads, self.device = self.ranks.leads, self.ranks.device(run.device)
-        if self.device.type == "cpu":
-            torch.set_num_threads(run.threads)
         self.ops = TorchOps(self.device)
         seed = int(stream(run.dataset, run.seed, "weights").integers(2**62))
-        network = Network(
-            run.architecture,
-            trainer.depth,
-            spec,
-            timed=task.timed,
-            generator=torch.Generator().manual_seed(seed),
-            solver=trainer.solver(run.architecture),
-        )
+        with torch.random.fork_rng(devices=[]):  # modules draw first weights of their own, which none sees
+            network = Network(
+                run.architecture,
+                trainer.depth,
+                spec,
+                timed=task.timed,
+                generator=torch.Generator().manual_seed(seed),
+                solver=trainer.solver(run.architecture),
+            )
         self.network = network.to(self.device)
         optimisation = run.optimisation
         averaging = _debiased if optimisation.ema_debias else get_ema_multi_avg_fn
@@ -73,6 +72,16 @@ class TorchEngine(Engine):
     @staticmethod
     def launch(run: Run, train: Callable[[Report | None], object], report: Report | None) -> bool:
         return parallel.launch(run, train, report)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def threads(run: Run) -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(run.threads if run.device == "cpu" else before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def upload(self, batch: Batch) -> Batch:
         return Batch(*(None if array is None else self.ops.asarray(array) for array in batch))
