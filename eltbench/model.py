@@ -220,7 +220,7 @@ def runs_root(root: str | Path | None = None) -> Path:
         return expanded(given)
     try:
         return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "eltbench" / "runs"
-    except RuntimeError:
+    except ValueError:
         raise ValueError("this user has no home folder: give --runs a folder, or set $ELTBENCH_RUNS") from None
 
 

@@ -57,12 +57,12 @@ def test_characters_that_the_terminal_lacks_are_replaced():
 
 
 def test_an_unknown_home_is_told_what_to_give_instead(monkeypatch, capsys):
-    def unknown():
+    def unknown(path):
         raise RuntimeError("Could not determine home directory.")
 
     for name in ("ELTBENCH_RUNS", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", unknown)
+    monkeypatch.setattr(Path, "expanduser", unknown)
     assert cli.main(["runs"]) == 2
     assert "give --runs a folder, or set $ELTBENCH_RUNS" in capsys.readouterr().err
 

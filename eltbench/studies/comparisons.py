@@ -24,9 +24,8 @@ def ratio_evidence(rows: pd.DataFrame, seeds: set[int], sides: Callable[[str], M
     unscored = rows[rows["metric"] == SAMPLE_SCORES]["reason"]
     losses = sides("heldout_loss")
     effects = {name: log_ratios(*pair) for name, pair in losses.items()}
-    without = {name: without_ratio(*pair) for name, pair in losses.items()}
-    if len(unscored):
-        without = {name: said or f"samples were not scored: {unscored.iloc[0]}" for name, said in without.items()}
+    without = dict.fromkeys(effects, f"samples were not scored: {unscored.iloc[0]}") if len(unscored) else {}
+    without |= {name: said for name, pair in losses.items() if (said := without_ratio(*pair))}
     return Evidence(
         {name: effect.to_numpy() for name, effect in effects.items()},
         kernel_witness(rows, sides("kernel_distance")),

@@ -212,7 +212,8 @@ def _diminishing(rows: pd.DataFrame) -> Evidence | None:
         seeds = early.index.intersection(late.index)
         gain = early[seeds] - late[seeds]
         absent = sorted({seed for frame in sides.values() for seed in frame["seed"]} - set(seeds))
-    without = {**ratio.without, "gain": without_ratio(*sides.values())}
+    said = without_ratio(*sides.values())
+    without = {**ratio.without, **({"gain": said} if said else {})}
     return Evidence({**ratio.primary, "gain": gain.to_numpy()}, ratio.second, {**ratio.absent, "gain": absent}, without)
 
 

@@ -149,7 +149,7 @@ class Extrapolation(Study):
                 sides = [norms[norms["stratum"] == quarter] for quarter in (NOISIEST, CLEANEST)]
                 effect = log_ratios(*sides)
                 absent = {"late-loops": sorted(set(main[main["trainer"] == "elt"]["seed"]) - set(effect.index))}
-                without = {"late-loops": without_ratio(*sides)}
+                without = {"late-loops": said} if (said := without_ratio(*sides)) else {}
                 found["update-norms"][where] = Evidence({"late-loops": effect.to_numpy()}, None, absent, without)
         return found
 

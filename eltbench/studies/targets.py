@@ -82,7 +82,8 @@ def elt_over_unique(rows: pd.DataFrame) -> Evidence | None:
         "steps": log_ratio(raced["steps"], raced["own_steps"]),
         "common-target": log_ratio(raced["common_steps"], raced["own_common_steps"]),
     }
-    without = dict.fromkeys(effects, without_ratio(asked[asked["metric"] == "heldout_loss"]))
+    said = without_ratio(asked[asked["metric"] == "heldout_loss"])
+    without = dict.fromkeys(effects, said) if said else {}
     return Evidence(effects, None, dict.fromkeys(effects, absent), without, counts=tuple(effects))
 
 
