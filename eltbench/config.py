@@ -143,12 +143,6 @@ class Optimisation:
                 f"{MOST_SNAPSHOTS} are kept; raise it"
             )
 
-        if self.snapshot_every and self.steps // self.snapshot_every > MOST_SNAPSHOTS:
-            raise ValueError(
-                f"optimisation: a run keeps at most {MOST_SNAPSHOTS:,} snapshots, given snapshot_every = "
-                f"{self.snapshot_every} of {self.steps} steps"
-            )
-
     @property
     def snapshots(self) -> tuple[int, ...]:
         """The steps before the last after which a snapshot of the averaged weights is kept."""

@@ -40,7 +40,6 @@ from eltbench.config import Architecture, Optimisation, Run, build, run_from_dic
         ({"dropout": -0.1}, r"dropout must be in \[0, 1\), given -0.1"),
         ({"dropout": float("nan")}, r"dropout must be in \[0, 1\), given nan"),
         ({"dropout": True}, r"dropout must be in \[0, 1\), given True"),
-        ({"unique_layers": True}, "unique_layers must be a number, given True"),
         ({"attention_radius": False}, "attention_radius must be a number, given False"),
     ],
 )
@@ -68,7 +67,6 @@ def test_a_seed_is_a_whole_number_that_a_row_can_hold(seed):
         ({"learning_rate": float("inf")}, "learning_rate must be finite, given inf"),
         ({"weight_decay": float("nan")}, "weight_decay must be finite, given nan"),
         ({"betas": (0.9, float("nan"))}, r"betas must be finite, given \(0.9, nan\)"),
-        ({"steps": 10**9, "snapshot_every": 1}, "a run keeps at most 10,000 snapshots, .* 1 of 1000000000 steps"),
         ({"label_dropout": 1.1}, r"label_dropout must be in \[0, 1\], given 1.1"),
         (
             {"steps": 10**12, "snapshot_every": 1},

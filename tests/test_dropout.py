@@ -224,5 +224,5 @@ def test_passes_with_dropout_are_members_of_their_seed(trained):
 def test_passes_that_could_not_differ_are_refused(trained):
     with pytest.raises(ValueError, match="trained without dropout, so 3 passes would be the same one"):
         load_model(trained / "plain").predict(NOISY, log_snr=0.0, exits=(1,), dropout_passes=3)
-    with pytest.raises(ValueError, match="dropout_passes must be 0 or more, given -1"):
+    with pytest.raises(ValueError, match="dropout_passes must be 0 or more, a whole number, given -1"):
         load_model(trained / "one").predict(NOISY, log_snr=0.0, exits=(1,), dropout_passes=-1)

@@ -412,11 +412,10 @@ def test_weights_that_no_training_writes_are_refused_also_without_a_record(copie
 @pytest.mark.parametrize(
     "changes",
     [
-        {"unique_layers": 10**6},
-        {"unique_layers": 10**30},
-        {"width": 2**40},
-        {"mlp_ratio": 10**9},
-        {"max_loops": 10**9, "loop_adapter_rank": 16},
+        {"unique_layers": 1024},
+        {"width": 65_536},
+        {"mlp_ratio": 256},
+        {"max_loops": 1024, "loop_adapter_rank": 8},
     ],
 )
 def test_a_network_that_its_file_cannot_hold_is_refused_before_it_is_built(copied, monkeypatch, changes, recorded):
@@ -437,10 +436,8 @@ def test_snapshots_that_a_configuration_only_names_take_no_memory(copied):
     description = json.loads((copied / "checkpoint.json").read_text())
     description["run"]["optimisation"] |= {"steps": 10**15, "snapshot_every": 1}
     (copied / "checkpoint.json").write_text(json.dumps(description))
-    with pytest.raises(ValueError, match="is trained to step 3 of 1000000000000000"):
+    with pytest.raises(ValueError, match="snapshot_every 1 would keep 999999999999999 snapshots, at most 10000"):
         load_model(copied)
-    with pytest.raises(ValueError, match=r"it has those of steps 1, 2, .*, 20, …, 1000000000000000"):
-        load_model(copied, step=10**16)
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ class TestFiles:
         before = path.read_bytes()
 
         def interrupted(table, where, **options):
-            where.write_bytes(b"PAR1 half a ta")
+            where.write(b"PAR1 half a ta")
             raise KeyboardInterrupt
 
         monkeypatch.setattr(results.pq, "write_table", interrupted)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from eltbench import trainers, training
+from eltbench.cache_merge import tensors
 from eltbench.config import Architecture, Optimisation, Run
 from eltbench.data.digits import Digits
 from eltbench.log import Log
@@ -316,5 +317,5 @@ def test_a_training_that_is_told_to_stop_saves_the_step_it_reached_and_goes_on_t
     assert reports[0] == (5, 10)  # where it goes on
     fit(run, tmp_path / "whole")
     assert logged(tmp_path / "stopped") == logged(tmp_path / "whole")
-    files = [(tmp_path / name / "checkpoint.safetensors").read_bytes() for name in ("stopped", "whole")]
-    assert files[0] == files[1]
+    ended = [tensors(tmp_path / name / "checkpoint.safetensors") for name in ("stopped", "whole")]
+    assert ended[0][1] == ended[1][1]  # the library orders a file's header as it likes

@@ -55,7 +55,9 @@ def fill(store: RunStore, jobs: list[Job]) -> None:
     for each in jobs:
         (store.directory(each.run_id) / "measurements").mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            (store.directory(each.run_id) / name).write_bytes(content)
+            (store.directory(each.run_id) / name).write_bytes(
+                content.replace(job.run_id.encode(), each.run_id.encode())
+            )
         (store.directory(each.run_id) / "run.json").write_text(json.dumps(each.run.to_dict()))
 
 

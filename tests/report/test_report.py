@@ -195,7 +195,7 @@ def test_a_folder_that_cannot_be_read_is_named_with_its_reason(one, tmp_path):
         ("figure.png", b"", "is no PNG that can be shown"),
         ("samples-x.png", b"\x89PNG\r\n\x1a\n and no more", "is no PNG that can be shown"),
         ("summary.csv", b"\xff\xfe\x00", "cannot be read"),
-        ("claims.json", b"[" * 100_000, "nested too deeply"),
+        ("claims.json", b"[" * 100_000, "nested deeper than 64 levels"),
         ("claims.json", b'{"claims": 3}', "holds no claims"),
         ("provenance.json", b'{"commands": [{"runs": {}}]}', "KeyError: 'libraries'"),
         ("provenance.json", b'{"commands": [3]}', "holds no list of commands"),

@@ -58,9 +58,9 @@ def test_a_worlds_measurement_wins_over_the_presets():
 @pytest.mark.parametrize(
     ("measurement", "message"),
     [
-        ({"beyond": 0.5}, "beyond must be at least 1, a multiple of L_max, given 0.5"),
-        ({"beyond": float("inf")}, "beyond must be at least 1, a multiple of L_max, given inf"),
-        ({"beyond": float("nan")}, "beyond must be at least 1, a multiple of L_max, given nan"),
+        ({"beyond": 0.5}, "beyond must be from 1 to 16, a multiple of L_max, given 0.5"),
+        ({"beyond": float("inf")}, "beyond must be from 1 to 16, a multiple of L_max, given inf"),
+        ({"beyond": float("nan")}, "beyond must be from 1 to 16, a multiple of L_max, given nan"),
         ({"timed_batch": -1}, "timed_batch must be at least 0, given -1"),
         ({"timing_rounds": 0}, "timing_rounds must be at least 1, given 0"),
         ({"samples": 3}, "samples must be 0 or at least 5, given 3"),

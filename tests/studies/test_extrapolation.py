@@ -223,7 +223,7 @@ def test_a_seed_that_one_side_lacks_leaves_no_verdict_and_is_named():
 
 def test_a_loop_count_that_an_odd_l_max_does_not_have_is_the_reason():
     rows = frame(curves(elt={1: [0] * 5, 3: WORSE}, no_ilsd={1: MIXED, 2: BETTER}, max_loops=3))
-    found = {decision.claim.id: decision for decision in verdicts.decide_all(STUDY, rows, smoke=False)}
+    found = {decision.claim.id: decision for decision in verdicts.decide_all(STUDY, rows, presets=None, smoke=False)}
     assert found["elastic"].verdict == "inconclusive"
     assert "0.5 times the L_max = 3 of elt is no loop count" in found["elastic"].reason
     assert found["over-iteration"].verdict != "inconclusive"
