@@ -8,22 +8,13 @@ import warnings
 from pathlib import Path
 
 import pytest
+from start import PUBLISHED, TRAINED
 
 from eltbench import results, studies
-from eltbench.config import Architecture, Optimisation, Run
 from eltbench.identity import run_id
 from eltbench.runs import Job, RunStore
 from eltbench.schema import part_schema
 from eltbench.training import fit
-
-SIZES = Architecture(unique_layers=1, max_loops=2, width=8, heads=2)
-STEPS = Optimisation(steps=2, batch_size=4, warmup_steps=1)
-TRAINED = {
-    "digits": Run("elt", "diffusion", "digits", architecture=SIZES, optimisation=STEPS),
-    "codes": Run("elt", "masked", "digits-codes", architecture=SIZES, optimisation=STEPS),
-    "relay": Run("elt", "masked", "relay", architecture=SIZES, optimisation=STEPS),
-}
-PUBLISHED = Path(__file__).parents[2] / "results" / "extrapolation" / "relay"
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from conftest import TRAINED
 from judging import bounded, drawn, tried, watched
+from start import TRAINED
 
 from eltbench import load_model
 from eltbench.evaluation.quality import quality

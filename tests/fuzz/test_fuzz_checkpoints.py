@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TRAINED
 from judging import TRAPS, bounded, drawn, tried, watched
 from mutations import GONE, as_json, damaged, edited, nested, shaken
 from safetensors.numpy import load_file, save_file
+from start import TRAINED
 
 from eltbench import load_model
 from eltbench.identity import run_id

@@ -7,9 +7,11 @@ from random import Random
 
 import pytest
 from judging import asked, bounded, drawn, tried, watched
+from start import TRAINED
 
 from eltbench import commands, studies
 from eltbench.estimate import estimate
+from eltbench.identity import run_id
 from eltbench.studies import command as study_command
 from eltbench.sweep import Outcome
 from eltbench.throughput import measuring
@@ -141,10 +143,6 @@ SIZES = [
 
 @pytest.mark.parametrize("command", SIZES)
 def test_a_size_that_fits_no_machine_is_refused_at_once(place, runs, trained, capsys, command):
-    from conftest import TRAINED
-
-    from eltbench.identity import run_id
-
     with watched(place), bounded():
         said = asked(capsys, command.format(digits=run_id(TRAINED["digits"])).split())
     assert said.code == 2

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import PUBLISHED, TRAINED
 from judging import TRAPS, asked, bounded, drawn, tried, watched
 from mutations import GONE, as_json, damaged, edited, nested, shaken
+from start import PUBLISHED, TRAINED
 
 from eltbench.identity import run_id
 from eltbench.studies import comparison

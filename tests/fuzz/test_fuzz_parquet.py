@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import PUBLISHED
 from judging import bounded, drawn, tried, watched
 from mutations import damaged
+from start import PUBLISHED
 
 from eltbench import load_rows
 from eltbench.report import published as reading
