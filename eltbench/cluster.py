@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import eltbench
 from eltbench import gpus
+from eltbench.atomic import expanded
 from eltbench.fields import build, unknown
 from eltbench.processes import Children, End, Group
 from eltbench.progress import Reporter, duration
@@ -157,7 +158,7 @@ class Dask:
             )
         self.distributed = _dask("distributed")
         self.scheduler, self.held = scheduler, held
-        self.description = described(Path(scheduler)) if scheduler.endswith(".toml") else None
+        self.description = described(expanded(scheduler)) if scheduler.endswith(".toml") else None
         self.exposed = exposed(scheduler, self.description)
 
     @property

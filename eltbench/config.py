@@ -22,7 +22,7 @@ SIZES = {
     "patch": 4096,
 }
 """The sizes of an architecture and the largest of each: far beyond any use, and small enough to be listed and told."""
-MOST_SNAPSHOTS = 10_000
+MOST_WEIGHTS = 1e12  # above the largest networks trained anywhere, below what NumPy can address
 
 
 def added(default: Any) -> Any:
@@ -87,6 +87,12 @@ class Architecture:
         if isinstance(self.dropout, bool) or not 0 <= self.dropout < 1:
             raise ValueError(f"architecture: dropout must be in [0, 1), given {self.dropout!r}")
         check_numbers(Architecture, vars(self), "architecture")
+        weights = 2 * self.unique_layers * self.width**2 * (2 + self.mlp_ratio)  # those of attention and MLP alone
+        if weights > MOST_WEIGHTS:
+            raise ValueError(
+                f"architecture: unique_layers {self.unique_layers}, width {self.width} and mlp_ratio {self.mlp_ratio} "
+                f"make {weights:.1e} weights, and at most {MOST_WEIGHTS:.0e} are allowed"
+            )
         object.__setattr__(self, "dropout", float(self.dropout))
 
     @property

@@ -27,6 +27,10 @@ from eltbench.config import Architecture, Optimisation, Run, build, run_from_dic
         ({"min_loops": 1.5}, "min_loops must be a positive integer, given 1.5"),
         ({"patch": "2"}, "patch must be a positive integer, given '2'"),
         ({"unique_layers": True}, "unique_layers must be a positive integer, given True"),
+        (
+            {"unique_layers": 1024, "width": 65_536},
+            "unique_layers 1024, width 65536 and mlp_ratio 4 make 5.3e\\+13 weights, and at most 1e\\+12 are allowed",
+        ),
         ({"max_loops": 10_000_000}, "max_loops must be at most 1024, given 10000000"),
         ({"unique_layers": 1_000_000}, "unique_layers must be at most 1024, given 1000000"),
         ({"width": 1 << 40}, "width must be at most 65536, given 1099511627776"),

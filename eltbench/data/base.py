@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from eltbench.fields import whole
+
 
 class Clean(NamedTuple):
     """Items without noise or masks.
@@ -38,6 +40,21 @@ class DataSpec:
     vocabulary: int = 0  # tokens only; the mask is one further symbol, with this index
     classes: int = 0  # 0: unconditional; the null label has index `classes`
     context_vocabulary: int = 0  # 0: no context tokens
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("continuous", "tokens"):
+            raise ValueError(f"the kind of data must be 'continuous' or 'tokens', given {self.kind!r}")
+        if len(self.grid) != 2:
+            raise ValueError(f"a grid has two sides (H, W), given {self.grid!r}")
+        least = {"channels": int(self.kind == "continuous"), "vocabulary": int(self.kind == "tokens")}
+        sides = {"grid[0]": self.grid[0], "grid[1]": self.grid[1]}
+        sizes = {name: getattr(self, name) for name in ("channels", "vocabulary", "classes", "context_vocabulary")}
+        for name, value in (sides | sizes).items():
+            smallest = least.get(name, int(name in sides))
+            if not whole(value) or value < smallest:
+                raise ValueError(
+                    f"{self.kind} data: {name} must be a whole number of at least {smallest}, given {value!r}"
+                )
 
     @property
     def tokens(self) -> int:

@@ -1,5 +1,6 @@
 """Arrays that have not the form of the data are refused where they come in, with what was given and what is allowed."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -120,3 +121,21 @@ def test_a_form_is_held_against_each_of_its_axes(number):
     wide = replace(PIXELS, grid=(2, number))
     with pytest.raises(ValueError, match=rf"expected shape \(2, 2, {number}, 1\)"):
         form.check_clean(Clean(VALUES, LABELS), wide, "world")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("colours", (2, 2)), "the kind of data must be 'continuous' or 'tokens', given 'colours'"),
+        (("continuous", (4,)), "a grid has two sides (H, W), given (4,)"),
+        (("continuous", (0, 4)), "continuous data: grid[0] must be a whole number of at least 1, given 0"),
+        (("continuous", (4, 2.0)), "continuous data: grid[1] must be a whole number of at least 1, given 2.0"),
+        (("continuous", (4, 4), 0), "continuous data: channels must be a whole number of at least 1, given 0"),
+        (("tokens", (4, 4), 1, 0), "tokens data: vocabulary must be a whole number of at least 1, given 0"),
+        (("tokens", (4, 4), 1, True), "tokens data: vocabulary must be a whole number of at least 1, given True"),
+        (("continuous", (4, 4), 1, 0, -1), "continuous data: classes must be a whole number of at least 0, given -1"),
+    ],
+)
+def test_a_form_that_no_data_can_have_is_refused(given, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        DataSpec(*given)
