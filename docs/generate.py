@@ -18,12 +18,18 @@ from typing import Any
 import pandas as pd
 
 import eltbench
-from eltbench import gpu_hours, schema, tables
-from eltbench.report.page import limits
-from eltbench.report.published import folders
-from eltbench.studies import audit_tables, comparison, disagreement_page, past_max, variants
-from eltbench.studies.verdicts import markdown, overview
-from eltbench.throughput import tables as throughput_tables
+from eltbench.cli import compare as comparison
+from eltbench.cli import gpu_hours
+from eltbench.core import tables
+from eltbench.evidence import schema
+from eltbench.evidence.report.page import limits
+from eltbench.evidence.report.published import folders
+from eltbench.evidence.verdicts import markdown, overview
+from eltbench.studies.audit import tables as audit_tables
+from eltbench.studies.convergence import variants
+from eltbench.studies.disagreement import page as disagreement_page
+from eltbench.studies.extrapolation import past_max
+from eltbench.studies.throughput import tables as throughput_tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from eltbench import report
-from eltbench.atomic import replacing
+from eltbench.core.atomic import replacing
+from eltbench.evidence import report
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "report.png"

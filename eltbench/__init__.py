@@ -16,17 +16,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from eltbench import data, tasks, trainers
-from eltbench.config import Architecture, Optimisation, Run
+from eltbench.core.config import Architecture, Optimisation, Run
 
 if TYPE_CHECKING:
-    from eltbench.model import load_model
-    from eltbench.results import load_rows
+    from eltbench.evidence.results import load_rows
+    from eltbench.training.model import load_model
 
 __version__ = "0.1.0"
 
 __all__ = ["Architecture", "Optimisation", "Run", "data", "load_model", "load_rows", "tasks", "trainers"]
 
-_LAZY = {"load_model": "eltbench.model", "load_rows": "eltbench.results"}
+_LAZY = {"load_model": "eltbench.training.model", "load_rows": "eltbench.evidence.results"}
 
 
 def __getattr__(name: str) -> Any:

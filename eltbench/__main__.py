@@ -2,7 +2,7 @@
 
 import sys
 
-from eltbench.cli import main
+from eltbench.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -25,8 +25,8 @@ import numpy as np
 import pandas as pd
 
 import eltbench
-from eltbench.report import published
-from eltbench.studies import verdicts
+from eltbench.evidence import verdicts
+from eltbench.evidence.report import published
 
 results, found = Path("../results"), []
 # smoke and quick are left out: what they print is no result; without any, the error says what to run

@@ -27,8 +27,8 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 
 import eltbench
-from eltbench import figures, studies
-from eltbench.studies import verdicts
+from eltbench import studies
+from eltbench.evidence import figures, verdicts
 
 folder = Path("../results/depth_grid/digits")
 rows = eltbench.load_rows(folder)

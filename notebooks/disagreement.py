@@ -27,10 +27,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 import eltbench
-from eltbench import figures
-from eltbench.evaluation.per_sample import ERRORS
-from eltbench.report import published
-from eltbench.studies import disagreement_curves, verdicts
+from eltbench.evaluation.signals.per_sample import ERRORS
+from eltbench.evidence import figures, verdicts
+from eltbench.evidence.report import published
+from eltbench.studies.disagreement import figure as disagreement_curves
 
 root = Path("../results/disagreement")
 folders = [*published.folders(root)] or [root / "digits"]  # without any, the error says what to run

@@ -26,8 +26,8 @@ import seaborn as sns
 from IPython.display import Image, display
 
 import eltbench
-from eltbench import figures, studies
-from eltbench.studies import verdicts
+from eltbench import studies
+from eltbench.evidence import figures, verdicts
 
 folder = Path("../results/extrapolation/digits")
 rows = eltbench.load_rows(folder)

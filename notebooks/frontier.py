@@ -24,7 +24,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import eltbench
-from eltbench import figures, studies
+from eltbench import studies
+from eltbench.evidence import figures
 
 rows = eltbench.load_rows(Path("../results/extrapolation/digits"))
 summary = studies.create("extrapolation").summarise(rows)

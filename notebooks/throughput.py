@@ -29,10 +29,10 @@ import pandas as pd
 from IPython.display import display
 
 import eltbench
-from eltbench import figures, studies
-from eltbench.report import published
-from eltbench.studies import verdicts
-from eltbench.throughput import tables
+from eltbench import studies
+from eltbench.evidence import figures, verdicts
+from eltbench.evidence.report import published
+from eltbench.studies.throughput import tables
 
 root = Path("../results/throughput")
 presets = {folder.name: eltbench.load_rows(folder) for folder in published.folders(root)}

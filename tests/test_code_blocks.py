@@ -12,15 +12,16 @@ import pytest
 import tyro
 
 import eltbench
-from eltbench import cli, studies
-from eltbench.config import Architecture, Optimisation, Run
-from eltbench.model import Model
-from eltbench.registry import allow_named
-from eltbench.runs import RunStore
-from eltbench.studies import command
+from eltbench import studies
+from eltbench.cli import main as cli
+from eltbench.cli import run_study as command
+from eltbench.core.config import Architecture, Optimisation, Run
+from eltbench.core.registry import allow_named
+from eltbench.execution.store import RunStore
+from eltbench.execution.worker import work
 from eltbench.studies.presets import load_preset, load_table
-from eltbench.training import fit, parts
-from eltbench.worker import work
+from eltbench.training.loop import fit, parts
+from eltbench.training.model import Model
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]

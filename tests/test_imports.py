@@ -88,7 +88,8 @@ def test_every_public_name_is_there(name):
 
 
 def test_the_lazy_names_are_those_of_their_modules():
-    from eltbench import model, results
+    from eltbench.evidence import results
+    from eltbench.training import model
 
     assert eltbench.load_rows is results.load_rows
     assert eltbench.load_model is model.load_model

@@ -8,8 +8,8 @@ import pytest
 
 import eltbench
 from eltbench import studies
-from eltbench.report import published
-from eltbench.studies import verdicts
+from eltbench.evidence import verdicts
+from eltbench.evidence.report import published
 from eltbench.studies.presets import load_preset
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -48,7 +48,7 @@ def test_the_trainer_of_the_readme_trains(tmp_path):
     assert len(example.splitlines()) <= 30
     (tmp_path / "my_trainer.py").write_text(example)
     size = ["--architecture.width", "8", "--architecture.heads", "2", "--optimisation.steps", "3"]
-    command = [sys.executable, "-m", "eltbench.cli", "train", "--trainer", "my_trainer:DeepSupervision", *size]
+    command = [sys.executable, "-m", "eltbench.cli.main", "train", "--trainer", "my_trainer:DeepSupervision", *size]
     done = subprocess.run(
         [*command, "--runs", str(tmp_path / "runs")], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )

@@ -8,9 +8,9 @@ layers. XLA may keep less, since it can compute again.
 from __future__ import annotations
 
 from eltbench.accounting.network import Depth, check_call, state_length, token_grid
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
+from eltbench.core.equilibrium import Solver
 from eltbench.data.base import DataSpec
-from eltbench.equilibrium import Solver
 
 FLOAT, BOOL = 4, 1
 STATISTICS = 2  # per token that a norm has seen: mean and inverse deviation

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 from eltbench.data.base import DataSpec
 
 Depth = Literal["looped", "unique", "universal", "equilibrium"]

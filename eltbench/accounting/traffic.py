@@ -9,7 +9,7 @@ weights stay in a cache from one loop to the next is the question of the through
 from __future__ import annotations
 
 from eltbench.accounting.network import BYTES, Depth, check_call, flops, state_length, token_grid
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 from eltbench.data.base import DataSpec
 
 

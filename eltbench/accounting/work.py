@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from eltbench.accounting.network import Depth, flops, macs_by_part
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
+from eltbench.core.equilibrium import Solver
 from eltbench.data.base import DataSpec
-from eltbench.equilibrium import Solver
 
 
 def sample_flops(

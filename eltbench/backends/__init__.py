@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 
 from eltbench.backends.base import Engine, Seeds, check_exits
-from eltbench.registry import Registry
+from eltbench.core.registry import Registry
 
 EXTRAS = {"jax": ("jax", "equinox", "optax")}
 """The libraries of the backends that are an extra of the package, which has the backend's name."""

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from eltbench.backends.steps import Steps
-from eltbench.config import Run
+from eltbench.core.config import Run
+from eltbench.core.equilibrium import Solver
+from eltbench.core.validation import whole
 from eltbench.data.base import DataSpec
-from eltbench.equilibrium import Solver
-from eltbench.fields import whole
 from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Task
 from eltbench.trainers.base import Trainer
 

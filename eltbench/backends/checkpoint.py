@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from eltbench import atomic
+from eltbench.core import atomic
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 FORMAT = "eltbench-1"

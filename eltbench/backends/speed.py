@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from eltbench.accounting import Depth
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
+from eltbench.core.registry import Registry
 from eltbench.data.base import DataSpec
-from eltbench.registry import Registry
 from eltbench.tasks.base import Ops, Predict
 
 Call = Callable[[], Any]

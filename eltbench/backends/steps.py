@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from eltbench.equilibrium import History
+from eltbench.core.equilibrium import History
 from eltbench.tasks.base import Array, ExitOutput, namespace
 
 

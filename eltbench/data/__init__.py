@@ -1,7 +1,7 @@
 """Datasets: NumPy in, NumPy out, the same batches for every backend."""
 
+from eltbench.core.registry import Registry
 from eltbench.data.base import Clean, Dataset, DataSpec
-from eltbench.registry import Registry
 
 registry: Registry[Dataset] = Registry(
     "dataset",

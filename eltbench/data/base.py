@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from eltbench.fields import whole
+from eltbench.core.validation import whole
 
 
 class Clean(NamedTuple):

@@ -24,8 +24,8 @@ import numpy as np
 from scipy.special import entr, log_softmax
 
 from eltbench import data
+from eltbench.core.streams import stream
 from eltbench.data.base import Clean, Dataset, DataSpec
-from eltbench.streams import stream
 
 ORDER = 4
 MASK = ORDER  # the symbol of a hidden cell, as in `Batch.inputs`

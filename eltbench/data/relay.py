@@ -20,8 +20,8 @@ from math import factorial
 import numpy as np
 
 from eltbench import data
+from eltbench.core.streams import stream
 from eltbench.data.base import Clean, Dataset, DataSpec
-from eltbench.streams import stream
 
 TRAINING_ITEMS = 1024
 

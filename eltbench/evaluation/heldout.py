@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from eltbench.core.streams import stream
 from eltbench.data.form import check_clean
-from eltbench.model import Model
-from eltbench.streams import stream
 from eltbench.tasks.base import Batch, ExitOutput, NumpyOps, Task
-from eltbench.training import Parts
+from eltbench.training.loop import Parts
+from eltbench.training.model import Model
 
 BATCH = 512  # items a network call; fixed, so that a result does not depend on the machine's memory
 

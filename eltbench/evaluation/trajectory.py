@@ -18,10 +18,10 @@ import numpy as np
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigs
 
 from eltbench.backends.base import Recurrence
+from eltbench.core.streams import stream
 from eltbench.data.base import Clean
-from eltbench.model import Model
-from eltbench.streams import stream
 from eltbench.tasks.base import Array, Batch, namespace
+from eltbench.training.model import Model
 
 Rows = list[dict[str, Any]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from eltbench.registry import Registry
+from eltbench.core.registry import Registry
 
 if TYPE_CHECKING:
     from eltbench.studies.base import Measured, Study
@@ -14,12 +14,12 @@ registry: Registry[Study] = Registry(
     "study",
     "studies",
     {
-        "audit": "eltbench.studies.audit:Audit",
-        "convergence": "eltbench.studies.convergence:Convergence",
-        "depth_grid": "eltbench.studies.depth_grid:DepthGrid",
-        "disagreement": "eltbench.studies.disagreement:Disagreement",
-        "extrapolation": "eltbench.studies.extrapolation:Extrapolation",
-        "throughput": "eltbench.studies.throughput:Throughput",
+        "audit": "eltbench.studies.audit.study:Audit",
+        "convergence": "eltbench.studies.convergence.study:Convergence",
+        "depth_grid": "eltbench.studies.depth_grid.study:DepthGrid",
+        "disagreement": "eltbench.studies.disagreement.study:Disagreement",
+        "extrapolation": "eltbench.studies.extrapolation.study:Extrapolation",
+        "throughput": "eltbench.studies.throughput.study:Throughput",
     },
     base="eltbench.studies.base:Study",
 )

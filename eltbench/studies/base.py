@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 import pyarrow as pa
 
-from eltbench import claims
-from eltbench.claims import COVERS, Cell, Evidence
-from eltbench.config import Run
-from eltbench.fields import unknown
-from eltbench.identity import run_id, source
-from eltbench.results import CELL, describe
-from eltbench.runs import Job
+from eltbench.core.config import Run
+from eltbench.core.validation import unknown
+from eltbench.evidence import claims
+from eltbench.evidence.claims import COVERS, Cell, Evidence
+from eltbench.evidence.results import CELL, describe
 from eltbench.studies.presets import Arm, Preset, World
+from eltbench.training.identity import run_id, source
+from eltbench.training.job import Job
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from eltbench.model import Model
+    from eltbench.training.model import Model
 
 
 @dataclass(frozen=True)

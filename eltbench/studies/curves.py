@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from eltbench.statistics import NonFiniteError, paired_interval, percent
-from eltbench.studies.comparisons import log_ratios
+from eltbench.evidence.intervals import NonFiniteError, paired_interval, percent
+from eltbench.studies.paired import log_ratios
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,7 +80,7 @@ def _gaps(rows: pd.DataFrame, cell: Sequence[str]) -> list[dict[str, Any]]:
 
 def figure(rows: pd.DataFrame) -> Figure:
     """One row of panels a cell: held-out loss by loops, then kernel distance (images) or the staircase (relay)."""
-    from eltbench import figures
+    from eltbench.evidence import figures
 
     table = summary(rows)
     cells = [here for _, here in table.groupby(CELL)]

@@ -15,12 +15,12 @@ from typing import Any
 
 import pandas as pd
 
-from eltbench.claims import Cell, Evidence
-from eltbench.config import Run
+from eltbench.core.config import Run
 from eltbench.evaluation.heldout import Trivial, trivial
+from eltbench.evidence.claims import Cell, Evidence
 from eltbench.studies.base import Study
 from eltbench.studies.presets import Preset
-from eltbench.training import parts
+from eltbench.training.loop import parts
 
 LEARNED = 0.1  # share by which a loss lies below the best trivial one; see docs/verdicts.md
 DRAWS = 4  # corruptions of a held-out item where a study's settings do not say

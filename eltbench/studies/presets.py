@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from eltbench import trainers
-from eltbench.atomic import expanded
-from eltbench.config import Architecture, Optimisation, Run
-from eltbench.fields import build, check_name, nearest, unknown, whole
+from eltbench.core.atomic import expanded
+from eltbench.core.config import Architecture, Optimisation, Run
+from eltbench.core.validation import build, check_name, nearest, unknown, whole
 from eltbench.studies.grid import Grid
 
 MOST_SEEDS = 10_000  # of one command

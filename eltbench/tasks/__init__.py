@@ -1,6 +1,6 @@
 """Tasks: what one network call predicts and how samples are drawn."""
 
-from eltbench.registry import Registry
+from eltbench.core.registry import Registry
 from eltbench.tasks.base import Batch, ExitOutput, Ops, Task
 
 registry: Registry[Task] = Registry(

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import array_api_compat
 import numpy as np
 
+from eltbench.core.validation import check_numbers, whole
 from eltbench.data.base import Clean, DataSpec
-from eltbench.fields import check_numbers, whole
 
 MOST_STEPS = 100_000  # of a sampler; more is a slip, and would run for days
 Array = Any  # an array of the backend in use
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     inputs: (B, H, W, C) noisy values or (B, T) tokens with masks. labels: (B,), the null label where dropped.
     context: (B, T) or None. log_snr: (B,) or None. target: clean values, shaped like `inputs`.
     weight: (B,) loss weights (diffusion), or (B, T) with 1 at masked positions. dropped: what dropout leaves out
-    (`eltbench.dropout`), or None.
+    (`eltbench.backends.dropout`), or None.
     """
 
     inputs: Array

@@ -1,6 +1,6 @@
 """Trainers: one a file, written once for all backends."""
 
-from eltbench.registry import Registry
+from eltbench.core.registry import Registry
 from eltbench.trainers.base import Trainer
 
 registry: Registry[Trainer] = Registry(

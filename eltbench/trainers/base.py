@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from eltbench.accounting import Depth
-from eltbench.config import Architecture
-from eltbench.equilibrium import Solver, check_fixed_point
+from eltbench.core.config import Architecture
+from eltbench.core.equilibrium import Solver, check_fixed_point
 from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Task
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from eltbench.config import Architecture
-from eltbench.equilibrium import Solver
+from eltbench.core.config import Architecture
+from eltbench.core.equilibrium import Solver
 from eltbench.trainers import register
 from eltbench.trainers.base import Trainer
 

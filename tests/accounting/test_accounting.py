@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from eltbench import accounting
 from eltbench.backends.torch.network import Network
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 
 timing = st.booleans()
 

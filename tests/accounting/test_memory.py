@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from eltbench import accounting
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 
 
 class Kept:

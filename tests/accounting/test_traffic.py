@@ -10,7 +10,7 @@ from random_architectures import CONTINUOUS, TOKENS, Call, calls, prepared
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eltbench import accounting
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 
 aten = torch.ops.aten
 

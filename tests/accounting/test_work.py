@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from eltbench import accounting, data, tasks, trainers
 from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 
 BATCH = 2
 

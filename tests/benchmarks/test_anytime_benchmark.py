@@ -17,10 +17,10 @@ import time
 import numpy as np
 import pytest
 
-from eltbench import anytime
-from eltbench.config import Architecture, Run
-from eltbench.model import Model
-from eltbench.training import build_engine, parts
+from eltbench.core.config import Architecture, Run
+from eltbench.evaluation.stopping import anytime
+from eltbench.training.loop import build_engine, parts
+from eltbench.training.model import Model
 
 LOOPS = 8  # L_max
 WIDTHS = (128, 256, 512)

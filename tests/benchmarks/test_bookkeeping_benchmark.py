@@ -18,11 +18,14 @@ from pathlib import Path
 
 import pytest
 
-from eltbench import cache, results, studies
-from eltbench.runs import Job, RunStore
-from eltbench.schema import part_schema
+from eltbench import studies
+from eltbench.evidence import results
+from eltbench.evidence.schema import part_schema
+from eltbench.execution import cache
+from eltbench.execution.store import RunStore
+from eltbench.execution.sweep import sweep
 from eltbench.studies.presets import load_preset
-from eltbench.sweep import sweep
+from eltbench.training.job import Job
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ def fill(store: RunStore, jobs: list[Job]) -> None:
     ("what", "code", "target"),
     [
         ("import eltbench", "import eltbench", 0.2),
-        ("eltbench list", "import sys; from eltbench.cli import main; sys.exit(main(['list']))", 0.5),
+        ("eltbench list", "import sys; from eltbench.cli.main import main; sys.exit(main(['list']))", 0.5),
     ],
 )
 def test_seconds_of_a_process(measuring, what, code, target):

@@ -17,12 +17,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from eltbench import accounting
-from eltbench.config import Run
+from eltbench.core.config import Run
+from eltbench.core.streams import stream
 from eltbench.evaluation.heldout import evaluate
-from eltbench.model import Model
-from eltbench.streams import stream
 from eltbench.studies.presets import load_preset
-from eltbench.training import build_engine, parts
+from eltbench.training.loop import build_engine, parts
+from eltbench.training.model import Model
 
 PRODUCTS = {"aten::addmm", "aten::mm", "aten::bmm", "aten::_scaled_dot_product_flash_attention_for_cpu"}
 PRODUCTS |= {f"{name}_backward" for name in PRODUCTS}

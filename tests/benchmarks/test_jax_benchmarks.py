@@ -19,8 +19,8 @@ from test_training_benchmarks import interleaved, quick_run, say, seconds
 
 from eltbench.backends.jax.engine import JaxEngine, train_step
 from eltbench.backends.jax.seeds import JaxSeeds
-from eltbench.config import Run
-from eltbench.training import build_engine, draw, fit, parts
+from eltbench.core.config import Run
+from eltbench.training.loop import build_engine, draw, fit, parts
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 import eltbench
-from eltbench.results import write_rows
-from eltbench.schema import row_schema
+from eltbench.evidence.results import write_rows
+from eltbench.evidence.schema import row_schema
 from eltbench.studies import create
 
 RELAY = Path(__file__).parents[2] / "results" / "extrapolation" / "relay"
@@ -31,7 +31,7 @@ def test_report_over_many_rows(request, tmp_path):
     write_rows(folder / "rows.parquet", many, row_schema(create("extrapolation").columns))
     command = [
         "-m",
-        "eltbench.cli",
+        "eltbench.cli.main",
         "report",
         "--results",
         str(tmp_path / "results"),

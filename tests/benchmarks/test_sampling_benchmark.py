@@ -15,11 +15,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from eltbench.config import Run
-from eltbench.streams import stream
+from eltbench.core.config import Run
+from eltbench.core.streams import stream
 from eltbench.studies.presets import load_preset
 from eltbench.tasks.base import Batch
-from eltbench.training import build_engine, parts
+from eltbench.training.loop import build_engine, parts
 
 PRESET = load_preset("extrapolation", "digits")
 RUNS = [PRESET.run(world, PRESET.arms[0], seed=0) for world in PRESET.worlds]

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from eltbench import studies
-from eltbench.runs import RunStore
+from eltbench.execution.store import RunStore
+from eltbench.execution.sweep import sweep
 from eltbench.studies.presets import load_preset
-from eltbench.sweep import sweep
 
 
 @pytest.mark.slow

@@ -16,11 +16,11 @@ import pytest
 from torch.optim.swa_utils import AveragedModel
 
 from eltbench.backends.torch.engine import TorchEngine
-from eltbench.config import Architecture, Optimisation, Run
+from eltbench.core.config import Architecture, Optimisation, Run
+from eltbench.core.streams import stream
 from eltbench.evaluation.heldout import Heldout, evaluate
-from eltbench.model import Model
-from eltbench.streams import stream
-from eltbench.training import build_engine, fit, parts
+from eltbench.training.loop import build_engine, fit, parts
+from eltbench.training.model import Model
 
 DATASETS = {"diffusion": "digits", "masked": "digits-codes"}
 

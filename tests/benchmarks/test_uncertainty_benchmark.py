@@ -14,12 +14,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from eltbench.config import Architecture, Run
-from eltbench.evaluation.trace import Trace
-from eltbench.evaluation.uncertainty import measure
-from eltbench.model import Model
+from eltbench.core.config import Architecture, Run
+from eltbench.evaluation.signals.trace import Trace
+from eltbench.evaluation.signals.uncertainty import measure
 from eltbench.tasks.base import ExitOutput
-from eltbench.training import build_engine, parts
+from eltbench.training.loop import build_engine, parts
+from eltbench.training.model import Model
 
 BATCH = 360  # items a network call, about the held-out digits
 EXITS = tuple(range(1, 9))

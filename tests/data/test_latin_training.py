@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eltbench.config import Architecture, Optimisation, Run
+from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.data import latin
 from eltbench.evaluation.heldout import evaluate
-from eltbench.model import Model
-from eltbench.training import fit, parts
+from eltbench.training.loop import fit, parts
+from eltbench.training.model import Model
 
 RUN = Run(
     "elt",

@@ -9,14 +9,14 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from eltbench import training
-from eltbench.config import Architecture, Optimisation, Run
+from eltbench.core.config import Architecture, Optimisation, Run
+from eltbench.core.streams import stream
 from eltbench.data.relay import reachable
 from eltbench.evaluation import heldout
 from eltbench.evaluation.heldout import evaluate
-from eltbench.model import Model
-from eltbench.streams import stream
 from eltbench.tasks.base import ExitOutput
+from eltbench.training import loop as training
+from eltbench.training.model import Model
 
 SHAPE = {"unique_layers": 1, "max_loops": 3, "width": 8, "heads": 2}
 WORLDS = {

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from eltbench.config import Architecture, Run
+from eltbench.core.config import Architecture, Run
 from eltbench.evaluation import trajectory
 from eltbench.evaluation.trajectory import diagnose, recovery, spectral_radius, update_norms_by_noise
-from eltbench.model import Model
 from eltbench.tasks.base import Batch
-from eltbench.training import build_engine, parts
+from eltbench.training.loop import build_engine, parts
+from eltbench.training.model import Model
 
 RNG = np.random.default_rng(7)
 

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eltbench.config import Architecture, Run
-from eltbench.evaluation import generation, per_sample
-from eltbench.evaluation.trace import trace
-from eltbench.model import Model
-from eltbench.streams import stream
+from eltbench.core.config import Architecture, Run
+from eltbench.core.streams import stream
+from eltbench.evaluation.signals import per_sample
+from eltbench.evaluation.signals.trace import trace
+from eltbench.evaluation.stopping import generation
 from eltbench.tasks.base import Batch, ExitOutput, namespace
 from eltbench.tasks.diffusion import Diffusion
-from eltbench.training import Parts, build_engine, parts
+from eltbench.training.loop import Parts, build_engine, parts
+from eltbench.training.model import Model
 
 EXITS = (1, 2, 3)
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from start import PUBLISHED, TRAINED
 
-from eltbench import results, studies
-from eltbench.identity import run_id
-from eltbench.runs import Job, RunStore
-from eltbench.schema import part_schema
-from eltbench.training import fit
+from eltbench import studies
+from eltbench.evidence import results
+from eltbench.evidence.schema import part_schema
+from eltbench.execution.store import RunStore
+from eltbench.training.identity import run_id
+from eltbench.training.job import Job
+from eltbench.training.loop import fit
 
 
 @pytest.fixture(autouse=True)

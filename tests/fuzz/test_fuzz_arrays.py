@@ -10,8 +10,8 @@ from judging import bounded, drawn, tried, watched
 from start import TRAINED
 
 from eltbench import load_model
-from eltbench.evaluation.quality import quality
-from eltbench.identity import run_id
+from eltbench.evaluation.quality.distances import quality
+from eltbench.training.identity import run_id
 
 B = 4
 IMAGES = np.random.default_rng(0).standard_normal((B, 8, 8, 1)).astype(np.float32)

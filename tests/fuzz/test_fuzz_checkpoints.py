@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 from start import TRAINED
 
 from eltbench import load_model
-from eltbench.identity import run_id
-from eltbench.runs import WEIGHTS
+from eltbench.execution.store import WEIGHTS
+from eltbench.training.identity import run_id
 
 ABOUT = "checkpoint.json"
 NAME = run_id(TRAINED["digits"])

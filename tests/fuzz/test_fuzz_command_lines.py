@@ -9,13 +9,14 @@ import pytest
 from judging import asked, bounded, drawn, tried, watched
 from start import TRAINED
 
-from eltbench import commands, studies
-from eltbench.estimate import estimate
-from eltbench.identity import run_id
-from eltbench.studies import command as study_command
-from eltbench.sweep import Outcome
-from eltbench.throughput import measuring
-from eltbench.throughput import recommend as recommending
+from eltbench import studies
+from eltbench.cli import commands
+from eltbench.cli import run_study as study_command
+from eltbench.execution.estimate import estimate
+from eltbench.execution.sweep import Outcome
+from eltbench.studies.throughput import measuring
+from eltbench.studies.throughput import recommend as recommending
+from eltbench.training.identity import run_id
 
 TEXTS = (
     *("", " ", "-", "--", "0", "-1", "1", "2.5", "1e999", "nan", "inf", "-inf", "99999999999999999999", "true", "None"),

@@ -11,8 +11,8 @@ from judging import TRAPS, asked, bounded, drawn, tried, watched
 from mutations import GONE, as_json, damaged, edited, nested, shaken
 from start import PUBLISHED, TRAINED
 
-from eltbench.identity import run_id
-from eltbench.studies import comparison
+from eltbench.cli import compare as comparison
+from eltbench.training.identity import run_id
 
 NAME = run_id(TRAINED["digits"])
 CANARY = "alive"

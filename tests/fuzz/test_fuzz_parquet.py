@@ -13,10 +13,10 @@ from mutations import damaged
 from start import PUBLISHED
 
 from eltbench import load_rows
-from eltbench.report import published as reading
-from eltbench.schema import COLUMNS, VERSION_KEY
-from eltbench.studies import comparison
-from eltbench.throughput import recommend as recommending
+from eltbench.cli import compare as comparison
+from eltbench.evidence.report import published as reading
+from eltbench.evidence.schema import COLUMNS, VERSION_KEY
+from eltbench.studies.throughput import recommend as recommending
 
 GRID = PUBLISHED.parents[1] / "depth_grid" / "relay"
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from synthetic_rows import accuracies, distances, frame, losses
 
-from eltbench import figures
+from eltbench.evidence import figures
 from eltbench.studies import curves
 
 LOSSES = {1: [0.5, 0.7, 0.9], 2: [0.4, 0.4, 0.7], 4: [0.3, 0.1, 0.2]}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eltbench.fields import build
+from eltbench.core.validation import build
 from eltbench.studies.grid import Grid
 from eltbench.studies.presets import Arm, Preset
 

@@ -10,15 +10,16 @@ import pytest
 from synthetic_rows import frame, losses
 
 from eltbench import studies
-from eltbench.config import Architecture, Run
+from eltbench.core.config import Architecture, Run
+from eltbench.core.streams import stream
 from eltbench.evaluation import heldout
-from eltbench.model import Model
-from eltbench.streams import stream
-from eltbench.studies import learned, verdicts
+from eltbench.evidence import verdicts
+from eltbench.studies import learned
 from eltbench.studies.presets import Arm, Preset, World, presets_of
 from eltbench.tasks import create
 from eltbench.tasks.base import ExitOutput, NumpyOps
-from eltbench.training import build_engine, parts
+from eltbench.training.loop import build_engine, parts
+from eltbench.training.model import Model
 
 STUDY = studies.create("extrapolation")
 DIGITS = Preset("made-up", worlds=(World("diffusion", "digits"),), arms=(Arm("elt"), Arm("no-ilsd")))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eltbench import results, studies
-from eltbench.runs import RunStore
-from eltbench.studies import convergence, depth_grid, extrapolation
+from eltbench import studies
+from eltbench.evidence import results
+from eltbench.execution.store import RunStore
+from eltbench.execution.worker import work
+from eltbench.studies.convergence import study as convergence
+from eltbench.studies.depth_grid import study as depth_grid
+from eltbench.studies.extrapolation import study as extrapolation
 from eltbench.studies.presets import Arm, Preset, World
-from eltbench.worker import work
 
 OPTIMISATION = {"steps": 2, "batch_size": 8, "warmup_steps": 1}
 MEASUREMENT = {"heldout_draws": 1, "samples": 5, "sampling": {"steps": 1}}

@@ -8,9 +8,10 @@ import pytest
 from filelock import Timeout
 
 import eltbench
-from eltbench import cli, results, studies
-from eltbench.report import published
-from eltbench.studies import publishing
+from eltbench import studies
+from eltbench.cli import main as cli
+from eltbench.evidence import publishing, results
+from eltbench.evidence.report import published
 from eltbench.studies.presets import load_preset
 
 RESULTS = Path(__file__).parents[2] / "results"

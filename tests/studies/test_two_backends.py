@@ -9,8 +9,8 @@ import pytest
 from jax_processes import compile_quickly
 
 import eltbench
-from eltbench.runs import RunStore
-from eltbench.studies import command
+from eltbench.cli import run_study as command
+from eltbench.execution.store import RunStore
 
 pytestmark = pytest.mark.slow
 

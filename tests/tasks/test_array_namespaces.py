@@ -13,7 +13,7 @@ import torch
 from eltbench import tasks, trainers
 from eltbench.backends.jax.ops import JaxOps
 from eltbench.backends.torch.ops import TorchOps
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 from eltbench.data.base import Clean, DataSpec
 from eltbench.tasks.base import Batch, ExitOutput
 from eltbench.tasks.diffusion import DiffusionSampling, advance

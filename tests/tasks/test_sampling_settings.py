@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from eltbench.fields import build
+from eltbench.core.validation import build
 from eltbench.tasks.diffusion import DiffusionSampling
 from eltbench.tasks.masked import MaskedSampling
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from eltbench import tasks, trainers
-from eltbench.config import Architecture, Optimisation, Run
-from eltbench.equilibrium import Solver
-from eltbench.streams import stream
-from eltbench.training import build_engine, parts
+from eltbench.core.config import Architecture, Optimisation, Run
+from eltbench.core.equilibrium import Solver
+from eltbench.core.streams import stream
+from eltbench.training.loop import build_engine, parts
 
 INJECTED = Architecture(unique_layers=1, max_loops=4, width=16, heads=2, input_injection=True)
 

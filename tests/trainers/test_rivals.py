@@ -9,10 +9,10 @@ from scipy import stats
 
 from eltbench import tasks, trainers
 from eltbench.backends.torch.ops import TorchOps
-from eltbench.config import Architecture, Optimisation, Run
-from eltbench.streams import stream
+from eltbench.core.config import Architecture, Optimisation, Run
+from eltbench.core.streams import stream
 from eltbench.tasks.base import Batch, ExitOutput
-from eltbench.training import build_engine, parts
+from eltbench.training.loop import build_engine, parts
 
 BY_HAND = {  # of the exits in order, from the first
     ("uniform", 1): (1,),

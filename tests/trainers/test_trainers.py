@@ -10,12 +10,12 @@ from scipy import stats
 from eltbench import data, tasks, trainers
 from eltbench.backends.torch.engine import TorchEngine
 from eltbench.backends.torch.ops import TorchOps
-from eltbench.config import Architecture, Optimisation, Run
-from eltbench.streams import stream
+from eltbench.core.config import Architecture, Optimisation, Run
+from eltbench.core.streams import stream
 from eltbench.tasks.base import ExitOutput
 from eltbench.trainers.elt import ELT
 from eltbench.trainers.no_ilsd import NoILSD
-from eltbench.training import parts
+from eltbench.training.loop import parts
 
 LOOPED = Architecture(unique_layers=2, max_loops=4, width=16, heads=2)
 UNIQUE = replace(LOOPED, unique_layers=4, max_loops=1)

@@ -8,7 +8,7 @@ from jax import Array
 
 from eltbench.backends.adapters import LowRank, Updates, shapes
 from eltbench.backends.jax.blocks import blank
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 
 
 class Stack(eqx.Module):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from eltbench.backends.adapters import PLAIN, LowRank, Updates
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 
 Modulation = tuple[Array, ...]  # shifts, scales (one already added) and gates, each (B, 1, D)
 EXACT = "float32"  # of a float32 product on accelerators whose default is coarser; products in bf16 stay as they are

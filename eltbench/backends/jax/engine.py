@@ -24,9 +24,9 @@ from eltbench.backends.jax.ops import JaxOps
 from eltbench.backends.jax.parallel import available_devices, placement
 from eltbench.backends.jax.recurrence import JaxRecurrence
 from eltbench.backends.jax.steps import JaxSteps
-from eltbench.config import Optimisation, Run
+from eltbench.core.config import Optimisation, Run
+from eltbench.core.streams import stream
 from eltbench.data.base import DataSpec
-from eltbench.streams import stream
 from eltbench.tasks.base import Batch, ExitOutput, Task
 from eltbench.trainers.base import Trainer
 

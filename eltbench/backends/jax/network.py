@@ -20,15 +20,15 @@ from jax import Array, lax
 from eltbench.accounting import Depth, token_grid
 from eltbench.backends import positions
 from eltbench.backends.adapters import PLAIN
+from eltbench.backends.dropout import kept_scale
 from eltbench.backends.halting import Tally
 from eltbench.backends.jax.adapters import Adapters, Stack
 from eltbench.backends.jax.blocks import BertBlock, DiTBlock, Embedding, Head, LayerNorm, Linear, Modulation
 from eltbench.backends.jax.equilibrium import phantom_gradient
 from eltbench.backends.jax.halting import Halting
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
+from eltbench.core.equilibrium import History, Solver
 from eltbench.data.base import DataSpec
-from eltbench.dropout import kept_scale
-from eltbench.equilibrium import History, Solver
 from eltbench.tasks.base import Batch, ExitOutput
 
 Tree = TypeVar("Tree")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from eltbench.backends.adapters import LowRank, Updates, shapes
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 
 
 class Stack(nn.Module):

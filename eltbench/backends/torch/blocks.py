@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eltbench.backends.adapters import PLAIN, LowRank, Updates
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 
 Modulation = tuple[Tensor, ...]  # shifts, scales (one already added) and gates, each (B, 1, D)
 

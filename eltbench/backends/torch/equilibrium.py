@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from eltbench.equilibrium import Solver
+from eltbench.core.equilibrium import Solver
 
 
 def phantom_gradient(solver: Solver, function: Callable[[Tensor], Tensor], state: Tensor) -> Tensor:

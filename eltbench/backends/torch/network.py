@@ -22,15 +22,15 @@ from eltbench.accounting import Depth, token_grid
 from eltbench.backends import positions
 from eltbench.backends.adapters import PLAIN
 from eltbench.backends.base import check_exits
+from eltbench.backends.dropout import kept_scale
 from eltbench.backends.torch.adapters import Adapters
 from eltbench.backends.torch.blocks import BertBlock, DiTBlock, Head, Modulation
 from eltbench.backends.torch.equilibrium import phantom_gradient
 from eltbench.backends.torch.halting import Halting, Tally
 from eltbench.backends.torch.initialisation import initialise
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
+from eltbench.core.equilibrium import History, Solver
 from eltbench.data.base import DataSpec
-from eltbench.dropout import kept_scale
-from eltbench.equilibrium import History, Solver
 from eltbench.tasks.base import ExitOutput
 
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eltbench.backends.base import Report
-from eltbench.config import Run
-from eltbench.registry import allow_named, allowed
+from eltbench.core.config import Run
+from eltbench.core.registry import allow_named, allowed
 from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Task
 
 ORPHANED = 3  # exit code of a rank whose parent is gone
@@ -60,7 +60,7 @@ class Ranks(Alone):
         if not dist.is_initialized() or dist.get_world_size() != run.devices:
             raise ValueError(
                 f"torch trains on {run.devices} devices in as many processes, and these are not here: call "
-                "eltbench.training.fit, which starts them, or torchrun"
+                "eltbench.training.loop.fit, which starts them, or torchrun"
             )
         self.rank, self.count = dist.get_rank(), run.devices
         self.leads = self.rank == 0

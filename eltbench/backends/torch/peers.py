@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from eltbench.backends.speed import Call
 from eltbench.backends.torch.blocks import BertBlock, DiTBlock
 from eltbench.backends.torch.precision import converted
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 
 
 class PublishedDiTBlock(nn.Module):

@@ -18,7 +18,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class TorchProbes:
-    """See `eltbench.evaluation.ceilings.Probes`."""
+    """See `eltbench.evaluation.speed.ceilings.Probes`."""
 
     def __init__(self, device: str, threads: int) -> None:
         self.device = available_device(device)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from two_backends import TRAINERS, compilations, pair_of, relative, small_run
 
-from eltbench.evaluation import stopping
-from eltbench.model import Model
+from eltbench.evaluation.stopping import rules as stopping
+from eltbench.training.model import Model
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from two_backends import pair_of, relative, small_run
 
-from eltbench.training import draw
+from eltbench.training.loop import draw
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

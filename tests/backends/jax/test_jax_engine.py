@@ -16,9 +16,9 @@ from eltbench import accounting, backends
 from eltbench.backends.jax.engine import JaxEngine, objective
 from eltbench.backends.jax.initialisation import named
 from eltbench.backends.jax.network import in_precision
-from eltbench.streams import stream
+from eltbench.core.streams import stream
 from eltbench.trainers.elt import ELT
-from eltbench.training import build_engine, parts
+from eltbench.training.loop import build_engine, parts
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -15,7 +15,7 @@ import pytest
 from two_backends import small_run
 
 from eltbench.backends.jax.engine import JaxEngine
-from eltbench.training import build_engine
+from eltbench.training.loop import build_engine
 
 FLAG = "--xla_force_host_platform_device_count"
 

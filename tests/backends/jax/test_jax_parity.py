@@ -10,7 +10,7 @@ from two_backends import CASES, pair_of, relative, small_run
 
 from eltbench.backends.jax.engine import objective
 from eltbench.backends.jax.initialisation import named
-from eltbench.streams import stream
+from eltbench.core.streams import stream
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

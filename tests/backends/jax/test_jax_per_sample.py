@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from two_backends import pair_of, small_run
 
-from eltbench.evaluation.per_sample import observe
-from eltbench.model import Model
+from eltbench.evaluation.signals.per_sample import observe
+from eltbench.training.model import Model
 
 
 @pytest.mark.parametrize(("trainer", "task"), [("universal-transformer", "masked"), ("elt", "diffusion")])

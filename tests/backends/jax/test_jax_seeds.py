@@ -13,10 +13,10 @@ from safetensors.numpy import load_file
 from test_jax_training import RATE, assert_same_weights, compilations
 from two_backends import small_run
 
-from eltbench import training
 from eltbench.backends.jax.seeds import JaxSeeds
-from eltbench.config import Run
-from eltbench.training import CHECKPOINT, DivergedError, build_engine, draw, fit, fit_seeds, parts
+from eltbench.core.config import Run
+from eltbench.training import loop as training
+from eltbench.training.loop import CHECKPOINT, DivergedError, build_engine, draw, fit, fit_seeds, parts
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eltbench.evaluation.trace import Trace
-from eltbench.evaluation.uncertainty import measure
+from eltbench.evaluation.signals.trace import Trace
+from eltbench.evaluation.signals.uncertainty import measure
 from eltbench.tasks.base import ExitOutput
 
 

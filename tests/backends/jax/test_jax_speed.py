@@ -7,7 +7,7 @@ import pytest
 
 from eltbench.backends.jax.speed import JaxSpeed
 from eltbench.backends.speed import Body
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 from eltbench.data.base import DataSpec
 
 TOKENS = DataSpec("tokens", (4, 4), vocabulary=8, classes=3)

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 from two_backends import Pair, compilations, pair_of, relative, small_run
 
 from eltbench.backends.jax.initialisation import named
-from eltbench.model import Model
-from eltbench.streams import stream
-from eltbench.training import build_engine, draw, fit, parts
+from eltbench.core.streams import stream
+from eltbench.training.loop import build_engine, draw, fit, parts
+from eltbench.training.model import Model
 
 RATE = 1e-3
 CHECKPOINT = "checkpoint.safetensors"

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from eltbench.backends.torch.engine import TorchEngine
-from eltbench.config import Architecture, Optimisation, Run
-from eltbench.streams import stream
+from eltbench.core.config import Architecture, Optimisation, Run
+from eltbench.core.streams import stream
 from eltbench.trainers.elt import ELT
-from eltbench.training import build_engine, fit, parts
+from eltbench.training.loop import build_engine, fit, parts
 
 SMALL = Architecture(unique_layers=1, max_loops=3, width=16, heads=2)
 CHECKPOINT = "checkpoint.safetensors"

@@ -12,11 +12,11 @@ from torch._dynamo.testing import CompileCounter
 
 from eltbench.backends.torch.equilibrium import phantom_gradient
 from eltbench.backends.torch.network import Network
-from eltbench.config import Architecture, Run
+from eltbench.core.config import Architecture, Run
+from eltbench.core.equilibrium import Solver
 from eltbench.data.base import DataSpec
-from eltbench.equilibrium import Solver
 from eltbench.evaluation.trajectory import trajectory
-from eltbench.training import build_engine, parts
+from eltbench.training.loop import build_engine, parts
 
 SPECS = {
     "dit": DataSpec("continuous", (4, 6), channels=2, classes=3),

@@ -8,7 +8,7 @@ import torch
 
 from eltbench.backends.torch.halting import Halting
 from eltbench.backends.torch.network import Network
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 from eltbench.data.base import DataSpec
 
 CAP, WIDTH = 9, 8

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eltbench.backends.torch.network import Network
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 from eltbench.data.base import DataSpec
 
 LAYERS, EXITS = 2, (1, 2, 3)

@@ -12,7 +12,7 @@ from torch import nn
 from eltbench.backends.torch.blocks import BertBlock, DiTBlock
 from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 from eltbench.data.base import DataSpec
 from eltbench.tasks.base import Ops
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 from eltbench.backends.torch import parallel
 from eltbench.backends.torch.engine import TorchEngine
-from eltbench.config import Architecture, Optimisation, Run
-from eltbench.streams import stream
-from eltbench.training import build_engine, fit, parts
+from eltbench.core.config import Architecture, Optimisation, Run
+from eltbench.core.streams import stream
+from eltbench.training.loop import build_engine, fit, parts
 
 STEPS, RATE = 4, 1e-3
 DATASETS = {"diffusion": "digits", "masked": "digits-codes"}
@@ -150,7 +150,7 @@ def test_a_run_for_several_devices_ends_as_an_engine_on_one(tmp_path, monkeypatc
 def test_an_engine_for_several_devices_is_refused_outside_their_processes(world, monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: world is not None)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: world)
-    with pytest.raises(ValueError, match=r"torch trains on 2 devices in as many processes.*eltbench.training.fit"):
+    with pytest.raises(ValueError, match=r"torch trains on 2 devices in as many processes.*eltbench.training.loop.fit"):
         build_engine(replace(small_run("elt", "diffusion"), devices=2))
 
 

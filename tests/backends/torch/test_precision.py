@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from eltbench.backends.torch.precision import converted
 from eltbench.backends.torch.steps import TorchSteps
-from eltbench.config import Architecture, Run
+from eltbench.core.config import Architecture, Run
 from eltbench.tasks.base import ExitOutput
-from eltbench.training import build_engine, parts
+from eltbench.training.loop import build_engine, parts
 
 LOOPED = {"unique_layers": 2, "max_loops": 3}
 CASES = {

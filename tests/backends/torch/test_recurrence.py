@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from eltbench.config import Architecture, Run
+from eltbench.core.config import Architecture, Run
 from eltbench.evaluation.trajectory import spectral_radius
 from eltbench.tasks.base import Batch
-from eltbench.training import build_engine, parts
+from eltbench.training.loop import build_engine, parts
 
 CASES = {
     "dit": {"task": "diffusion", "dataset": "digits", "trainer": "elt"},

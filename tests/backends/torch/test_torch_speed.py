@@ -18,7 +18,7 @@ from eltbench.backends.torch.blocks import BertBlock, DiTBlock
 from eltbench.backends.torch.precision import converted
 from eltbench.backends.torch.probes import TorchProbes
 from eltbench.backends.torch.speed import TorchSpeed
-from eltbench.config import Architecture
+from eltbench.core.config import Architecture
 from eltbench.data.base import DataSpec
 
 LATENTS = DataSpec("continuous", (4, 4), channels=2, classes=3)

@@ -1,0 +1,321 @@
+"""What each command of `eltbench` does; the command line itself is read in `cli`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import platform
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+
+from eltbench import backends, studies
+from eltbench.cli import command_line
+from eltbench.cli.run_study import PIPED_WIDTH
+from eltbench.core.atomic import check_writable
+from eltbench.core.config import OPTIONS, Architecture, Optimisation, Run
+from eltbench.core.provenance import provenance
+from eltbench.core.registry import allow_named
+from eltbench.core.validation import unknown
+from eltbench.execution.store import RunStore
+from eltbench.execution.sweep import sweep
+from eltbench.training.identity import run_id
+from eltbench.training.job import Job
+from eltbench.training.model import load_model, runs_root
+
+MOST_IN_A_LINE, MOST_PICTURES = 500, 5_000  # beyond, a picture is wider than matplotlib draws, or takes it hours
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train one model into the run cache and print its run id; a run that is there already is not trained again."""
+
+    trainer: str = "elt"
+    """how the network is supervised; eltbench list shows the names"""
+    task: str = "diffusion"
+    """what a network call predicts"""
+    dataset: str = "digits"
+    """what is learned"""
+    seed: int = 0
+    """of weights, batches and corruptions"""
+    architecture: Architecture = field(default_factory=Architecture)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """an option of the trainer, task or dataset, such as trainer.decay=cosine or dataset.gates=24; give it again for
+    each further one"""
+    backend: str = "torch"
+    """torch or jax"""
+    device: str = "cpu"
+    """cpu or cuda"""
+    precision: str = "fp32"
+    """fp32 or bf16"""
+    compile: bool = False
+    """compile the block; torch only"""
+    threads: int = 1
+    """of the processor"""
+    devices: int = 1
+    """among which every batch is divided; under torchrun, its number of processes"""
+    runs: Path | None = None
+    """where trained runs are kept (default: $ELTBENCH_RUNS, else the user's cache folder)"""
+
+
+def train(arguments: list[str]) -> int:
+    """Train one model."""
+    from eltbench.execution import torchrun
+    from eltbench.training.loop import parts
+
+    asked = vars(command_line.read(TrainCommand, "eltbench train", arguments)).copy()
+    allow_named((asked["trainer"], asked["task"], asked["dataset"]))
+    store = RunStore(runs_root(asked.pop("runs")))
+    asked |= options(asked.pop("option"))
+    run = Run(**asked)
+    parts(run)  # refuses what cannot be before a process is started
+    if torchrun.launched():
+        return torchrun.train(run, store)
+    if run.device != "cpu" or run.devices > 1:
+        backends.get(run.backend).check_device(run.device, run.devices)
+    outcome = sweep([Job(run)], store)
+    for message in outcome.failed.values():
+        print(f"failed: {message}", file=sys.stderr)
+    if outcome.failed:
+        return 1
+    print(run_id(run))
+    return 0
+
+
+def options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The options of a run from texts such as trainer.decay=cosine; values are read as in TOML, else as plain text.
+
+    Raises ValueError for another form, for what is neither trainer, task nor dataset, and for a name given twice.
+    """
+    read: dict[str, dict[str, Any]] = {name: {} for name in OPTIONS}
+    for text in given:
+        place, equals, value = text.partition("=")
+        what, dot, name = place.partition(".")
+        if not (what and dot and name and equals):
+            raise ValueError(f"--option: give for example trainer.decay=cosine, given {text!r}")
+        if f"{what}_options" not in read:
+            raise ValueError(f"--option: {unknown('part of a run', what, [each.split('_')[0] for each in OPTIONS])}")
+        if name in read[f"{what}_options"]:
+            raise ValueError(f"--option: {place} is given twice")
+        try:
+            read[f"{what}_options"][name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            read[f"{what}_options"][name] = value
+    return read
+
+
+@dataclass(frozen=True)
+class SampleCommand:
+    """Draw samples of one model at several loop counts, one row of pictures a loop count, from the same noise."""
+
+    run: tyro.conf.Positional[str]
+    """a run's id, the beginning of one, or its folder"""
+    loops: str = "1:12"
+    """loop counts: 1:12 (both ends included), or 1,2,4,8"""
+    samples: int = 10
+    """pictures in each row; their classes go round"""
+    seed: int = 0
+    """of the noise"""
+    steps: int | None = None
+    """sampling steps; the task's default if not given"""
+    guidance_scale: float = 1.0
+    """of classifier-free guidance; 1 is none"""
+    out: Path = Path("samples.png")
+    """the picture's file"""
+    runs: Path | None = None
+    """where trained runs are kept"""
+    device: str | None = None
+    """cpu or cuda; that of the run if not given"""
+
+
+def sample(arguments: list[str]) -> int:
+    """Write the picture of samples by loops."""
+    from eltbench.evaluation.quality import pictures as sample_pictures
+    from eltbench.evidence import figures
+
+    asked = command_line.read(SampleCommand, "eltbench sample", arguments)
+    model = load_model(asked.run, runs=asked.runs, device=asked.device)
+    exits = model.exits(loop_counts(asked.loops))
+    if asked.samples < 1:
+        raise ValueError(f"samples: give at least 1, given {asked.samples}")
+    if max(len(exits), asked.samples) > MOST_IN_A_LINE or len(exits) * asked.samples > MOST_PICTURES:
+        raise ValueError(
+            f"sample: one file holds {MOST_IN_A_LINE} rows, {MOST_IN_A_LINE} pictures in each and {MOST_PICTURES:,} in "
+            f"all at most, given {len(exits):,} loop counts of {asked.samples:,} samples; `Model.sample` draws more"
+        )
+    if asked.seed < 0:
+        raise ValueError(f"seed: give 0 or more, given {asked.seed}")
+    if asked.out.is_dir():
+        raise ValueError(f"out: give the name of a picture file, given the folder {asked.out}")
+    check_writable(asked.out.parent)
+    settings: dict[str, Any] = {"guidance_scale": asked.guidance_scale}
+    if asked.steps is not None:
+        settings["steps"] = asked.steps
+    with figures.plain():
+        sample_pictures.by_loops(model, exits, asked.samples, asked.seed, **settings).savefig(asked.out, dpi=150)
+    print(asked.out)
+    return 0
+
+
+def loop_counts(text: str) -> Sequence[int]:
+    """Loop counts from "1:12" (both ends included) or "1,2,4"; raises ValueError for anything else."""
+    try:
+        if ":" in text:
+            first, last = text.split(":")
+            return range(int(first), int(last) + 1)
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"loops: give a range such as 1:12 or a list such as 1,2,4, given {text!r}") from None
+
+
+def study(arguments: list[str]) -> int:
+    """Run a study's own command line."""
+    from eltbench.cli import run_study as command
+
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError(f"study: name one of {', '.join(studies.names())}")
+    allow_named(arguments[:1])
+    studies.registry.check(arguments[0])
+    return command.main(arguments[0], arguments[1:])
+
+
+@dataclass(frozen=True)
+class CompareCommand:
+    """Show which verdicts and estimates of one study moved between two folders of results."""
+
+    first: tyro.conf.Positional[Path]
+    """a folder such as results/extrapolation/digits"""
+    second: tyro.conf.Positional[Path]
+    """another of the same study"""
+
+
+def compare(arguments: list[str]) -> int:
+    """Print what moved between two result sets."""
+    from eltbench.cli import compare as comparison
+
+    asked = command_line.read(CompareCommand, "eltbench compare", arguments)
+    found, before = comparison.compare(asked.first, asked.second), comparison.preliminaries(asked.first, asked.second)
+    for line in before:
+        print(line)
+    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(comparison.table(found))
+    sides = {"first": str(asked.first), "second": str(asked.second), "differences": before}
+    print(json.dumps({**sides, **comparison.in_short(found)}))
+    return 0
+
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """Write one self-contained HTML page, and a PDF of the figures, from everything in a results folder."""
+
+    results: Path = Path("results")
+    """the folder that studies wrote"""
+    out: Path = Path("report.html")
+    """the page; the figures' PDF has the same name"""
+    narrow: bool = False
+    """also presets that only show the way: smoke and quick"""
+
+
+def report(arguments: list[str]) -> int:
+    """Write the page."""
+    from eltbench.evidence.report import write
+
+    asked = command_line.read(ReportCommand, "eltbench report", arguments)
+    for path in write(asked.results, asked.out, narrow=asked.narrow):
+        print(path)
+    return 0
+
+
+@dataclass(frozen=True)
+class RecommendCommand:
+    """Say which (N, L) to deploy here: the best held-out loss of a study's rows within a latency measured now."""
+
+    latency_ms: float
+    """what a sample may take on this device"""
+    rows: Path = Path("results/depth_grid/digits/rows.parquet")
+    """rows of depth_grid or extrapolation with the provenance.json beside them, or the folder that holds both"""
+    world: str = ""
+    """task and dataset, or a part of their names; empty: every world of the rows, each answered by itself"""
+    calls: int = 1
+    """network calls of a sample: its sampling steps"""
+    batch: int = 1
+    """samples at a time"""
+    backend: str = "torch"
+    """torch or jax"""
+    device: str = "cpu"
+    """cpu or cuda"""
+    threads: int = 1
+    """of the processor"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    mode: str = "eager"
+    """eager, compiled, cuda-graph; of jax scan, unrolled"""
+
+
+def recommend(arguments: list[str]) -> int:
+    """Print the network to deploy and the runner-up, of each world; exits 1 where none is fast enough."""
+    from eltbench.evidence import results
+    from eltbench.studies.throughput import recommend as recommending
+
+    asked = vars(command_line.read(RecommendCommand, "eltbench recommend", arguments)).copy()
+    latency, path, world = asked.pop("latency_ms") / 1e3, asked.pop("rows"), asked.pop("world")
+    if not 0 < latency < math.inf:
+        raise ValueError(f"latency-ms must be above 0 and finite, given {latency * 1e3:g}")
+    path = path / "rows.parquet" if path.is_dir() else path
+    rows = results.load_rows(path)
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    missed = False
+    for name in recommending.worlds(rows, world):
+        found = recommending.candidates(path, rows, name, **asked)
+        choice = recommending.choose(found, latency)
+        console.print(f"{name}: {recommending.conditions(**asked)}")
+        console.print(recommending.table(found, latency))
+        for line in recommending.answer(choice, latency):
+            print(line)
+        print(json.dumps({"latency_ms": latency * 1e3, "world": name, **asked, **recommending.in_short(choice)}))
+        missed |= choice.best is None
+    return int(missed)
+
+
+def doctor(arguments: list[str]) -> int:
+    """Print what is here and what is missing; exits 1 where a study could not run."""
+    if arguments:
+        raise ValueError(f"doctor takes no arguments, given {arguments}")
+    import torch
+
+    from eltbench.evaluation.quality.features import digits_weights, full_name, inception_weights
+
+    known = provenance()
+    print(f"eltbench {known['package_version']}, python {platform.python_version()}, {known['platform']}")
+    print(f"processor: {known['cpu']}, {known['cpu_count']} processors")
+    for name, version in known["libraries"].items():
+        print(f"  {name} {version}")
+    for module, extra in (("jax", "jax"), ("dask", "cluster"), ("diffusers", "diffusers")):
+        if importlib.util.find_spec(module) is None:
+            print(f"  {module}: not installed; pip install 'eltbench[{extra}]'")
+    for index in range(torch.cuda.device_count()):
+        print(f"device cuda:{index}: {torch.cuda.get_device_name(index)}")
+    if not torch.cuda.is_available():
+        print("device cpu only: torch sees no CUDA device")
+    print(f"digits feature extractor: {full_name('digits-conv')}")
+    try:
+        inception = str(inception_weights() or "not here, so no FID, KID or IS; distances use the digits extractor")
+    except (ValueError, FileNotFoundError) as error:
+        inception = f"not usable: {error}"
+    print(f"Inception weights: {inception}")
+    root = runs_root()
+    print(f"run cache: {root}, {len(list(root.glob('*/done.json')))} finished runs")
+    problems = 0
+    for needed in (digits_weights, lambda: check_writable(root)):
+        try:
+            needed()
+        except (ValueError, OSError) as error:
+            problems += 1
+            print(f"problem: {error}")
+    return 1 if problems else 0

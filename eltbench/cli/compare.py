@@ -1,0 +1,234 @@
+"""What moved between two published result sets: other seeds, another machine, version, backend or preset.
+
+Verdicts and estimates follow from the rows of each set. The two sets of per-seed effects count
+as independent, also where seeds have the same numbers (another backend draws other first weights): the interval of
+their difference is Welch's, widened (Bonferroni) over all that is compared. An effect moved where it excludes zero.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from eltbench import studies
+from eltbench.core import tables
+from eltbench.core.atomic import expanded
+from eltbench.evidence import claims, publishing
+from eltbench.evidence.claims import Cell, Condition
+from eltbench.evidence.intervals import Interval, welch_interval
+from eltbench.evidence.regions import quantity
+from eltbench.studies import recipes
+from eltbench.studies.base import Study
+
+
+@dataclass(frozen=True)
+class Side:
+    """One condition as one result set has it: where it was measured, its verdict, and its effects (n,) by seed."""
+
+    cell: Cell
+    verdict: str
+    effects: np.ndarray
+
+    @property
+    def estimate(self) -> float:
+        """Mean over seeds, NaN without any or where one is not finite."""
+        return float(np.mean(self.effects)) if len(self.effects) else math.nan
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One condition of a claim on both sides; a side is None where that set lacks the cell.
+
+    difference: second − first on the condition's scale, None unless both have two finite effects or more.
+    """
+
+    claim: str
+    condition: Condition
+    first: Side | None
+    second: Side | None
+    difference: Interval | None
+
+    @property
+    def moved(self) -> bool:
+        """Whether the interval of the difference excludes zero."""
+        return self.difference is not None and not self.difference.low <= 0 <= self.difference.high
+
+    @property
+    def verdict_moved(self) -> bool:
+        """Whether both sides have a verdict, and not the same."""
+        return self.first is not None and self.second is not None and self.first.verdict != self.second.verdict
+
+
+def compare(first: str | Path, second: str | Path, *, level: float = 0.95) -> list[Compared]:
+    """Every condition that either folder decides, paired by claim, condition, task and dataset, and by backend.
+
+    Where a task and dataset were measured on one backend by each side, the two are paired whatever their names: so are
+    two backends compared. A folder holds claims.json and rows.parquet. Raises ValueError where one is missing or
+    damaged, where the two are of different studies, and for a level outside (0, 1).
+    """
+    sides = [_sides(expanded(folder)) for folder in (first, second)]
+    (name, left), (other, right) = sides
+    if name != other:
+        raise ValueError(f"{first} is of the study {name!r} and {second} of {other!r}; compare two of one study")
+    pairs = [
+        (claim.id, condition, *pair)
+        for claim in map(claims.claim, studies.get(name).claims)
+        for condition in claim.conditions
+        for pair in _paired(left.get((claim.id, condition.name), []), right.get((claim.id, condition.name), []))
+    ]
+    count = sum(_comparable(one, two) for *_, one, two in pairs)
+    found = []
+    for id, condition, one, two in pairs:
+        difference = None
+        if one is not None and two is not None and _comparable(one, two):
+            difference = welch_interval(two.effects, one.effects, level=level, comparisons=count)
+        found.append(Compared(id, condition, one, two, difference))
+    return found
+
+
+def _sides(folder: Path) -> tuple[str, dict[tuple[str, str], list[Side]]]:
+    """The study of a results folder, and its measured conditions by claim and name."""
+    path = folder / "claims.json"
+    try:
+        published = json.loads(path.read_bytes())
+        study, decided = studies.create(published["study"]), published["claims"]
+        told = {
+            (id, Cell(cell["task"], cell["dataset"], cell["backend"]))
+            for id, claim in decided.items()
+            for cell in claim["cells"]
+        }
+    except OSError as error:
+        raise ValueError(f"{folder} is no folder of results: {error}") from error
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged or of another version: {error!r}") from error
+    retold = publishing.retell(folder, _commands(folder), most=math.inf)
+    evidence, decided = study.evidence(retold.rows), retold.content["claims"]
+    for id, cell in told:
+        if cell not in evidence.get(id, {}):
+            raise ValueError(f"{path} decides {id!r} in {' '.join(cell)}, of which its rows say nothing")
+    found: dict[tuple[str, str], list[Side]] = {}
+    for id, claim in decided.items():
+        for entry in claim["cells"]:
+            cell = Cell(entry["task"], entry["dataset"], entry["backend"])
+            for condition in entry["conditions"]:
+                effects = np.asarray(evidence[id][cell].primary[condition["condition"]], float)
+                found.setdefault((id, condition["condition"]), []).append(Side(cell, condition["verdict"], effects))
+    return study.name, found
+
+
+def preliminaries(first: str | Path, second: str | Path) -> list[str]:
+    """What is to be said before the table: how the two were trained differently, and which files do not agree.
+
+    Raises ValueError as `compare` does.
+    """
+    folders = [expanded(folder) for folder in (first, second)]
+    commands = [_commands(folder) for folder in folders]
+    told = [publishing.retell(folder, made, most=math.inf) for folder, made in zip(folders, commands, strict=True)]
+    said = [f"{folder}: {note}" for folder, each in zip(folders, told, strict=True) for note in each.notes]
+    study = studies.create(told[0].content["study"])
+    if not all(commands):
+        return [*said, "how the two were trained is not known: provenance.json is missing"]
+    if type(study).main is not Study.main:
+        return said  # its presets describe no training
+    one, two = map(recipes.presets_of, commands)
+    shared = {preset.backend for preset in one} & {preset.backend for preset in two}
+    found = recipes.differences(study, one, two, but=() if shared else ("backend",))
+    return [*said, *(f"{each.where}: {each.told('first', 'second')}" for each in found)]
+
+
+def _commands(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "provenance.json"
+    return publishing.read_commands(path) if path.exists() else []
+
+
+def _paired(left: Sequence[Side], right: Sequence[Side]) -> Iterator[tuple[Side | None, Side | None]]:
+    """Both sides' cells, matched by task, dataset and backend, or by the first two where each has a single one left."""
+    worlds = dict.fromkeys(side.cell[:2] for side in (*left, *right))
+    for world in worlds:
+        one, two = ({side.cell.backend: side for side in sides if side.cell[:2] == world} for sides in (left, right))
+        both = [backend for backend in one if backend in two]
+        yield from ((one.pop(backend), two.pop(backend)) for backend in both)
+        if len(one) == len(two) == 1:
+            yield one.popitem()[1], two.popitem()[1]
+        yield from ((side, None) for side in one.values())
+        yield from ((None, side) for side in two.values())
+
+
+def _comparable(one: Side | None, two: Side | None) -> bool:
+    return all(
+        side is not None and len(side.effects) > 1 and bool(np.isfinite(side.effects).all()) for side in (one, two)
+    )
+
+
+HEAD = ("claim", "where", "measured", "first", "second", "second − first", "moved")
+
+
+def lines(found: Sequence[Compared]) -> list[tuple[str, ...]]:
+    """One line of text cells a condition, under `HEAD`."""
+    return [
+        (
+            entry.claim,
+            _where(entry),
+            entry.condition.estimand,
+            _side(entry.first, entry.condition),
+            _side(entry.second, entry.condition),
+            _difference(entry),
+            ", ".join(name for name, so in (("verdict", entry.verdict_moved), ("estimate", entry.moved)) if so)
+            or ("no" if entry.difference is not None else "–"),
+        )
+        for entry in found
+    ]
+
+
+def markdown(found: Sequence[Compared], names: tuple[str, str] = ("first", "second")) -> str:
+    """The table that documents show; `names` stand for the two sides."""
+    first, second = names
+    head = [*HEAD[:3], first, second, f"{second} − {first}", HEAD[-1]]
+    return tables.markdown(head, ([f"`{line[0]}`", *line[1:]] for line in lines(found)))
+
+
+def table(found: Sequence[Compared]) -> Table:
+    """The table for a terminal."""
+    return tables.terminal(HEAD, (tuple(map(escape, line)) for line in lines(found)))
+
+
+def in_short(found: Sequence[Compared]) -> dict[str, Any]:
+    """Counts, for the one JSON line that ends a command's output."""
+    return {
+        "compared": sum(entry.difference is not None for entry in found),
+        "verdicts_moved": [f"{entry.claim} {_where(entry)}" for entry in found if entry.verdict_moved],
+        "estimates_moved": [f"{entry.claim} {entry.condition.name} {_where(entry)}" for entry in found if entry.moved],
+        "only_first": sum(entry.second is None for entry in found),
+        "only_second": sum(entry.first is None for entry in found),
+    }
+
+
+def _where(entry: Compared) -> str:
+    cells = [side.cell for side in (entry.first, entry.second) if side is not None]
+    backends = dict.fromkeys(cell.backend for cell in cells)
+    return f"{cells[0].task} {cells[0].dataset} {' / '.join(backends)}"
+
+
+def _side(side: Side | None, condition: Condition) -> str:
+    if side is None:
+        return "–"
+    shown = "not measured" if math.isnan(side.estimate) else quantity(side.estimate, condition.scale)
+    return f"{side.verdict}: {shown} (n = {len(side.effects)})"
+
+
+def _difference(entry: Compared) -> str:
+    if entry.difference is None:
+        return "–"
+    estimate, low, high = (
+        quantity(value, entry.condition.scale)
+        for value in (entry.difference.estimate, entry.difference.low, entry.difference.high)
+    )
+    return f"{estimate} [{low}, {high}]"

@@ -1,0 +1,291 @@
+"""The command line of every study: plan, check, sweep, collect, decide, write, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import pandas as pd
+from rich.console import Console
+
+from eltbench import backends, studies
+from eltbench.cli import budget, command_line
+from eltbench.core import terminal
+from eltbench.core.atomic import check_writable
+from eltbench.core.processors import processors
+from eltbench.core.provenance import provenance
+from eltbench.core.registry import allow_named, without_allowed
+from eltbench.core.validation import check_name
+from eltbench.evaluation.quality import pictures as sample_pictures
+from eltbench.evidence import claims, results, verdicts
+from eltbench.evidence.publishing import lock, publish, read_commands
+from eltbench.execution import executors, torchrun
+from eltbench.execution.estimate import estimate
+from eltbench.execution.store import RunStore, set_aside
+from eltbench.execution.sweep import Durations, Outcome, grouped, sweep, with_companions
+from eltbench.execution.sweep import plan as plan_sweep
+from eltbench.studies import recipes
+from eltbench.studies import tables_only as reading
+from eltbench.studies.presets import MOST_SEEDS, Preset, load_preset
+from eltbench.training.job import Job
+from eltbench.training.loop import check_vectorised
+from eltbench.training.model import runs_root
+
+FAILED = 1
+PIPED_WIDTH = 160  # columns of the table where stdout is no terminal, whose width could be asked
+
+
+@dataclass(frozen=True)
+class StudyCommand:
+    """Train what is missing, measure it, decide the study's claims and write rows, summary, figure and provenance."""
+
+    preset: str = "quick"
+    """a packaged preset, or FILE.toml:NAME"""
+    tasks: tuple[str, ...] = ()
+    """only these tasks"""
+    trainers: tuple[str, ...] = ()
+    """only these trainers; +name adds a trainer that the preset does not have"""
+    seeds: tuple[str, ...] = ()
+    """these seeds: 0 1 2, or 0:5"""
+    backend: str = ""
+    """the preset's, or another: torch, jax"""
+    device: str = ""
+    """the preset's, or another: cpu, cuda"""
+    devices: int = 0
+    """the preset's, or another number of devices among which every batch is divided"""
+    workers: int = 0
+    """processes at a time; 0 means as many as the processors serve; a dask cluster has its own number"""
+    engine: Literal["local", "dask"] = "local"
+    """where the runs are made: on this machine, or on a dask cluster, which shares the run cache with it"""
+    scheduler: str = ""
+    """of engine dask: an address such as tcp://HOST:8786, or a TOML file that describes a cluster of dask-jobqueue"""
+    vectorise_seeds: bool = False
+    """train the seeds of one configuration together, as one program; the backend must be able to (jax)"""
+    runs: Path | None = None
+    """where trained runs are kept (default: $ELTBENCH_RUNS, else the user's cache folder)"""
+    results: Path = Path("results")
+    """where the study's folder is written"""
+    dry_run: bool = False
+    """list the runs, which are cached, and the estimated time; train nothing"""
+    budget: str | None = None
+    """make only what fits into this time (2h, 90m, 1h30m, 3600s), and say what is left out; cached runs take none"""
+    force: bool = False
+    """replace published rows that this command would otherwise refuse to remove"""
+
+
+def main(study: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a study's command line; returns the exit code: 0, 1 when a run failed, else that of `terminal.answer`."""
+    return terminal.answer(lambda: _main(study, arguments))
+
+
+def _main(study: str, arguments: Sequence[str] | None) -> int:
+    arguments = without_allowed(sys.argv[1:] if arguments is None else arguments, adding="--trainers")
+    found = studies.create(study)
+    if isinstance(found, reading.Reading):
+        return reading.main(found, arguments)
+    if (code := found.main(arguments)) is not None:
+        return code
+    about = StudyCommand.__doc__
+    return execute(study, command_line.read(StudyCommand, f"eltbench study {study}", arguments, about))
+
+
+def execute(study_name: str, command: StudyCommand) -> int:
+    """What `main` does once the command line is read; ValueError is for the user, not a defect."""
+    if torchrun.launched():
+        raise ValueError("a study starts its own processes, also for several devices: call it without torchrun")
+    started = time.monotonic()
+    limit = budget.seconds(command.budget) if command.budget is not None else None
+    study = studies.create(study_name)
+    check_name("study", study.name.replace(":", "-").lstrip("_"))  # module:Class is the name of one that has none
+    presets = _presets(study_name, command)
+    jobs = [job for preset in presets for job in study.plan(preset)]
+    recipes.check_worlds(study, presets)
+    doubts = list(dict.fromkeys(doubt for job in jobs if not presets[0].smoke for doubt in job.run.optimisation.doubts))
+    _say([f"warning: {doubt}" for doubt in doubts], to=sys.stderr)
+    for claim, why in study.open_questions(jobs).items():
+        print(f"warning: {claim} will stay open: {why}", file=sys.stderr)
+    if command.vectorise_seeds:
+        _check_vectorised(jobs)
+    if command.scheduler and command.engine != "dask":
+        raise ValueError(f"--scheduler belongs to --engine dask, given {command.scheduler!r} with {command.engine!r}")
+    store = RunStore(runs_root(command.runs))
+    folder = command.results / study.name / presets[0].name
+    if not command.dry_run:
+        check_writable(folder)
+    published = None if command.force else _published(folder / "rows.parquet", touch=not command.dry_run)
+    if published is not None:
+        results.refuse_superseded(published, jobs, study.cell)
+        recipes.refuse_others(study, published, _commands(folder / "provenance.json", touch=False), presets)
+    if command.workers < 0:
+        raise ValueError(f"workers: give 1 or more, or 0 for as many as fit, given {command.workers}")
+    workers = command.workers or max(1, processors() // (presets[0].threads * presets[0].devices))
+    choice = None
+    if command.dry_run or limit is not None:
+        planned = plan_sweep(every := with_companions(jobs, store), store)
+        groups = grouped(planned.missing, store, command.vectorise_seeds)
+        expected = estimate(groups, Durations(store, every), workers)
+        if limit is not None:
+            choice = budget.choose(study, jobs, expected.seconds, limit)
+            jobs = choice.jobs
+            _say(choice.told(), to=sys.stdout if command.dry_run else sys.stderr)
+        if command.dry_run:
+            _say(budget.listing(with_companions(jobs, store), planned, expected), to=sys.stdout)
+            return 0
+    with executors.opened(command.engine, command.scheduler, workers) as executor:
+        outcome = sweep(jobs, store, vectorise_seeds=command.vectorise_seeds, executor=executor)
+    new = results.collect(jobs, store, study.name, presets[0].name, study.columns)
+    with lock(folder):  # another command may have published here in the meantime
+        published = None if command.force else _published(folder / "rows.parquet", touch=True)
+        earlier = [] if command.force else _commands(folder / "provenance.json", touch=True)
+        if published is not None:
+            recipes.refuse_others(study, published, earlier, presets)
+        rows = results.merge_published(published, new, jobs, study.cell, command.force)
+        remarks: list[str] = []
+        if rows.empty:
+            decisions = []
+            print("error: no run left any rows", file=sys.stderr)
+        else:
+            entry = {
+                **provenance(),
+                "wall_seconds": round(time.monotonic() - started, 1),
+                "training_seconds": _training_seconds(store, jobs),
+                "engine": command.engine,
+                "workers": workers if command.engine == "local" else None,
+                "presets": [preset.to_dict() for preset in presets],
+                **({"warnings": doubts} if doubts else {}),
+                **({} if choice is None else {"budget": {"asked": command.budget, **choice.lacks()}}),
+                "runs": {"done": outcome.done, "cached": outcome.cached, "failed": outcome.failed},
+            }
+            commands = still_told([*earlier, entry], set(rows["run_id"]))
+            decisions = publish(folder, study, presets[0], rows, commands)
+            if study.sample_pictures and not presets[0].smoke:
+                sample_pictures.write(folder, jobs, store, outcome.done)
+            remarks = [*([] if presets[0].smoke else verdicts.withheld(decisions)), *study.remarks(rows)]
+    _print(study.name, presets[0], folder, decisions, remarks, doubts, outcome)
+    return FAILED if outcome.failed else 0
+
+
+def _presets(study: str, command: StudyCommand) -> list[Preset]:
+    """The preset as narrowed by the command line, once for every backend asked for."""
+    for option in ("tasks", "trainers", "seeds"):
+        if (given := getattr(command, option)) and not _split(given):
+            raise ValueError(f"--{option}: give at least one, or leave the option out; given {' '.join(given)!r}")
+    seeds = tuple(dict.fromkeys(seed for text in _split(command.seeds) for seed in _seeds(text)))
+    preset = load_preset(study, command.preset)
+    allow_named(name.removeprefix("+") for name in _split(command.trainers))
+    preset = preset.narrowed(_split(command.tasks), _split(command.trainers), seeds)
+    preset = replace(preset, device=command.device or preset.device, devices=command.devices or preset.devices)
+    asked = _split((command.backend or preset.backend,))
+    if not asked:
+        raise ValueError(f"--backend: name one of {', '.join(backends.names())}, given {command.backend!r}")
+    for backend in asked:
+        backends.registry.check(backend)
+        if command.engine == "local" and (preset.device != "cpu" or preset.devices > 1):
+            backends.get(backend).check_device(preset.device, preset.devices)
+    return [replace(preset, backend=backend) for backend in asked]
+
+
+def _check_vectorised(jobs: Sequence[Job]) -> None:
+    for run in {replace(job.run, seed=0) for job in jobs}:
+        try:
+            check_vectorised(run)
+        except ValueError as error:
+            raise ValueError(f"--vectorise-seeds: {error}") from None
+
+
+def _split(given: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part for text in given for part in text.split(",") if part)
+
+
+def _seeds(text: str) -> range:
+    first, colon, end = text.partition(":")
+    try:
+        seeds = range(int(first), int(end) if colon else int(first) + 1)
+    except ValueError:
+        seeds = range(0)
+    if seeds and seeds[-1] - seeds[0] >= MOST_SEEDS:
+        raise ValueError(f"seeds: give at most {MOST_SEEDS:,}, given {text!r}")
+    if not seeds or seeds[0] < 0:
+        raise ValueError(f"seeds: give numbers or a range such as 0:5, given {text!r}")
+    return seeds
+
+
+def _published(path: Path, *, touch: bool) -> pd.DataFrame | None:
+    """The rows that are there; a damaged file is set aside if it may be touched."""
+    if not path.exists():
+        return None
+    try:
+        return results.read_published(path).to_pandas()
+    except results.DamagedError as error:
+        print(f"warning: {set_aside(path, str(error)) if touch else error}", file=sys.stderr)
+        return None
+
+
+def _training_seconds(store: RunStore, jobs: Sequence[Job]) -> float:
+    """Seconds that training the planned runs took, summed over processes, whenever that was."""
+    records = [store.record(run_id) for run_id in sorted({job.run_id for job in jobs})]
+    return round(sum(record["seconds"] for record in records if record), 1)
+
+
+def _commands(path: Path, *, touch: bool) -> list[dict[str, Any]]:
+    """The commands that published here before; a damaged file is set aside if it may be touched."""
+    if not path.exists():
+        return []
+    try:
+        return read_commands(path)
+    except ValueError as error:
+        if touch:
+            print(f"warning: {set_aside(path, str(error))}", file=sys.stderr)
+        return []
+
+
+def still_told(commands: Sequence[dict[str, Any]], published: set[str]) -> list[dict[str, Any]]:
+    """The commands that made runs, the last one, and those that published runs which no later command speaks of."""
+    kept, told = [], set(commands[-1]["runs"]["done"])
+    for entry in reversed(commands):
+        runs = entry["runs"]
+        if entry is commands[-1] or runs["done"] or published & set(runs["cached"]) - told:
+            kept.append(entry)
+            told |= {*runs["done"], *runs["cached"]}
+    return kept[::-1]
+
+
+def _say(lines: Sequence[str], to: TextIO) -> None:
+    if lines:
+        print(*lines, sep="\n", file=to, flush=True)
+
+
+def _print(
+    study: str,
+    preset: Preset,
+    folder: Path,
+    decisions: Sequence[claims.Decision],
+    remarks: Sequence[str],
+    doubts: Sequence[str],
+    outcome: Outcome,
+) -> None:
+    if decisions:
+        console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+        console.print(verdicts.table(decisions))
+        print(f"intervals cover {claims.COVERS}")
+    for remark in remarks:
+        print(remark)
+    for run_id, message in outcome.failed.items():
+        print(f"failed: run {run_id}: {message}", file=sys.stderr)
+    line = {
+        "study": study,
+        "preset": preset.name,
+        "results": str(folder),
+        "claims": verdicts.in_short(decisions),
+        **({"warnings": list(doubts)} if doubts else {}),
+        "runs_done": len(outcome.done),
+        "runs_cached": len(outcome.cached),
+        "runs_failed": len(outcome.failed),
+    }
+    sys.stdout.flush()
+    print(json.dumps(line), flush=True)

@@ -1,0 +1,229 @@
+"""What a run is made of: an architecture, an optimisation, and the names of its parts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from eltbench.core.validation import build, check_numbers, frozen, whole
+
+MOST_SNAPSHOTS = 10_000
+Options = tuple[tuple[str, Any], ...]
+FIRST_WEIGHTS = 0.05  # share of an average above which the weights before training are said to count
+OPTIONS = ("trainer_options", "task_options", "dataset_options")
+SIZES = {
+    "unique_layers": 1024,
+    "max_loops": 1024,
+    "min_loops": 1024,
+    "width": 65_536,
+    "heads": 4096,
+    "mlp_ratio": 256,
+    "patch": 4096,
+}
+"""The sizes of an architecture and the largest of each: far beyond any use, and small enough to be listed and told."""
+MOST_WEIGHTS = 1e12  # above the largest networks trained anywhere, below what NumPy can address
+
+
+def added(default: Any) -> Any:
+    """A field younger than the first published runs: its default is left out of an identity, so those keep theirs."""
+    return field(default=default, metadata={"added": True})
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The network's shape; the depth scheme (looped, unique, universal, equilibrium) is the trainer's.
+
+    Where the paper (arXiv 2604.09168) is silent the default is its plainest reading: no input injection, no loop
+    embedding, pre-norm, and a condition that enters every loop in the same way.
+    """
+
+    unique_layers: int = 2  # N
+    max_loops: int = 4  # L_max
+    min_loops: int = 1  # L_min
+    width: int = 64
+    heads: int = 4
+    mlp_ratio: int = 4
+    block: Literal["dit", "bert"] = "dit"  # adaLN-Zero, or a plain transformer block with a condition token
+    patch: int = 2  # side of a patch of a continuous input, in pixels
+    norm: Literal["pre", "sandwich"] = "pre"
+    input_injection: bool = False  # the embedded input is added again before every loop
+    loop_embedding: bool = False  # a sinusoidal embedding of the loop index is added before every loop
+    loop_conditioning: bool = False  # the loop index also enters the condition of the block
+    attention_radius: int | None = None  # tokens farther apart on the grid (Chebyshev) do not see each other
+    loop_adapter_rank: int = added(0)  # of each loop's own update of the block's linear maps; 0: none
+    dropout: float = added(0.0)  # share left out of what attention and MLP add, the same in every loop of a pass
+
+    def __post_init__(self) -> None:
+        for name, most in SIZES.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"architecture: {name} must be a positive integer, given {value!r}")
+            if value > most:
+                raise ValueError(f"architecture: {name} must be at most {most}, given {value}")
+        common = math.lcm(self.heads, 4)
+        nearest = f"the nearest width that would work is {max(1, round(self.width / common)) * common}"
+        if self.width % self.heads:
+            given = f"given width {self.width} and heads {self.heads}"
+            raise ValueError(f"architecture: heads must divide width, {given}; {nearest}")
+        if self.width % 4:
+            given = f"given {self.width}"
+            raise ValueError(f"architecture: width must be a multiple of 4 (2-D positions), {given}; {nearest}")
+        if self.min_loops > self.max_loops:
+            raise ValueError(
+                f"architecture: min_loops must not exceed max_loops, given {self.min_loops} > {self.max_loops}"
+            )
+        for name, allowed in (("block", ("dit", "bert")), ("norm", ("pre", "sandwich"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"architecture: {name} must be one of {allowed}, given {getattr(self, name)!r}")
+        if self.attention_radius is not None and self.attention_radius < 0:
+            raise ValueError(f"architecture: attention_radius must be 0 or more, given {self.attention_radius}")
+
+        if not isinstance(self.loop_adapter_rank, int) or not 0 <= self.loop_adapter_rank <= self.width:
+            raise ValueError(
+                f"architecture: loop_adapter_rank must be an integer from 0 to width, given {self.loop_adapter_rank!r} "
+                f"at width {self.width}"
+            )
+        if isinstance(self.dropout, bool) or not 0 <= self.dropout < 1:
+            raise ValueError(f"architecture: dropout must be in [0, 1), given {self.dropout!r}")
+        check_numbers(Architecture, vars(self), "architecture")
+        weights = 2 * self.unique_layers * self.width**2 * (2 + self.mlp_ratio)  # those of attention and MLP alone
+        if weights > MOST_WEIGHTS:
+            raise ValueError(
+                f"architecture: unique_layers {self.unique_layers}, width {self.width} and mlp_ratio {self.mlp_ratio} "
+                f"make {weights:.1e} weights, and at most {MOST_WEIGHTS:.0e} are allowed"
+            )
+        object.__setattr__(self, "dropout", float(self.dropout))
+
+    @property
+    def effective_depth(self) -> int:
+        """D = N·L_max, in layers."""
+        return self.unique_layers * self.max_loops
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How the weights are fitted: AdamW with warm-up, a constant or cosine rate, clipping, and averaged weights."""
+
+    steps: int = 1000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup_steps: int = 50
+    schedule: Literal["constant", "cosine"] = "constant"
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0  # largest norm of the gradient
+    ema_decay: float = 0.995
+    label_dropout: float = 0.1
+    log_every: int = 50
+    checkpoint_every: int = 500
+    ema_debias: bool = added(False)  # the average of step t over 1 - ema_decay^t, so that first weights count no more
+    snapshot_every: int = added(0)  # the averaged weights are kept after so many steps each; 0: at the end alone
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "warmup_steps", "snapshot_every"):
+            value, least = getattr(self, name), 0 if name in ("warmup_steps", "snapshot_every") else 1
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"optimisation: {name} must be an integer of at least {least}, given {value!r}")
+        check_numbers(Optimisation, vars(self), "optimisation")
+        for each in fields(self):
+            if each.type == "float":  # 1 and 1.0 are one setting and have one identity
+                object.__setattr__(self, each.name, float(getattr(self, each.name)))
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(f"optimisation: schedule must be 'constant' or 'cosine', given {self.schedule!r}")
+        for name in ("learning_rate", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"optimisation: {name} must be 0 or more, given {getattr(self, name)}")
+        if not self.gradient_clip > 0:
+            raise ValueError(f"optimisation: gradient_clip must be above 0, given {self.gradient_clip}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"optimisation: ema_decay must be in [0, 1), given {self.ema_decay}")
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"optimisation: label_dropout must be in [0, 1], given {self.label_dropout}")
+        object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimisation: betas must be two numbers in [0, 1), given {self.betas}")
+        if self.snapshot_every and (kept := (self.steps - 1) // self.snapshot_every) > MOST_SNAPSHOTS:
+            raise ValueError(
+                f"optimisation: snapshot_every {self.snapshot_every} would keep {kept} snapshots, at most "
+                f"{MOST_SNAPSHOTS} are kept; raise it"
+            )
+
+    @property
+    def snapshots(self) -> tuple[int, ...]:
+        """The steps before the last after which a snapshot of the averaged weights is kept."""
+        return tuple(range(self.snapshot_every, self.steps, self.snapshot_every)) if self.snapshot_every else ()
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why what is measured of the averaged weights says little of the training; empty where nothing is odd."""
+        found, first = [], min(self.snapshots, default=self.steps)
+        if not self.ema_debias and (left := self.ema_decay**first) > FIRST_WEIGHTS:
+            found.append(
+                f"ema_decay = {self.ema_decay:g} leaves the first weights {100 * left:.0f} % of the average that is "
+                f"measured at step {first}; set ema_debias = true, or a smaller ema_decay"
+            )
+        if self.warmup_steps >= self.steps:
+            found.append(
+                f"warmup_steps = {self.warmup_steps} of {self.steps} steps: the learning rate never reaches "
+                f"{self.learning_rate:g}, and the average is of weights that have hardly moved; give fewer"
+            )
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model to be trained: everything that decides its weights, and nothing about where it is trained."""
+
+    trainer: str
+    task: str
+    dataset: str
+    seed: int = 0
+    architecture: Architecture = Architecture()
+    optimisation: Optimisation = Optimisation()
+    trainer_options: Options = ()
+    task_options: Options = ()
+    dataset_options: Options = ()
+    backend: str = "torch"
+    device: str = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    threads: int = 1
+    devices: int = added(1)  # among which every batch is divided
+
+    def __post_init__(self) -> None:
+        check_numbers(Run, vars(self), "run")
+        if not whole(self.seed) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"run: seed must be a whole number from 0 to 2^63 - 1, given {self.seed!r}")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"run: precision must be 'fp32' or 'bf16', given {self.precision!r}")
+        if self.threads < 1:
+            raise ValueError(f"run: threads must be at least 1, given {self.threads}")
+        if self.devices < 1:
+            raise ValueError(f"run: devices must be at least 1, given {self.devices}")
+        if self.optimisation.batch_size % self.devices:
+            raise ValueError(
+                f"run: devices must divide batch_size, given batch_size {self.optimisation.batch_size} and devices "
+                f"{self.devices}"
+            )
+        for name in OPTIONS:
+            pairs = getattr(self, name)
+            pairs = pairs.items() if isinstance(pairs, dict) else pairs
+            object.__setattr__(self, name, tuple(sorted((key, frozen(value)) for key, value in pairs)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as plain JSON values; `run_from_dict` is the inverse."""
+        plain = asdict(self)
+        for name in OPTIONS:
+            plain[name] = dict(plain[name])
+        return plain
+
+
+def run_from_dict(values: dict[str, Any]) -> Run:
+    """The run that `Run.to_dict` wrote; an unknown or missing field raises ValueError."""
+    values = dict(values)
+    values["architecture"] = build(Architecture, values.get("architecture", {}))
+    values["optimisation"] = build(Optimisation, values.get("optimisation", {}))
+    for name in OPTIONS:
+        values[name] = tuple(dict(values.get(name, {})).items())
+    return build(Run, values)

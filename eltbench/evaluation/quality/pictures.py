@@ -1,0 +1,79 @@
+"""Pictures of samples by loops, one a world, that a study leaves beside its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eltbench.core.atomic import replacing
+from eltbench.execution.store import RunStore
+from eltbench.training.job import Job
+from eltbench.training.model import Model, load_model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ABOUT = "eltbench"  # the text of a picture that says what it shows
+SAMPLES = 10  # in a row
+
+
+def by_loops(model: Model, exits: Sequence[int], samples: int, seed: int, **settings: Any) -> Figure:
+    """One row of samples a loop count, all from the same noise, their classes going round; settings of the sampler.
+
+    Raises ValueError where the model's world holds no images.
+    """
+    from eltbench.evidence import figures
+
+    if model.dataset.images(model.dataset.heldout().values[:1]) is None:
+        raise ValueError(f"dataset {model.run.dataset!r} holds no images to draw")
+    labels = np.arange(samples, dtype=np.int32) % max(1, model.spec.classes)
+    drawn = [model.dataset.images(model.sample(labels, loops, seed=seed, **settings)) for loops in exits]
+    images = np.stack([each for each in drawn if each is not None])
+    return figures.pictures(images, [f"L = {loops}" for loops in exits], title(model))
+
+
+def title(model: Model) -> str:
+    """What a picture of this model's samples shows."""
+    run = model.run
+    return f"{run.trainer} {run.task} {run.dataset}, trained with L_max = {run.architecture.max_loops}"
+
+
+def save(figure: Figure, path: Path, caption: str) -> None:
+    """Write a PNG, whole, that says in its own text what it shows; without a date."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None, ABOUT: caption})
+
+
+def write(folder: Path, jobs: Sequence[Job], store: RunStore, trained: Collection[str]) -> list[Path]:
+    """Write samples-TASK-DATASET-BACKEND.png for each world of which elt was sampled, from its first seed that is done.
+
+    trained: the runs that this command trained or measured; a picture that is there is made anew for these alone. The
+    sampler's settings are those of the measurement. Returns what was written.
+    """
+    from eltbench.evidence import figures
+
+    written = []
+    for path, job in _chosen(folder, jobs, store).items():
+        if job.run_id in trained or not path.exists():
+            model = load_model(job.run_id, runs=store.root)
+            settings: Mapping[str, Any] = job.settings["sampling"]
+            about = f"Samples of {title(model)} (seed {job.run.seed}), a row a loop count, all from the same noise"
+            with figures.plain():
+                figure = by_loops(model, job.settings["sample_loops"], SAMPLES, seed=job.run.seed, **settings)
+                save(figure, path, about)
+            written.append(path)
+    return written
+
+
+def _chosen(folder: Path, jobs: Sequence[Job], store: RunStore) -> dict[Path, Job]:
+    """The picture of each world and the job whose model it shows."""
+    chosen: dict[Path, Job] = {}
+    for job in jobs:
+        run = job.run
+        headline = run.trainer == "elt" and job.keys.get("role") == "main"
+        if headline and job.settings.get("sample_loops") and store.state(job.run_id) == "done":
+            chosen.setdefault(folder / f"samples-{run.task}-{run.dataset}-{run.backend}.png", job)
+    return chosen

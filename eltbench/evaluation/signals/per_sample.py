@@ -1,0 +1,232 @@
+"""The per-sample table: at every exit the error of each held-out item under each corruption, and every signal of it.
+
+The unit is an item under one corruption. Where a world says itself which tokens are hidden, every item is corrupted
+alike, and what differs is how far a token lies from what is shown: there the unit is the hidden token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy.special import log_softmax
+
+from eltbench.core.streams import stream
+from eltbench.data.form import check_clean
+from eltbench.evaluation.heldout import BATCH
+from eltbench.evaluation.signals.exact import exact_posterior, loss_apart
+from eltbench.evaluation.signals.further_signals import measure_further
+from eltbench.evaluation.signals.trace import Trace, trace
+from eltbench.evaluation.signals.uncertainty import measure, measure_members
+from eltbench.tasks.base import Batch, ExitOutput
+from eltbench.training.model import Model
+
+Values = dict[str, np.ndarray]
+ERRORS = ("negative_log_likelihood", "x0_error")  # that signals are to foresee: of tokens in nats, of values squared
+
+
+@dataclass(frozen=True)
+class PerSample:
+    """What `observe` measured of n units at E exits.
+
+    loops: (E,). item, draw, token: (n,) which unit each is; token is -1 where the unit is the whole item. level: (n,)
+    how far it is corrupted, or its distance. errors: {name: (E, n)}, the first the one that signals are to foresee;
+    among them `model_error` and `irreducible` where the posterior is known. signals: {name: (E, n)}, NaN at exits
+    where a signal is not defined or not measured.
+    """
+
+    loops: tuple[int, ...]
+    item: np.ndarray
+    draw: np.ndarray
+    token: np.ndarray
+    level: np.ndarray
+    errors: Values
+    signals: Values
+
+    @property
+    def error(self) -> np.ndarray:
+        """The error to be foreseen (E, n): negative log-likelihood in nats, or the mean square error of x_0."""
+        return next(iter(self.errors.values()))
+
+    def at(self, loops: int) -> int:
+        """The position of the exit after so many loops."""
+        return self.loops.index(loops)
+
+    def select(self, rows: np.ndarray) -> PerSample:
+        """The units at these positions."""
+        errors, signals = ({name: of[:, rows] for name, of in kept.items()} for kept in (self.errors, self.signals))
+        item, draw, token, level = self.item[rows], self.draw[rows], self.token[rows], self.level[rows]
+        return PerSample(self.loops, item, draw, token, level, errors, signals)
+
+    def up_to(self, loops: int) -> PerSample:
+        """The exits up to that after so many loops."""
+        end = self.at(loops) + 1
+        errors, signals = ({name: of[:end] for name, of in kept.items()} for kept in (self.errors, self.signals))
+        return replace(self, loops=self.loops[:end], errors=errors, signals=signals)
+
+    def table(self) -> pd.DataFrame:
+        """One line a unit and exit: loops, item, draw, token, level, errors and signals (float32)."""
+        exits, units = len(self.loops), len(self.item)
+        known = {"item": self.item, "draw": self.draw, "token": self.token, "level": self.level.astype(np.float32)}
+        measured = {**self.errors, **{f"signal_{name}": of for name, of in self.signals.items()}}
+        return pd.DataFrame(
+            {
+                "loops": np.repeat(self.loops, units),
+                **{name: np.tile(of, exits) for name, of in known.items()},
+                **{name: of.astype(np.float32).ravel() for name, of in measured.items()},
+            }
+        )
+
+
+def observe(
+    model: Model,
+    exits: Sequence[int],
+    draws: int,
+    *,
+    members: Mapping[str, Sequence[Model]] | None = None,
+    further: Sequence[int] = (),
+    dropout_passes: int = 0,
+    by_token: bool = False,
+) -> PerSample:
+    """The per-sample table of the held-out items, each under `draws` corruptions that are the same for every model.
+
+    members: other models by the source of signals that they are asked for: "ensemble" (the model itself is one of it)
+    or "unique-depth". further: the exits at which the signals are measured that take further loops. dropout_passes: of
+    Monte-Carlo dropout, for a model that was trained with dropout. by_token: whether a hidden token is a unit. Raises
+    ValueError for impossible exits and for tokens of a world without any.
+    """
+    exits = model.exits(exits)
+    clean = model.dataset.heldout()
+    check_clean(clean, model.spec, f"dataset {model.run.dataset!r}, held-out items")
+    if by_token and model.spec.kind != "tokens":
+        raise ValueError(f"per sample: {model.run.dataset!r} has no tokens to be units; take whole items")
+    batches = model.task.heldout(clean, model.spec, stream(model.run.dataset, 0, "heldout"), draws)
+    found = []
+    for draw, batch in enumerate(batches):
+        items = len(batch.labels)
+        size = -(-items // -(-items // BATCH))  # pieces alike, so that none is of one item
+        for start in range(0, items, size):
+            piece = batch.select(slice(start, start + size))
+            found.append(_observe(model, piece, exits, draw, start, members or {}, further, dropout_passes, by_token))
+    return _joined(found)
+
+
+def _observe(
+    model: Model,
+    piece: Batch,
+    exits: tuple[int, ...],
+    draw: int,
+    start: int,
+    members: Mapping[str, Sequence[Model]],
+    further: Sequence[int],
+    dropout_passes: int,
+    by_token: bool,
+) -> PerSample:
+    whole = trace(model, piece, exits)
+    hidden = whole.hidden
+    found, item, token = whole, np.arange(len(piece.labels)), np.full(len(piece.labels), -1)
+    if by_token and hidden is not None:
+        item, token = np.nonzero(hidden)
+        distances = model.dataset.strata(model.dataset.heldout())  # of worlds that say what they hide
+        known = np.asarray(whole.level)[item] if distances is None else distances[item + start, token]
+        found = _each_token(whole, known)
+    errors = _errors(model, piece, whole)
+    errors = {name: found.over_items(rows) for name, rows in errors.items()} if hidden is not None else errors
+    signals = measure(found)
+    for source, models in members.items():
+        signals |= _of_members(source, _asked(models, piece, exits), whole, found)
+    if dropout_passes and model.run.architecture.dropout:
+        drawn = model.predict(*piece[:2], piece.log_snr, piece.context, exits=exits, dropout_passes=dropout_passes)
+        passes = [np.stack([model.task.clean(ExitOutput(one), piece) for one in at_exit]) for at_exit in drawn]
+        signals |= _of_members("dropout", passes, whole, found)
+    if further and not by_token:
+        signals |= _at_exits(measure_further(model, piece, further), further, exits)
+    level = np.asarray(found.level, np.float64)
+    return PerSample(exits, item + start, np.full(len(level), draw), token, level, errors, signals)
+
+
+def _each_token(whole: Trace, level: np.ndarray) -> Trace:
+    """The trace in which every hidden token is an item of its own."""
+    initial = None if whole.initial is None else whole.initial[:, None]
+    found = Trace("tokens", level=level, initial=initial, numpy=whole.numpy)
+    for loops, output in zip(whole.loops, whole.outputs, strict=True):
+        found.append(loops, ExitOutput(*(None if field is None else field[:, None] for field in output)))
+    return found
+
+
+def _errors(model: Model, piece: Batch, whole: Trace) -> Values:
+    """Errors of every hidden token {name: (E, M)}, or of every continuous item {name: (E, B)}."""
+    outputs = [np.asarray(whole.numpy(output.prediction), np.float64) for output in whole.outputs]
+    if whole.hidden is None:
+        target = np.asarray(piece.target, np.float64).reshape(-1, 1)
+        squares = [((values - target) ** 2).reshape(whole.items, -1).mean(axis=1) for values in outputs]
+        return {"x0_error": np.stack(squares)}
+    target = piece.target[whole.hidden]  # (M,)
+    rows = np.arange(len(target))
+    errors = {
+        "negative_log_likelihood": np.stack([-log_softmax(logits, axis=-1)[rows, target] for logits in outputs]),
+        "error_rate": np.stack([(logits.argmax(axis=-1) != target).astype(np.float64) for logits in outputs]),
+    }
+    apart = []
+    for loops, logits in zip(whole.loops, outputs, strict=True):
+        exact = exact_posterior(model, piece, loops)
+        if exact is not None:
+            apart.append(loss_apart(exact[whole.hidden], logits))
+    if apart:
+        errors["model_error"], errors["irreducible"] = (np.stack(part) for part in zip(*apart, strict=True))
+    return errors
+
+
+def _asked(models: Sequence[Model], piece: Batch, loops: Sequence[int]) -> list[np.ndarray]:
+    """What S models take for clean at each exit (S, B, …); one of a single exit gives that one at all of them."""
+    per_model = []
+    for model in models:
+        exits = (1,) if model.trainer.depth == "unique" else tuple(loops)
+        uploaded = model.engine.upload(piece)
+        outputs = model.engine.predict(uploaded, exits)
+        predictions = [model.engine.numpy(model.task.clean(output, uploaded)) for output in outputs]
+        per_model.append(predictions * (len(loops) // len(predictions)))
+    return [np.stack(predictions) for predictions in zip(*per_model, strict=True)]
+
+
+def _of_members(source: str, predictions: Sequence[np.ndarray], whole: Trace, found: Trace) -> Values:
+    """Signals of several predictions of one input, (S, B, …) at each exit, as {name: (E, n)}."""
+    measured: dict[str, list[np.ndarray]] = {}
+    for exit, members in enumerate(predictions):
+        rows = members if whole.hidden is None else members[:, whole.hidden]  # (S, B, …) or (S, M, V)
+        if source == "ensemble":  # the model itself is one of it
+            own = whole.numpy(whole.outputs[exit].prediction).reshape(rows.shape[1:])
+            rows = np.concatenate([rows, own[None]])
+        if whole.hidden is None:
+            of_exit = measure_members(source, rows)
+        else:
+            each = measure_members(source, rows[:, :, None], np.ones((rows.shape[1], 1), bool))
+            of_exit = {name: found.over_items(values) for name, values in each.items()}
+        for name, values in of_exit.items():
+            measured.setdefault(name, []).append(values)
+    return {name: np.stack(values) for name, values in measured.items()}
+
+
+def _at_exits(measured: Values, further: Sequence[int], exits: Sequence[int]) -> Values:
+    """Signals (len(further), B) at their places among all exits (E, B), NaN elsewhere."""
+    places = [list(exits).index(loops) for loops in further]
+    spread = {}
+    for name, values in measured.items():
+        spread[name] = np.full((len(exits), values.shape[1]), np.nan)
+        spread[name][places] = values
+    return spread
+
+
+def _joined(found: Sequence[PerSample]) -> PerSample:
+    """The units of all parts under one another."""
+    first = found[0]
+    errors, signals = (
+        {name: np.concatenate([getattr(part, kept)[name] for part in found], axis=1) for name in getattr(first, kept)}
+        for kept in ("errors", "signals")
+    )
+    item, draw, token, level = (
+        np.concatenate([getattr(part, name) for part in found]) for name in ("item", "draw", "token", "level")
+    )
+    return PerSample(first.loops, item, draw, token, level, errors, signals)

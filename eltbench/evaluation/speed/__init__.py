@@ -1,0 +1,1 @@
+"""How fast a network call is: stopwatch, ceilings of the machine, the roofline."""

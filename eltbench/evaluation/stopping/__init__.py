@@ -1,0 +1,1 @@
+"""When to stop looping: rules, their guarantees, and what stopping early costs and saves."""

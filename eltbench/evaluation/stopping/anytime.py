@@ -1,0 +1,250 @@
+"""Predictions that can be had at any time: loop after loop until a deadline, a stopping rule or L_max ends them.
+
+`Model.anytime` is the door to this room. Stopped items leave the batch, so what they no longer loop is not computed;
+nothing here knows of a backend.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from eltbench.backends.steps import Steps
+from eltbench.evaluation.signals import uncertainty
+from eltbench.evaluation.signals.trace import Trace, estimated
+from eltbench.evaluation.signals.uncertainty import SIGNALS
+from eltbench.evaluation.stopping import rules as stopping
+from eltbench.evaluation.stopping.rules import Rule
+from eltbench.tasks.base import Array, Batch, ExitOutput
+from eltbench.training.model import Model
+
+if TYPE_CHECKING:
+    from eltbench.evaluation.signals.probe import Gate
+
+Clock = Callable[[], float]
+"""Seconds from some moment on, never falling."""
+End = Literal["rule", "deadline", "loops"]
+
+
+@dataclass(frozen=True)
+class Current:
+    """What is known of B items after a loop: of those that still ran as of this exit, of others as of their own.
+
+    loops: run so far. prediction: (B, H, W, C) or logits (B, T, vocabulary), as `Model.predict` gives them at each
+    item's exit. exits: (B,), the loops after which each was read. signals: {name: (B,)} there, NaN where a signal is
+    not defined yet. running: (B,), the items that go on. elapsed_ms: since the call. nonfinite: a sentence, with the
+    item, for every signal that is defined at this exit and not finite. ended_by: what ended the last items, or None
+    while some go on.
+    """
+
+    loops: int
+    prediction: np.ndarray
+    exits: np.ndarray
+    signals: dict[str, np.ndarray]
+    running: np.ndarray
+    elapsed_ms: float
+    nonfinite: tuple[str, ...]
+    ended_by: End | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where exits are read, what of them, and what stops an item; made by `planned`."""
+
+    exits: tuple[int, ...]
+    signals: tuple[str, ...]
+    seconds: float  # until the deadline
+    rule: Rule | None
+    threshold: float
+    gate: Gate | None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What is read of every exit."""
+        needs = {SIGNALS[name].needs for name in self.signals}
+        return ("prediction", *(field for field in ("state", "ponder", "unhalted") if field in needs))
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The signals that the rule reads."""
+        return () if self.rule is None else tuple(_needs(self.rule, self.gate))
+
+    def stop(self, seen: dict[str, np.ndarray], read: int, items: int) -> np.ndarray:
+        """Which of the items (R,) stop at the latest of `read` exits, by what the rule read so far {name: (E, R)}."""
+        if self.rule is None:
+            return np.zeros(items, bool)
+        if self.rule.signal == "minus_loops":
+            values = stopping.minus_loops(self.exits[:read], items)
+        elif self.gate is not None:
+            values = self.gate({name: seen[name] for name in self.gate.names}, self.exits[:read])
+        else:
+            values = seen[self.rule.signal]
+        return stopping.fired(values, self.threshold, self.rule.hits)[-1]
+
+
+def anytime(
+    model: Model,
+    batch: Batch,
+    *,
+    deadline_ms: float | None = None,
+    rule: str | Rule | None = None,
+    threshold: float | None = None,
+    gate: Gate | None = None,
+    exits: Sequence[int] | None = None,
+    signals: Collection[str] | None = None,
+    clock: Clock = time.perf_counter,
+) -> Iterator[Current]:
+    """The predictions of `Model.anytime`, which see, for a host batch. Raises ValueError before any loop has run."""
+    began = clock()
+    items = len(batch.labels)
+    if not items:
+        raise ValueError("anytime: give one item or more, given none")
+    plan = planned(model, deadline_ms, rule, threshold, gate, exits, signals)
+    hidden = batch.inputs == model.spec.vocabulary if model.spec.kind == "tokens" else None
+    batch = batch._replace(weight=None if hidden is None else hidden.astype(np.float32))
+    uploaded = model.engine.upload(batch)
+    steps = model.engine.steps(uploaded)
+    trace = None
+    if plan.signals:
+        level, known = np.asarray(model.task.noisiness(batch)), plan.exits[0] == 1 and model.trainer.depth != "unique"
+        initial = _near(model, steps.initial) if known and "state" in plan.fields else None
+        trace = Trace(model.spec.kind, hidden=hidden, level=level, initial=initial, numpy=partial(_numpy, model))
+    near = batch if model.engine.run.device == "cpu" else uploaded  # as `_near` has the outputs
+    return _run(model, plan, steps, trace, near, lambda: clock() - began)
+
+
+def _run(
+    model: Model, plan: Plan, steps: Steps, trace: Trace | None, batch: Batch, elapsed: Clock
+) -> Iterator[Current]:
+    items = len(batch.labels)
+    running, read = np.arange(items), np.zeros(items, np.int64)
+    prediction: np.ndarray | None = None
+    signals = {name: np.empty((0, items)) for name in plan.read}  # of all exits so far
+    at_exit = {name: np.full(items, np.nan) for name in plan.signals}
+    for place, (before, exit) in enumerate(pairwise((0, *plan.exits))):
+        started = elapsed()
+        for _ in range(before + 1, exit):
+            steps.advance(())
+        output = steps.advance(plan.fields)
+        found = _numpy(model, output.prediction)
+        prediction = np.empty((items, *found.shape[1:]), found.dtype) if prediction is None else prediction.copy()
+        prediction[running], read[running] = found, exit
+        problems: tuple[str, ...] = ()
+        if trace is not None:
+            near = ExitOutput(*(None if field is None else _near(model, field) for field in output))
+            trace.append(exit, estimated(model.task, near, batch))
+            values = uncertainty.measure_latest(trace, plan.signals)
+            problems = tuple(_nonfinite(values, trace, running, exit))
+            for name, value in values.items():
+                at_exit[name][running] = value
+            signals = {name: np.vstack([rows, at_exit[name]]) for name, rows in signals.items()}
+        stopped = plan.stop({name: rows[:, running] for name, rows in signals.items()}, place + 1, len(running))
+        now = elapsed()
+        ahead = 0.0
+        ended_by: End | None = "rule" if stopped.all() else None
+        if exit == plan.exits[-1]:
+            ended_by = ended_by or "loops"
+        else:  # the next exit is expected to take as long a loop as this one did
+            ahead = (now - started) / (exit - before) * (plan.exits[place + 1] - exit)
+            if ended_by is None and now + ahead > plan.seconds:
+                ended_by = "deadline"
+        going = np.zeros(items, bool)
+        going[running[~stopped]] = ended_by is None
+        copies = {name: values.copy() for name, values in at_exit.items()}
+        yield Current(exit, prediction, read.copy(), copies, going, 1000 * now, problems, ended_by)
+        if ended_by is not None or elapsed() + ahead > plan.seconds:
+            return
+        if stopped.any():
+            steps.keep(kept := np.flatnonzero(~stopped))
+            batch = batch.select(kept)
+            trace = None if trace is None else trace.select(~stopped)
+            running = running[~stopped]
+
+
+def _near(model: Model, array: Array) -> Array:
+    """An array where signals are computed: on a processor in NumPy, whose small products cost half of torch's."""
+    return _numpy(model, array) if model.engine.run.device == "cpu" else array
+
+
+def _numpy(model: Model, array: Array) -> np.ndarray:
+    return array if isinstance(array, np.ndarray) else model.engine.numpy(array)
+
+
+def planned(
+    model: Model,
+    deadline_ms: float | None,
+    rule: str | Rule | None,
+    threshold: float | None,
+    gate: Gate | None,
+    exits: Sequence[int] | None,
+    signals: Collection[str] | None,
+) -> Plan:
+    """What is asked of a model, checked against it (ValueError)."""
+    architecture, looped = model.run.architecture, model.trainer.depth != "unique"
+    if exits is None:
+        exits = range(architecture.min_loops, architecture.max_loops + 1) if looped else (1,)
+    exits = model.exits(exits)
+    if deadline_ms is not None and not deadline_ms > 0:
+        raise ValueError(f"anytime: deadline_ms must be above 0, given {deadline_ms}")
+    rule = stopping.get(rule) if isinstance(rule, str) else rule
+    if rule is None and (threshold is not None or gate is not None):
+        raise ValueError("anytime: a threshold and a gate belong to a rule; name the rule, or leave them out")
+    readable = [name for name in SIGNALS if _readable(model, name)]
+    chosen = list(readable if signals is None else signals)
+    if rule is not None:
+        if not looped:
+            raise ValueError(f"anytime: trainer {model.run.trainer!r} has no exits to stop at; give no rule")
+        if len(exits) < 2:
+            raise ValueError(f"anytime: a rule takes two exits or more, given {list(exits)}")
+        threshold = rule.threshold if threshold is None else threshold
+        chosen += _needs(rule, gate)
+        if threshold is None or math.isnan(threshold):
+            raise ValueError(
+                f"anytime: the rule of {rule.signal!r} needs a threshold, given {threshold}; take one from "
+                "`stopping.thresholds` that calibration items have accepted (`evaluation.guarantees`)"
+            )
+    for name in chosen:
+        if uncertainty.get(name) and name not in readable:
+            raise ValueError(
+                f"anytime: signal {name!r} cannot be read from the exits so far of trainer {model.run.trainer!r} on "
+                f"{model.spec.kind} data; known there: {', '.join(readable)}"
+            )
+    seconds = math.inf if deadline_ms is None else deadline_ms / 1000
+    return Plan(exits, tuple(dict.fromkeys(chosen)), seconds, rule, math.nan if threshold is None else threshold, gate)
+
+
+def _needs(rule: Rule, gate: Gate | None) -> list[str]:
+    """The signals that a rule reads; ValueError for one that cannot stop a pass that runs."""
+    if (gate is not None) != (rule.signal == "not_ready"):
+        raise ValueError(
+            f"anytime: a gate belongs to the rule 'learned-gate' and to no other, given gate {gate} with the rule of "
+            f"{rule.signal!r}"
+        )
+    if rule.signal == "excess_error":
+        raise ValueError("anytime: the oracle knows the errors, which a pass that runs does not; give another rule")
+    if gate is not None:
+        return list(gate.names)
+    return [] if rule.signal == "minus_loops" else [rule.signal]
+
+
+def _readable(model: Model, name: str) -> bool:
+    """Whether a signal is known while the loops run."""
+    signal = SIGNALS[name]
+    if not (signal.one_pass and signal.may_stop and model.spec.kind in signal.kinds):
+        return False
+    return signal.needs not in ("ponder", "unhalted") or model.trainer.depth == "universal"
+
+
+def _nonfinite(values: dict[str, np.ndarray], trace: Trace, running: np.ndarray, exit: int) -> Iterator[str]:
+    for name, value in values.items():
+        if len(trace) > SIGNALS[name].first_exit(trace) and not (finite := np.isfinite(value)).all():
+            bad = np.flatnonzero(~finite)
+            more = f", and at {len(bad) - 1} more items" if len(bad) > 1 else ""
+            yield f"signal {name!r} is {value[bad[0]]} at item {running[bad[0]]} after {exit} loops{more}"

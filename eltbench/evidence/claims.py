@@ -1,0 +1,353 @@
+"""The claims as data, and the one rule that turns per-seed effects into a verdict.
+
+A claim holds one or several conditions, each an estimand with an open region stated before the run. A condition is
+supported when the interval of its effect lies inside the region, contradicted when it is disjoint from it, and
+inconclusive otherwise, so interval and verdict cannot disagree.
+
+What an interval covers: training seeds only, conditional on one data split and one feature extractor. It is widened
+(Bonferroni) over the claims of one study, not over cells (task × dataset × backend): a cell's verdict holds at the
+stated rate by itself; a claim's verdict, for which all its cells must agree, holds at it for any number of cells.
+
+Signs: an effect is its estimand's first part against its second ("loss at L_max/2 over L_max"), ln(first/second) or
+first − second. Loss and kernel distance are lower-is-better: in both a positive effect says the first is worse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from eltbench.core.validation import unknown
+from eltbench.evidence.intervals import Interval, NonFiniteError, cohens_dz, paired_interval, percent
+from eltbench.evidence.regions import Region, Scale, Verdict, quantity
+from eltbench.studies.audit import paper
+
+FEWEST_SEEDS = 3  # fewer give no verdict; six claims then need |mean|/sd of 6.3, and of 2.2 at five seeds
+STRONGEST: tuple[Verdict, ...] = ("contradicted", "inconclusive", "supported")  # the first decides of several
+COVERS = (
+    "training seeds and the noise of sampling, "
+    "conditional on one data split, one draw of held-out corruptions and one feature extractor"
+)
+
+
+class Condition(NamedTuple):
+    """One estimand of a claim: its key, what is compared, the scale, and the region on that scale."""
+
+    name: str
+    estimand: str
+    scale: Scale
+    region: Region
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of the paper with its conditions; `words` is the region as claims.csv puts it.
+
+    `conditions` is empty where the words are no interval of a per-seed effect: operating-point (a regret over tiers).
+    """
+
+    id: str
+    kind: str
+    statement: str
+    words: str
+    paper_section: str
+    reference: str
+    study: str
+    conditions: tuple[Condition, ...]
+
+
+@cache
+def claims() -> tuple[Claim, ...]:
+    """Every claim in the order of claims.csv, its conditions from conditions.csv (bounds of log-ratios as ratios)."""
+    conditions: dict[str, list[Condition]] = {}
+    for row in paper.table("conditions").itertuples(index=False):
+        low, high = _bound(row.above, row.scale, -math.inf), _bound(row.below, row.scale, math.inf)
+        condition = Condition(str(row.condition), str(row.estimand), cast(Scale, row.scale), Region(low, high))
+        conditions.setdefault(str(row.claim), []).append(condition)
+    table = paper.table("claims").rename(columns={"claim": "statement", "region": "words"})
+    return tuple(
+        Claim(**cast("dict[str, str]", row), conditions=tuple(conditions.get(row["id"], ())))
+        for row in table.to_dict("records")
+    )
+
+
+def claim(name: str) -> Claim:
+    """The claim with the id `name`; an unknown one raises ValueError with the near miss."""
+    found = {entry.id: entry for entry in claims()}
+    if name not in found:
+        raise ValueError(unknown("claim", name, list(found)))
+    return found[name]
+
+
+def claims_of(study: str) -> tuple[Claim, ...]:
+    """The claims that `study` decides by itself; their number is the `comparisons` of its decisions."""
+    return tuple(entry for entry in claims() if entry.study == study)
+
+
+class Cell(NamedTuple):
+    """Where a verdict was measured."""
+
+    task: str
+    dataset: str
+    backend: str
+
+
+@dataclass(frozen=True)
+class Witness:
+    """A second witness of quality: additive per-seed effects by condition, a margin in the metric's own units."""
+
+    name: str
+    effects: Mapping[str, ArrayLike]
+    margin: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Per-seed effects (n,) of every condition on its own scale, and a second witness where there is one.
+
+    `primary` has an entry for each condition of the claim, an empty one where nothing was measured; the second
+    witness may speak to some conditions only. Its region is the condition's with `Region.with_margin`. `absent` names
+    the seeds of this cell that a condition lacks: with such a gap there is no verdict, since a run that failed would
+    otherwise leave the others to speak for it. `without` says in words why a condition has none for another reason.
+    `asks` names the conditions that can be asked of this cell, where they are not all; `primary` then has no others.
+    `counts` names the conditions whose effects are of counts (steps up to a horizon, shares of trials, bytes), which
+    may agree exactly: elsewhere effects that all do are of one network beside itself, and give no verdict.
+    """
+
+    primary: Mapping[str, ArrayLike]
+    second: Witness | None = None
+    absent: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    without: Mapping[str, str] = field(default_factory=dict)
+    asks: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one witness says of one condition."""
+
+    witness: str
+    scale: Scale
+    region: Region
+    interval: Interval
+    effect_size: float  # Cohen's d_z against no effect
+    verdict: Verdict
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, null for what is infinite or undefined; percentages too where the scale is log-ratio."""
+        effect = {name: getattr(self.interval, name) for name in ("estimate", "low", "high")}
+        values: dict[str, Any] = {
+            "witness": self.witness,
+            "scale": self.scale,
+            "region": [_plain(self.region.low), _plain(self.region.high)],
+            **{name: _plain(value) for name, value in effect.items()},
+            "n": self.interval.n,
+            "cohens_dz": _plain(self.effect_size),
+            "verdict": self.verdict,
+            "reason": self.reason,
+        }
+        if self.scale == "log-ratio":
+            finite = {name: percent(value) if math.isfinite(value) else None for name, value in effect.items()}
+            values["percent"] = {name: _plain(value) for name, value in finite.items()}
+        return values
+
+
+@dataclass(frozen=True)
+class ConditionVerdict:
+    """One condition in one cell: the primary witness decides, the second can only withdraw its verdict."""
+
+    condition: Condition
+    primary: Finding
+    second: Finding | None
+    verdict: Verdict
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, every witness shown."""
+        return {
+            "condition": self.condition.name,
+            "estimand": self.condition.estimand,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "witnesses": [finding.to_dict() for finding in (self.primary, self.second) if finding is not None],
+        }
+
+
+@dataclass(frozen=True)
+class CellVerdict:
+    """One cell: supported when all conditions are, contradicted when any is, otherwise inconclusive."""
+
+    cell: Cell
+    conditions: tuple[ConditionVerdict, ...]
+    verdict: Verdict
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        conditions = [entry.to_dict() for entry in self.conditions]
+        return {**self.cell._asdict(), "verdict": self.verdict, "reason": self.reason, "conditions": conditions}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A claim's verdict with its cells; `interval_level` is what each interval covers after the widening."""
+
+    claim: Claim
+    verdict: Verdict
+    reason: str
+    level: float
+    comparisons: int
+    cells: tuple[CellVerdict, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: verdict, reason, and each cell down to the interval of every witness."""
+        return {
+            "claim": self.claim.id,
+            "kind": self.claim.kind,
+            "statement": self.claim.statement,
+            "paper_section": self.claim.paper_section,
+            "reference": self.claim.reference,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "level": self.level,
+            "comparisons": self.comparisons,
+            "interval_level": 1 - (1 - self.level) / self.comparisons,
+            "intervals_cover": COVERS,
+            "cells": [cell.to_dict() for cell in self.cells],
+        }
+
+
+def decide(
+    claim: Claim,
+    evidence: Mapping[Cell, Evidence],
+    *,
+    comparisons: int,
+    level: float = 0.95,
+    preset_is_smoke: bool = False,
+) -> Decision:
+    """The verdict on a claim from per-seed effects in each cell, intervals widened over `comparisons` claims.
+
+    The claim is supported where every cell is, contradicted where every cell is, inconclusive otherwise: a claim that
+    holds in one cell and fails in another is neither. Where cells are asked different conditions, this is said of the
+    cells of each, and the claim is contradicted where the cells of one of them contradict it. Fewer than three seeds,
+    an effect that is not finite, effects that agree exactly and are not of counts, a smoke preset and a condition that
+    no cell is asked read inconclusive, with the reason. Raises ValueError for a claim without conditions and for
+    evidence whose conditions are not the claim's.
+    """
+    if not claim.conditions:
+        raise ValueError(f"claim {claim.id!r} has no interval to decide by: its region is {claim.words!r}")
+
+    def find(witness: str, effects: ArrayLike, scale: Scale, region: Region, counts: bool = False) -> Finding:
+        try:
+            interval = paired_interval(effects, level=level, comparisons=comparisons)
+        except NonFiniteError as error:
+            nothing = replace(paired_interval((), level=level, comparisons=comparisons), n=np.size(effects))
+            return Finding(witness, scale, region, nothing, math.nan, "inconclusive", str(error))
+        verdict, reason = _judge(interval, region, scale, preset_is_smoke, counts)
+        return Finding(witness, scale, region, interval, cohens_dz(effects), verdict, reason)
+
+    cells = []
+    for cell, shown in evidence.items():
+        _check_names(claim, cell, shown)
+        conditions = []
+        for condition in claim.conditions:
+            if shown.asks and condition.name not in shown.asks:
+                continue
+            counts, effects = condition.name in shown.counts, shown.primary[condition.name]
+            primary = find("primary", effects, condition.scale, condition.region, counts)
+            if gap := list(shown.absent.get(condition.name, ())):
+                reason = f"seeds {gap} lack one side: their runs failed, or were not asked for"
+                primary = replace(primary, verdict="inconclusive", reason=reason)
+            if reason := shown.without.get(condition.name, ""):
+                primary = replace(primary, verdict="inconclusive", reason=reason)
+            second = None
+            if shown.second is not None and condition.name in shown.second.effects:
+                region = condition.region.with_margin(shown.second.margin)
+                second = find(shown.second.name, shown.second.effects[condition.name], "additive", region)
+            conditions.append(_weigh(condition, primary, second))
+        cells.append(_combine(cell, tuple(conditions)))
+    verdicts = Counter(cell.verdict for cell in cells)
+    verdict = _together(cells)
+    tally = ", ".join(f"{count} {name}" for name, count in sorted(verdicts.items()))
+    reason = cells[0].reason if len(cells) == 1 else f"of {len(cells)} cells: {tally}" if cells else "nothing measured"
+    asked = {entry.condition.name for cell in cells for entry in cell.conditions}
+    if unasked := [condition.name for condition in claim.conditions if cells and condition.name not in asked]:
+        verdict, reason = "inconclusive", f"{reason}; no cell speaks to {' and '.join(unasked)}"
+    return Decision(claim, verdict, reason, level, comparisons, tuple(cells))
+
+
+def _judge(
+    interval: Interval, region: Region, scale: Scale, preset_is_smoke: bool, counts: bool
+) -> tuple[Verdict, str]:
+    if preset_is_smoke:
+        return "inconclusive", "a smoke preset is too small to judge by"
+    if interval.n < FEWEST_SEEDS:
+        return "inconclusive", f"a verdict takes at least {FEWEST_SEEDS} seeds, there are {interval.n}"
+    if interval.low == interval.high and not counts:
+        effect = quantity(interval.estimate, scale)
+        return (
+            "inconclusive",
+            f"no spread between seeds: all {interval.n} effects are exactly {effect}, as of one network",
+        )
+    verdict = region.verdict(interval)
+    where = {"supported": "inside", "contradicted": "outside", "inconclusive": "partly inside"}[verdict]
+    low, high = quantity(interval.low, scale), quantity(interval.high, scale)
+    return verdict, f"{low} to {high} is {where} the region, {region.describe(scale)}"
+
+
+def _weigh(condition: Condition, primary: Finding, second: Finding | None) -> ConditionVerdict:
+    if second is not None and {primary.verdict, second.verdict} == {"supported", "contradicted"}:
+        reason = f"the witnesses disagree: {primary.reason}; {second.witness} {second.reason}"
+        return ConditionVerdict(condition, primary, second, "inconclusive", reason)
+    return ConditionVerdict(condition, primary, second, primary.verdict, primary.reason)
+
+
+def _together(cells: Sequence[CellVerdict]) -> Verdict:
+    """The verdict of all cells: of those that are asked the same first, then as of the conditions of one cell."""
+    groups: dict[tuple[str, ...], set[Verdict]] = {}
+    for cell in cells:
+        groups.setdefault(tuple(entry.condition.name for entry in cell.conditions), set()).add(cell.verdict)
+    found: set[Verdict] = {its.pop() if len(its) == 1 else "inconclusive" for its in groups.values()}
+    return next((verdict for verdict in STRONGEST if verdict in found), "inconclusive")
+
+
+def _combine(cell: Cell, conditions: tuple[ConditionVerdict, ...]) -> CellVerdict:
+    found = {entry.verdict for entry in conditions}
+    verdict = next(name for name in STRONGEST if name in found)
+    reasons = [f"{entry.condition.name}: {entry.reason}" for entry in conditions if entry.verdict == verdict]
+    return CellVerdict(cell, conditions, verdict, "; ".join(reasons))
+
+
+def _check_names(claim: Claim, cell: Cell, shown: Evidence) -> None:
+    known = [condition.name for condition in claim.conditions]
+    for name in shown.asks:
+        if name not in known:
+            raise ValueError(unknown(f"condition of claim {claim.id!r}", name, known))
+    for name in [*shown.primary, *(shown.second.effects if shown.second is not None else ())]:
+        if name not in known:
+            raise ValueError(unknown(f"condition of claim {claim.id!r}", name, known))
+    missing = [name for name in shown.asks or known if name not in shown.primary]
+    if missing:
+        raise ValueError(
+            f"claim {claim.id!r} in {'/'.join(cell)} lacks conditions {missing}; "
+            "give an empty array where nothing was measured"
+        )
+
+
+def _bound(value: Any, scale: Any, absent: float) -> float:
+    if pd.isna(value):
+        return absent
+    return math.log(value) if scale == "log-ratio" else float(value)
+
+
+def _plain(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,266 @@
+"""One style for every plot: colours that colour-blind readers tell apart, a marker per trainer, intervals as bands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import matplotlib
+import matplotlib.style
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from eltbench.core.atomic import replacing
+
+SOLVED = 0.9  # a distance counts as solved above this accuracy
+PALETTE = sns.color_palette("colorblind")
+TRAINERS = {
+    "elt": 0,
+    "no-ilsd": 1,
+    "unique-depth": 2,
+    "deq": 3,
+    "universal-transformer": 4,
+    "random-loops": 5,
+    "deep-supervision": 9,
+}
+MARKERS = "osD^vP*Xdh"
+CONTROLS = ("dedicated", "equal-compute", "equal-parameters")  # roles; what is neither of them nor main is a variant
+CLEAREST = (0, 1, 2, 3, 4, 5, 9, 7, 8, 6)  # the palette's colours, the clearest on white first
+INSIDE = 7  # a legend of more lines stands below its panel
+BELOW = 5.5  # what the labels of the axis take there, in the legend's letters
+
+
+def plain() -> AbstractContextManager[None]:
+    """A context in which figures are drawn and saved with matplotlib's own settings, not those of a user's file."""
+    return matplotlib.style.context("default")
+
+
+def grid(rows: int, columns: int, heights: Sequence[float] = ()) -> tuple[Figure, np.ndarray]:
+    """An empty figure of rows × columns panels, its axes as an array of that shape; heights of rows are usually 1."""
+    heights = heights or [1.0] * rows
+    canvas = Figure(figsize=(5.2 * columns, 3.8 * sum(heights)), layout="constrained")
+    axes = canvas.subplots(rows, columns, squeeze=False, height_ratios=heights)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    return canvas, axes
+
+
+def heading(cell: Iterable[object], table: pd.DataFrame) -> str:
+    """A row of panels by its task, world and backend, the latter where the whole table has several."""
+    task, world, backend = map(str, cell)
+    return " · ".join([task, world, backend] if table["backend"].nunique() > 1 else [task, world])
+
+
+def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = False, floor: float | None = None) -> None:
+    """A metric by loop count: a line with its interval per main model, a lone marker per control.
+
+    table: columns of a study's summary. The dotted line is L_max; `floor` is what real images score.
+    """
+    if floor is None:
+        axis.set_yscale("log" if log else "linear")
+        if log:
+            plain_ticks(axis, table["mean"])
+    else:  # unbiased distances go below zero, and a collapsed model is hundreds of times farther than a good one
+        axis.set_yscale("symlog", linthresh=0.1)
+    for model, curve in models(table):
+        curve = curve.sort_values("loops")
+        loops, mean = curve["loops"].to_numpy(float), curve["mean"].to_numpy(float)
+        low, high = bounds(curve)
+        if model.trainer == "unique-depth":
+            axis.axhline(mean[0], color=model.colour, ls="--", lw=1.2, label=model.label)
+        elif len(curve) == 1:
+            lone = {"color": model.colour, "marker": model.marker, "mfc": "white", "ls": "", "label": model.label}
+            axis.errorbar(loops, mean, [mean - low, high - mean], **lone)
+        else:
+            axis.plot(loops, mean, label=model.label, ms=4, **model.line)
+            axis.fill_between(loops, low, high, color=model.colour, alpha=0.2, lw=0)
+    if floor is not None and np.isfinite(floor):
+        axis.axhline(floor, color="0.4", ls=":", lw=1.2, label="real images")
+    axis.autoscale_view(scalex=False)  # a horizontal line that the limits hold, however barely, does not move them
+    _mark_trained_depth(axis, table)
+    axis.set(xlabel="loops at inference, L", title=title)
+    _legend(axis)
+
+
+def staircase(axis: Axes, table: pd.DataFrame, reach: pd.DataFrame, title: str) -> None:
+    """The furthest distance solved at each exit, beside the line N·L·ρ that no network can cross.
+
+    table: the metric token_accuracy by stratum; reach: the theorem's line by effective depth, empty without a radius.
+    """
+    table = table.assign(distance=table["stratum"].str.removeprefix("distance ").astype(int))
+    for model, exits in models(table):
+        steps = [(int(at["effective_depth"].iloc[0]), furthest_solved(at)) for _, at in exits.groupby("loops")]
+        depth, solved = zip(*steps, strict=True)
+        axis.plot(depth, solved, color=model.colour, marker=model.marker, ms=4, alpha=0.8, label=model.label)
+    line = reach.drop_duplicates("effective_depth").sort_values("effective_depth")
+    line = line[line["mean"] <= table["distance"].max() + 1]
+    if len(line):
+        axis.plot(line["effective_depth"], line["mean"], color="0.4", ls=":", lw=1.2, label="theorem: distance = N·L·ρ")
+    axis.set(xlabel="effective depth N·L at inference", ylabel=f"distance (accuracy > {SOLVED})", title=title)
+    _legend(axis)
+
+
+def furthest_solved(table: pd.DataFrame) -> int:
+    """The largest distance up to which every distance is solved; columns `distance` and `mean`."""
+    ordered = table.sort_values("distance")
+    unsolved = ordered[~(ordered["mean"] > SOLVED)]["distance"]  # also where the mean is no number
+    return int(unsolved.iloc[0] - 1 if len(unsolved) else ordered["distance"].iloc[-1])
+
+
+def training_curves(axis: Axes, table: pd.DataFrame, marks: pd.DataFrame, title: str, xlabel: str) -> None:
+    """A loss by training cost: a line with its interval per model, its crossing of the target as a star.
+
+    table: columns of a study's summary and `at`, the cost. marks: columns trainer, role, unique_layers, max_loops, at,
+    target, reached (share of the seeds); the star is hollow where a seed never reached its target. The dashed lines are
+    the targets: what the unique-depth models end with.
+    """
+    axis.set(xscale="log", yscale="log", xlabel=xlabel, title=title)
+    if table.empty:
+        axis.text(0.5, 0.5, "no run left a curve", ha="center", transform=axis.transAxes)
+        return
+    for model, curve in models(table):
+        curve = curve.sort_values("at")
+        at, mean, low, high = (curve[name].to_numpy(float) for name in ("at", "mean", "low", "high"))
+        low, high = (np.where(np.isfinite(bound), bound, mean) for bound in (low, high))  # one seed has no interval
+        axis.plot(at, mean, label=model.label, ms=3, **model.line)
+        axis.fill_between(at, np.maximum(low, mean / 10), high, color=model.colour, alpha=0.2, lw=0)
+        if model.trainer == "unique-depth":
+            axis.axhline(mean[-1], color=model.colour, ls="--", lw=1, label=f"final loss of {model.trainer}")
+    for model, mark in models(marks, beside=table):
+        star = {"color": model.colour, "mec": "black", "mew": 0.6, "ms": 11, "zorder": 3}
+        star |= {} if mark["reached"].iloc[0] == 1 else {"mfc": "white"}
+        axis.plot(mark["at"], mark["target"], "*", **star)
+    plain_ticks(axis, table["mean"])
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    _legend(axis, "upper right")  # losses fall from the left
+
+
+def forest(axis: Axes, table: pd.DataFrame, margin: float, title: str) -> None:
+    """Changes in percent by role, in the table's order, each a dot with its interval, over the band of ± `margin`."""
+    mean, low, high = (table[name].to_numpy(float) for name in ("mean", "low", "high"))
+    low, high = (np.where(np.isfinite(high), bound, mean) for bound in (low, high))  # one seed has no interval
+    axis.axvspan(-margin, margin, color="0.9", lw=0)
+    axis.axvline(0, color="0.4", lw=1)
+    axis.errorbar(mean, table["role"], xerr=[mean - low, high - mean], fmt="o", color=PALETTE[TRAINERS["elt"]])
+    axis.set_xscale("symlog", linthresh=5 * margin)  # a term left out may cost fifty times the margin
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.invert_yaxis()
+    axis.set(xlabel="loss, change from linear decay of λ, %", title=title)
+
+
+def pictures(images: np.ndarray, names: list[str], title: str) -> Figure:
+    """Images (rows, columns, H, W, C) in [-1, 1] as a table of pictures, one name a row."""
+    rows, columns = images.shape[:2]
+    canvas = Figure(figsize=(0.7 * columns + 0.8, 0.7 * rows + 0.4), layout="constrained")
+    canvas.suptitle(title, fontsize=9)
+    axes = canvas.subplots(rows, columns, squeeze=False)
+    for row in range(rows):
+        for column in range(columns):
+            axis = axes[row, column]
+            picture = (np.clip(images[row, column], -1, 1) + 1) / 2
+            axis.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+        axes[row, 0].set_ylabel(names[row], rotation=0, ha="right", va="center", fontsize=8)
+    return canvas
+
+
+def save(figure: Figure, stem: str | Path) -> None:
+    """Write STEM.png and STEM.pdf, each file whole, without dates, so that the same rows give the same files."""
+    with matplotlib.rc_context({"pdf.fonttype": 42}):
+        for kind, settings in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+            with replacing(Path(f"{stem}.{kind}")) as temporary:
+                figure.savefig(temporary, format=kind, dpi=150, metadata=settings)
+
+
+class Model(NamedTuple):
+    """How the curve of one kind of model is drawn.
+
+    A trainer has its colour and marker in every figure, a variant of one those that no trainer of its figure has.
+    """
+
+    trainer: str
+    role: str
+    size: str  # 2N×4L
+    colour: Any
+    marker: str
+
+    @property
+    def main(self) -> bool:
+        return self.role == "main"
+
+    @property
+    def kind(self) -> str:
+        """Its name without its size, one for all controls of a trainer."""
+        if self.role in CONTROLS:
+            return f"{self.trainer}, a control"
+        return self.trainer if self.main else f"{self.trainer} ({self.role})"
+
+    @property
+    def label(self) -> str:
+        return f"{self.trainer} {self.size}" + ("" if self.main else f" ({self.role})")
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Full for a main model, dashed for a variant, dotted for a control."""
+        style = "-" if self.main else ":" if self.role in CONTROLS else "--"
+        return {"color": self.colour, "marker": self.marker, "ls": style}
+
+
+def models(table: pd.DataFrame, beside: pd.DataFrame | None = None) -> Iterator[tuple[Model, pd.DataFrame]]:
+    """The rows of every kind of model in the table, of each trainer the main ones first.
+
+    beside: the table of the whole panel where this one is part of it; it decides the styles.
+    """
+    shown = (table if beside is None else beside)[["trainer", "role"]].drop_duplicates()
+    taken = {_style(trainer) for trainer in shown["trainer"]}
+    free = [style for style in CLEAREST if style not in taken]
+    variants = sorted(shown[~shown["role"].isin(["main", *CONTROLS])].itertuples(index=False, name=None))
+    names = ["trainer", "role", "unique_layers", "max_loops"]
+    kinds = [(tuple(curve[names].iloc[0]), curve) for _, curve in table.groupby(names)]
+    for (trainer, role, layers, deepest), curve in sorted(kinds, key=lambda kind: (kind[0][0], kind[0][1] != "main")):
+        variant = (trainer, role) in variants
+        style = free[variants.index((trainer, role)) % len(free)] if variant else _style(trainer)
+        yield Model(trainer, role, f"{layers}N×{deepest}L", PALETTE[style], MARKERS[style]), curve
+
+
+def _style(trainer: str) -> int:
+    """The trainer's place in the palette and among the markers; one that is not built in has one of three."""
+    return TRAINERS.get(trainer, 6 + sum(trainer.encode()) % 3)
+
+
+def _legend(axis: Axes, place: Literal["best", "upper right"] = "best") -> None:
+    """The key to a panel, inside it where there is room."""
+    names = axis.get_legend_handles_labels()[1]
+    if len(names) <= INSIDE:
+        axis.legend(fontsize=7, frameon=True, framealpha=0.7, edgecolor="none", loc=place)
+    else:
+        under = (0.5, 0)
+        axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=under, borderaxespad=BELOW)
+
+
+def bounds(curve: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of the intervals; the mean itself where one seed gives none."""
+    mean, low, high = (curve[name].to_numpy(float) for name in ("mean", "low", "high"))
+    return np.where(np.isfinite(low), low, mean), np.where(np.isfinite(high), high, mean)
+
+
+def plain_ticks(axis: Axes, values: pd.Series) -> None:
+    """Within a decade a logarithmic axis is labelled in plain numbers: 0.04, not 4 × 10⁻²."""
+    if values.min() > 0 and values.max() < 10 * values.min():
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        axis.yaxis.set_major_formatter(plain)
+        axis.yaxis.set_minor_formatter(plain)
+
+
+def _mark_trained_depth(axis: Axes, table: pd.DataFrame) -> None:
+    for deepest in sorted(set(table[table["role"] == "main"]["max_loops"]) - {1}):
+        axis.axvline(deepest, color="0.6", ls=":", lw=1)

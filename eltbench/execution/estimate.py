@@ -1,0 +1,88 @@
+"""How long missing runs will take: as long as the same runs took here before, else as timed on this machine now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from eltbench import accounting
+from eltbench.core.config import Run
+from eltbench.execution import step_cost
+from eltbench.execution.sweep import Durations
+from eltbench.training.job import Job
+from eltbench.training.loop import Parts, parts
+
+START = 8.0  # seconds to start a process and load its libraries, where that was not timed
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of one process for each missing run, and in words how they were obtained.
+
+    groups: one for every process that a sweep starts, run_id → seconds of what it makes.
+    """
+
+    groups: Sequence[Mapping[str, float]]
+    workers: int
+    basis: str
+
+    def seconds(self, run_ids: Collection[str]) -> float:
+        """Seconds until these runs are made by `workers` processes at a time; one that is not missing takes none."""
+        each = [sum(seconds for run_id, seconds in group.items() if run_id in run_ids) for group in self.groups]
+        return max(sum(each) / self.workers, max(each, default=0.0))
+
+
+def estimate(groups: Sequence[Mapping[str, Sequence[Job]]], known: Durations, workers: int) -> Estimate:
+    """What is left of every missing run (grouped by `sweep.grouped`): its training, and the calls that measure it.
+
+    A training takes as long as others that differ in their seed alone took here, else its steps are timed, with as many
+    processes side by side as will train. Network calls of held-out losses and samples are estimated from their FLOPs at
+    the rate of the training; diagnostics and scores are not counted. Seeds that are trained as one program are counted
+    as if each were alone.
+    """
+    workers = min(workers, max(1, len(groups)))
+    kinds = {replace(jobs[0].run, seed=0): jobs[0].run for group in groups for jobs in group.values()}
+    seen = {kind: seconds for kind, run in kinds.items() if (seconds := known.training(run)) is not None}
+    untimed = [kind for kind in kinds if kind not in seen]
+    costs = step_cost.calibrate(untimed, workers) if untimed else {}
+    made = {kind: parts(kind) for kind in kinds}
+
+    def left(jobs: Sequence[Job]) -> float:
+        kind = replace(jobs[0].run, seed=0)
+        steps, cost = kind.optimisation.steps, costs.get(kind)
+        start, training = (START, seen[kind]) if cost is None else (cost.start, cost.step * steps)
+        calls = sum(measuring_flops(kind, made[kind], job.settings) for job in jobs)
+        measuring = training * calls / (steps * step_cost.step_flops(kind, made[kind]))
+        return start + measuring + known.to_train(jobs[0].run) * training
+
+    expected = [{run_id: left(jobs) for run_id, jobs in group.items()} for group in groups]
+    return Estimate(expected, workers, _basis(len(seen), len(untimed)))
+
+
+def measuring_flops(run: Run, made: Parts, settings: Mapping[str, Any]) -> float:
+    """FLOPs of the held-out losses and the samples that a measurement asks for, by the names that its settings share.
+
+    `exits` and `heldout_draws`, `training_steps` (each of which has a loss at all exits), `sample_loops`, `samples` and
+    `sampling`, at L_max where no `sample_loops` are named. A measurement that says none of them counts nothing.
+    """
+    shape = (run.architecture, made.trainer.depth, made.dataset.spec, made.task.timed)
+    heldout = len(made.dataset.heldout().labels)
+    flops = 0.0
+    if settings.get("exits") and settings.get("heldout_draws"):
+        losses = heldout * settings["heldout_draws"] * len(settings.get("training_steps", [0]))
+        flops += losses * accounting.flops(*shape, max(settings["exits"]))
+    if settings.get("samples") and settings.get("sampling"):
+        steps, scale = settings["sampling"]["steps"], settings["sampling"]["guidance_scale"]
+        each = [
+            accounting.sample_flops(*shape, loops, steps, scale)
+            for loops in settings.get("sample_loops", [run.architecture.max_loops])
+        ]
+        flops += min(settings["samples"], heldout) * sum(each)
+    return flops
+
+
+def _basis(seen: int, timed: int) -> str:
+    words = [f"{seen} kinds of run take as long as here before"] if seen else []
+    words += [f"{timed} kinds were timed here just now ({step_cost.HOW})"] if timed else []
+    return "; ".join([*words, "network calls of measurements are added by their FLOPs"]) if words else ""

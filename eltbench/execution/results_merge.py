@@ -1,0 +1,150 @@
+"""Results of several machines in one folder: rows merged, and claims, summary and figure made anew from all of them."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from eltbench import studies
+from eltbench.core import atomic
+from eltbench.evidence import results
+from eltbench.evidence.merging import ContradictionError, check_repeated, merged_rows
+from eltbench.evidence.publishing import lock, publish, read_commands
+from eltbench.studies import recipes
+from eltbench.studies.base import Study
+from eltbench.studies.presets import preset_from_dict, presets_of
+
+MADE = re.compile(r"(rows\.parquet|summary\.csv|claims\.json|provenance\.json|figure\.(png|pdf))")
+"""What publishing makes of rows."""
+COPIED = re.compile(rf"{MADE.pattern}|timings\.parquet|samples-[\w.+-]+\.png")
+"""All that the package writes into a folder of results."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One study's results of one preset, as several origins have them; all that is merged is held in memory."""
+
+    path: Path  # below each origin, and below the folder that is written
+    origins: Sequence[Path]
+    study: Study
+    rows: pd.DataFrame
+    commands: list[dict[str, Any]]  # of all origins, in the order of time
+
+    @property
+    def clocks(self) -> list[str]:
+        """Machines whose wall-clocks stand in the rows."""
+        return sorted(self.rows[self.rows["metric"].str.endswith("seconds")]["host"].unique())
+
+
+def read_folders(origins: Sequence[Path], into: Path) -> list[Folder]:
+    """What the origins' folders of results come to, `into` among them where it holds rows; writes nothing.
+
+    Where a merge into the target did not end, this goes on with it. Raises ContradictionError, which names both
+    origins, for other values of one row and for two versions of one model; ValueError for what is damaged, of another
+    schema version, or the target of another merge that did not end.
+    """
+    check_repeated(origins, into)
+    target = into.resolve()
+    roots = [path for path in origins if path.resolve() != target]
+    found: dict[Path, list[Path]] = {}
+    for root in [*roots, *([into] if into.is_dir() else [])]:
+        for file in sorted(root.rglob("rows.parquet")):
+            if atomic.is_file(file):
+                found.setdefault(file.parent.relative_to(root), []).append(root)
+    return [_read(path, its, into) for path, its in sorted(found.items())]
+
+
+def write_folder(folder: Folder, into: Path) -> None:
+    """The merged folder; what no study makes (pictures of samples) is that of the first origin that has it.
+
+    Of the origins only files that the package writes are copied, and rows come last: a folder that holds them is whole.
+    """
+    target = into / folder.path
+    if not target.resolve().is_relative_to(into.resolve()):
+        raise ValueError(f"{target} is, or is below, a link out of {into}, which is not followed; remove it")
+    atomic.check_writable(target)
+    with lock(target):  # another command may publish here
+        anew = len(folder.origins) > 1 and _of_runs(folder.study)
+        for origin in folder.origins:
+            paths = [
+                path
+                for path in (origin / folder.path).iterdir()
+                if COPIED.fullmatch(path.name) and atomic.is_file(path)
+            ]
+            for path in sorted(paths, key=lambda path: (path.name == "rows.parquet", path.name)):
+                if not (anew and MADE.fullmatch(path.name)) and not (target / path.name).exists():
+                    atomic.bring(path, target / path.name)
+        if anew:
+            preset = preset_from_dict(folder.commands[-1]["presets"][0])
+            publish(target, folder.study, preset, folder.rows, folder.commands)
+        elif len(folder.origins) > 1:
+            atomic.write_json(target / "provenance.json", {"commands": folder.commands}, indent=1)
+
+
+def _read(path: Path, origins: Sequence[Path], into: Path) -> Folder:
+    tables = {
+        str(origin / path): results.read_published(origin / path / "rows.parquet", merging=origin == into)
+        for origin in origins
+    }
+    names = {name for table in tables.values() for name in table.column("study").unique().to_pylist()}
+    if len(names) != 1:
+        raise ValueError(f"{path} holds rows of the studies {sorted(names)} in {' and '.join(tables)}: keep them apart")
+    study = studies.create(names.pop())
+    rows = merged_rows(tables) if len(tables) > 1 else next(iter(tables.values())).to_pandas()
+    of_origins = {origin: read_commands(origin / path / "provenance.json") for origin in origins}
+    if _of_runs(study):
+        _refuse_versions(study, tables)
+        _refuse_recipes(study, path, of_origins)
+    commands = sorted(_each_once(of_origins.values()), key=lambda entry: str(entry.get("time")))
+    return Folder(path, origins, study, rows, commands)
+
+
+def _of_runs(study: Study) -> bool:
+    """Whether its rows are of trained runs; other studies have a command of their own, and their folders stay whole."""
+    return type(study).main is Study.main and bool(study.claims)
+
+
+def _refuse_versions(study: Study, tables: Mapping[str, pa.Table]) -> None:
+    """Raise where two origins have one model in two versions, which no row could tell apart."""
+    known: dict[tuple[Any, ...], tuple[tuple[str, str], str]] = {}
+    columns = ["run_id", "measurement", *results.CELL, "role", "world"]
+    for origin, table in tables.items():
+        models = table.select([name for name in columns if name in table.column_names])
+        for model in models.group_by(models.column_names).aggregate([]).to_pylist():
+            version = model["run_id"], model["measurement"]
+            other, where = known.setdefault(study.cell(model), (version, origin))
+            if other != version:
+                said = ", ".join(f"{name} {value}" for name, value in model.items() if name not in columns[:2])
+                raise ContradictionError(
+                    f"two versions of one model ({said}): run {other[0]}, measurement {other[1]} in {where}; run "
+                    f"{version[0]}, measurement {version[1]} in {origin}. Leave one of them out"
+                )
+
+
+def _refuse_recipes(study: Study, path: Path, of_origins: Mapping[Path, Sequence[dict[str, Any]]]) -> None:
+    """Raise where two origins trained or measured one world in two ways, so that no claim may compare their models."""
+    known = {origin: presets_of(commands) for origin, commands in of_origins.items()}
+    for first, second in itertools.combinations(known, 2):
+        if found := recipes.differences(study, known[first], known[second]):
+            told = "; ".join(each.told(str(first), str(second)) for each in found if each.where == found[0].where)
+            raise ContradictionError(
+                f"{path}: the models of {found[0].where} were trained or measured in two ways: {told}. Models that a "
+                "claim compares may differ in trainer, arm and seed alone; compare the folders (eltbench compare)"
+            )
+
+
+def _each_once(of_origins: Iterable[Sequence[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """The commands behind the rows of all folders, each once, without the checksum of their own folder's rows."""
+    seen: list[dict[str, Any]] = []
+    for entry in itertools.chain.from_iterable(of_origins):
+        plain = {name: value for name, value in entry.items() if name != results.CHECKSUM}
+        if plain not in seen:
+            seen.append(plain)
+            yield plain

@@ -1,0 +1,352 @@
+"""The run cache on disk: one folder per trained model, its checkpoint, and what was measured of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from eltbench.backends import checkpoint
+from eltbench.core import atomic
+from eltbench.core.config import Run
+from eltbench.core.provenance import provenance
+from eltbench.training.job import Job
+
+State = Literal["done", "partial", "missing", "failed"]
+WEIGHTS = "checkpoint.safetensors"
+CHECKPOINT = (WEIGHTS, "checkpoint.json")
+SNAPSHOTS = "snapshot-*.safetensors"
+KEPT = re.compile(r"checkpoint\.(safetensors|json)|snapshot-[1-9][0-9]{0,17}\.safetensors")  # that done.json may name
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """The folder of all runs: ROOT/RUN_ID/{run.json, checkpoint.*, snapshot-*, log.jsonl, done.json, …}.
+
+    Whoever changes a run's folder holds its lock; reading needs none, since every file appears whole. A folder may come
+    from a stranger: of it only files of these names count, links to elsewhere do not, and an error of the system
+    (OSError) is never taken for damage.
+    """
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", atomic.expanded(self.root))
+
+    def directory(self, run_id: str) -> Path:
+        """The run's folder, which need not exist."""
+        return self.root / run_id
+
+    def lock(self, run_id: str) -> FileLock:
+        """The run's lock, freed by the kernel when its holder dies; ValueError for a folder that cannot have one."""
+        for path, why in self.obstacles(run_id).items():
+            raise ValueError(f"{path} {why}; eltbench runs verify --repair sets it aside")
+        self.directory(run_id).mkdir(parents=True, exist_ok=True)
+        return FileLock(self.directory(run_id) / "lock")
+
+    def obstacles(self, run_id: str) -> dict[Path, str]:
+        """What stands in the place of the run's lock and of its measurements but is none, such as a link elsewhere."""
+        lock, tables = (self.directory(run_id) / name for name in ("lock", "measurements"))
+        folder = (
+            atomic.LINK if tables.is_symlink() else "is no folder" if tables.exists() and not tables.is_dir() else ""
+        )
+        return {path: why for path, why in ((lock, atomic.not_own(lock)), (tables, folder)) if why}
+
+    def at_work(self, run_id: str) -> bool:
+        """Whether a process holds the run's lock now."""
+        lock = self.directory(run_id) / "lock"
+        if not atomic.is_file(lock):
+            return False
+        try:
+            with FileLock(lock).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except PermissionError:  # another user's cache: nothing can be asked of its locks
+            return False
+
+    def state(self, run_id: str) -> State:
+        """What is there, judged by names and sizes alone; only `repair` reads whole checkpoints."""
+        directory = self.directory(run_id)
+        if self._sizes_agree(run_id):
+            return "done"
+        if (directory / "failure.txt").exists():
+            return "failed"
+        return "partial" if (directory / WEIGHTS).exists() else "missing"
+
+    def record(self, run_id: str) -> dict[str, Any] | None:
+        """What done.json says (seconds, steps, provenance …), or None where it is absent or damaged."""
+        try:
+            return self.read_record(run_id)
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def read_record(self, run_id: str) -> dict[str, Any]:
+        """What done.json says; raises ValueError with what is odd in one that `finish` did not write for this run."""
+        record = read_record(self.directory(run_id) / "done.json")
+        if record["run_id"] != run_id:
+            raise ValueError(f"is of run {record['run_id']}")
+        return record
+
+    def record_damage(self, run_id: str) -> str:
+        """What is wrong with done.json; empty where it is sound or absent."""
+        try:
+            self.read_record(run_id)
+        except FileNotFoundError:
+            return ""
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def failure(self, run_id: str) -> str | None:
+        """The traceback of the last attempt, or None where it did not fail."""
+        path = self.directory(run_id) / "failure.txt"
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+    def measurement_path(self, run_id: str, study: str, digest: str) -> Path:
+        """Where the rows of one measurement lie; its raw tables lie beside it as STEM.TABLE.parquet."""
+        return self.directory(run_id) / "measurements" / f"{study}-{digest}.parquet"
+
+    def incomplete_path(self, run_id: str, study: str, digest: str) -> Path:
+        """Where the rows lie of a measurement of which a part failed, which is not cached."""
+        return self.measurement_path(run_id, study, digest).with_suffix(".incomplete.parquet")
+
+    def measured(self, run_id: str, study: str, digest: str) -> bool:
+        """Whether the measurement is there and ends as a parquet file does; thousands are asked in a second."""
+        path = self.measurement_path(run_id, study, digest)
+        return not path.is_symlink() and not path.parent.is_symlink() and _ends_as_parquet(path)
+
+    def is_cached(self, job: Job) -> bool:
+        """Whether nothing of the job is left to do."""
+        if self.state(job.run_id) != "done":
+            return False
+        return job.study is None or self.measured(job.run_id, job.study, job.digest)
+
+    def begin(self, run: Run, run_id: str) -> None:
+        """Write run.json; the caller holds the lock."""
+        path = self.directory(run_id) / "run.json"
+        if not path.exists():
+            atomic.write_text(path, json.dumps(run.to_dict(), indent=2) + "\n")
+
+    def finish(self, run: Run, run_id: str, seconds: float, resumed: bool, seeds_together: int = 1) -> None:
+        """Write done.json with the hash of every checkpoint file and snapshot; the caller holds the lock.
+
+        seeds_together: how many seeds were trained as one program; `seconds` is this one's share of the time.
+        """
+        directory = self.directory(run_id)
+        names = [*CHECKPOINT, *(checkpoint.snapshot_name(step) for step in run.optimisation.snapshots)]
+        files = {name: _digest(directory / name) for name in names if (directory / name).exists()}
+        record = {
+            "run_id": run_id,
+            "steps": run.optimisation.steps,
+            "seconds": round(seconds, 3),
+            "seeds_together": seeds_together,
+            "resumed": resumed,  # if so, `seconds` counts the last attempt alone
+            "checkpoint": files,
+            "provenance": provenance(),
+        }
+        atomic.write_json(directory / "done.json", record, indent=2)
+        self.forgive(run_id)
+
+    def fail(self, run_id: str, traceback: str) -> None:
+        """Leave the traceback of a failed attempt, which is never taken for a result; the caller holds the lock."""
+        atomic.write_text(self.directory(run_id) / "failure.txt", traceback)
+
+    def forgive(self, run_id: str) -> None:
+        """Forget the failure of an earlier attempt; the caller holds the lock."""
+        (self.directory(run_id) / "failure.txt").unlink(missing_ok=True)
+
+    def repair(self, run_id: str, warn: Callable[[str], None]) -> None:
+        """Set damaged files aside, one warning each, and drop what killed writers left; the caller holds the lock."""
+        directory = self.directory(run_id)
+        if directory.is_symlink():  # into another cache, whose run it is
+            return
+        for folder in (directory, directory / "measurements"):
+            if folder.is_dir():
+                atomic.clear(folder)
+        if damage := self.record_damage(run_id):
+            warn(set_aside(directory / "done.json", damage))
+        if damaged_file := self.damage(run_id):
+            damaged, problem = damaged_file
+            for name in dict.fromkeys((*CHECKPOINT, "done.json", damaged)):  # a lost snapshot takes a new training too
+                if os.path.lexists(directory / name):
+                    warn(set_aside(directory / name, f"{damaged} {problem}"))
+        for path in self.tables(run_id):
+            if path.exists() and (problem := parquet_damage(path)):
+                warn(set_aside(path, problem))
+                rows = path.with_name(path.name.partition(".")[0] + ".parquet")
+                if rows.exists():  # a raw table is made again with its rows
+                    warn(set_aside(rows, f"belongs to {path.name}"))
+
+    def tables(self, run_id: str) -> list[Path]:
+        """The parquet files of the run's measurements, raw tables too."""
+        folder = self.directory(run_id) / "measurements"
+        found = [] if folder.is_symlink() else sorted(folder.glob("*.parquet"))
+        return [path for path in found if atomic.is_file(path)]
+
+    def _sizes_agree(self, run_id: str) -> bool:
+        record = self.record(run_id)
+        if record is None:
+            return False
+        directory, files = self.directory(run_id), record["checkpoint"].items()
+        return all(
+            atomic.is_file(directory / name) and (directory / name).stat().st_size == file["bytes"]
+            for name, file in files
+        )
+
+    def damage(self, run_id: str) -> tuple[str, str] | None:
+        """A checkpoint file or snapshot and what is wrong with it: by hash where the run is done, else by form."""
+        directory, record = self.directory(run_id), self.record(run_id)
+        if record is not None:
+            return file_damage(directory, record, record["checkpoint"])
+        for path in (directory / WEIGHTS, *directory.glob(SNAPSHOTS), directory / CHECKPOINT[1]):
+            if not os.path.lexists(path):
+                continue
+            if odd := atomic.not_own(path):
+                return path.name, odd
+            try:
+                if path.suffix == ".json":
+                    atomic.read_json(path)
+                else:
+                    with checkpoint.opened(path):
+                        pass
+            except ValueError as error:
+                return path.name, f"is damaged: {error}"
+        return None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What a done.json says; raises ValueError with what is odd in one that `RunStore.finish` did not write."""
+    if odd := atomic.not_own(path):
+        raise ValueError(odd)
+    try:
+        record = atomic.read_json(path)
+    except ValueError as error:
+        raise ValueError(f"is unreadable: {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError("is unreadable: it holds no object")
+    for name, (sound, expected) in RECORD.items():
+        if not sound(record.get(name)):
+            raise ValueError(f"does not say {expected} as {name!r}")
+    return record
+
+
+def file_damage(directory: Path, record: Mapping[str, Any], names: Collection[str]) -> tuple[str, str] | None:
+    """The first of these files of a run that is not the one that its record tells of, and what is wrong with it."""
+    for name in names:
+        path = directory / name
+        if odd := atomic.not_own(path):
+            return name, odd
+        if not path.exists():
+            return name, "is gone"
+        if _digest(path) != record["checkpoint"].get(name):
+            return name, "is not the file that was written"
+    return None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_file(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {"sha256", "bytes"}
+        and isinstance(value["sha256"], str)
+        and re.fullmatch("[0-9a-f]{64}", value["sha256"]) is not None
+        and _is_count(value["bytes"])
+    )
+
+
+def _is_checkpoint(value: Any) -> bool:
+    """Whether these are files of a run by name, none of them elsewhere, each as `_digest` describes it."""
+    return (
+        isinstance(value, dict)
+        and WEIGHTS in value
+        and all(KEPT.fullmatch(name) and _is_file(file) for name, file in value.items())
+    )
+
+
+def _is_made(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("time", "host"))
+
+
+def _is_also_made(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(each, dict) for each in value))
+
+
+RECORD: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "run_id": (lambda value: isinstance(value, str), "which run it is"),
+    "steps": (_is_count, "how many steps were taken"),
+    "seconds": (lambda value: _is_count(value) or (isinstance(value, float) and value >= 0), "how long it took"),
+    "resumed": (lambda value: isinstance(value, bool), "whether training was resumed"),
+    "checkpoint": (_is_checkpoint, "which files of its own there are, with size and checksum,"),
+    "provenance": (_is_made, "when and where the run was made"),
+    "also_made": (_is_also_made, "when and where else it was made"),  # of merged caches alone
+}
+"""What done.json holds: whether a value will do, and what it says."""
+
+
+def set_aside(path: Path, why: str) -> str:
+    """Rename a damaged file to NAME.damaged-N and return the line that reports it."""
+    number = 1
+    while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    path.rename(target)
+    return f"damaged file {path} ({why}): set aside as {target.name}, will be redone"
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+
+
+def _ends_as_parquet(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            begin = file.read(4)
+            size = file.seek(0, 2)
+            file.seek(max(0, size - 8))
+            end = file.read()
+    except FileNotFoundError:
+        return False
+    footer = int.from_bytes(end[:4], "little")
+    return begin == b"PAR1" == end[4:] and 0 < footer <= size - 12
+
+
+class DamagedError(ValueError):
+    """A file that holds no readable table."""
+
+
+def read_parquet(path: Path, names: Collection[str] | None = None) -> pa.Table:
+    """A parquet file, or those of the named columns that it has, with every page held against its checksum.
+
+    Raises DamagedError for what is not as it was written, OSError where the system cannot read the file.
+    """
+    with path.open("rb") as opened:  # by Python, which says what the system refuses; Arrow takes that for damage
+        try:
+            with pq.ParquetFile(opened, page_checksum_verification=True) as file:
+                here = file.schema_arrow.names
+                return file.read(here if names is None else [name for name in here if name in names])
+        except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise DamagedError(next(iter(str(error).splitlines()), type(error).__name__)) from None
+
+
+def parquet_damage(path: Path) -> str:
+    """What is wrong with a parquet file, found by reading all of it; empty where nothing is."""
+    try:
+        read_parquet(path)
+    except DamagedError as error:
+        return str(error)
+    return ""

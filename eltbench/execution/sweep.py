@@ -1,0 +1,190 @@
+"""Which runs are missing, and their making in a few processes at a time."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from eltbench.core.atomic import check_writable
+from eltbench.core.config import Run
+from eltbench.execution.executors import Executor, Local
+from eltbench.execution.processes import End
+from eltbench.execution.progress import Reporter, duration, reporter
+from eltbench.execution.store import RunStore
+from eltbench.training.job import Job
+from eltbench.training.loop import check_vectorised
+
+__all__ = ["Job", "Outcome", "Plan", "plan", "sweep"]
+
+
+@dataclass
+class Outcome:
+    """The runs (by run_id) that this sweep made, that were there already, and that failed, with what they said."""
+
+    done: list[str] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep has before it: runs with nothing left to do, and the unfinished jobs of each other run."""
+
+    cached: list[str]
+    missing: dict[str, list[Job]]
+
+
+def plan(jobs: Sequence[Job], store: RunStore) -> Plan:
+    """Sort jobs into cached and missing by looking at the store, starting nothing.
+
+    Jobs of one run come together, and jobs that differ in their keys alone count once.
+    """
+    by_run: dict[str, dict[str, Job]] = {}
+    for job in jobs:
+        by_run.setdefault(job.run_id, {})[f"{job.study}-{job.digest}" if job.study else ""] = job
+    missing = {}
+    for run_id, its in by_run.items():
+        if left := [job for job in its.values() if not store.is_cached(job)]:
+            missing[run_id] = left
+    return Plan([run_id for run_id in by_run if run_id not in missing], missing)
+
+
+def with_companions(jobs: Sequence[Job], store: RunStore) -> list[Job]:
+    """The jobs, then the trainings of the companions of all that are not finished."""
+    asked = [run for job in jobs if job.companions and not store.is_cached(job) for run in job.companions]
+    return [*jobs, *map(Job, dict.fromkeys(asked))]
+
+
+def sweep(
+    jobs: Sequence[Job],
+    store: RunStore,
+    workers: int = 1,
+    progress: Reporter | None = None,
+    *,
+    vectorise_seeds: bool = False,
+    executor: Executor | None = None,
+) -> Outcome:
+    """Train and measure what is missing, `workers` processes at a time; a run that fails does not stop the others.
+
+    executor: where the processes run, if not on this machine; it says then how many at a time.
+
+    Each run has a process of its own; with `vectorise_seeds`, runs that differ in their seed alone are trained in one
+    process, as one program. Raises NotWritableError before anything starts when the store cannot be written to,
+    ValueError where seeds cannot be vectorised. Ctrl-C or SIGTERM lets the running processes save a checkpoint, then
+    raises KeyboardInterrupt; any other way out ends them, and what they had finished stays.
+    """
+    if vectorise_seeds:
+        for run in {replace(job.run, seed=0) for job in jobs}:
+            check_vectorised(run)
+    check_writable(store.root)
+    executor, outcome = executor or Local(workers), Outcome()
+    if len(every := with_companions(jobs, store)) > len(jobs):
+        trainings = [Job(run) for run in dict.fromkeys(job.run for job in every)]
+        outcome = sweep(trainings, store, progress=progress, vectorise_seeds=vectorise_seeds, executor=executor)
+        jobs = [job for job in jobs if job.run_id not in outcome.failed]
+    planned = plan(jobs, store)
+    outcome.cached = planned.cached
+    if not planned.missing:
+        return outcome
+    progress = progress or reporter()
+    durations = Durations(store, jobs)
+    left = grouped(planned.missing, store, vectorise_seeds)
+    progress.begin(len(planned.missing), len(planned.cached))
+
+    def ended(end: End) -> None:
+        run_id = end.job.run_id
+        for group in left:
+            group.pop(run_id, None)
+        if end.error is not None:
+            outcome.failed[run_id] = end.error
+        elif end.paused is not None:  # not made, where nobody interrupted this sweep but someone its process
+            outcome.failed[run_id] = f"its process was told to end: {_paused(end.paused)}"
+        elif end.made:
+            outcome.done += [run_id] if run_id not in outcome.done else []
+            durations.add(end.job.run, end.seconds, trained=end.trained)
+        else:
+            outcome.cached.append(run_id)  # another sweep made it while this one waited
+        going = [[its[0].run for its in group.values()] for group in left if group]
+        estimate = durations.expected([run for runs in going for run in runs], min(executor.lanes, max(1, len(going))))
+        number = len(planned.missing) - sum(map(len, going))
+        progress.finished(run_id, _line(end, number, len(planned.missing), estimate))
+
+    try:
+        executor.make([list(group.values()) for group in left], store, progress, ended)
+    finally:
+        progress.end()
+    return outcome
+
+
+def grouped(missing: Mapping[str, list[Job]], store: RunStore, vectorise_seeds: bool) -> list[dict[str, list[Job]]]:
+    """The missing runs by the process that makes them: each its own, or seeds that are trained together.
+
+    A run that is trained and lacks a measurement alone is never one of several.
+    """
+    groups: dict[tuple[Run, bool], dict[str, list[Job]]] = {}
+    for run_id, its in missing.items():
+        together = vectorise_seeds and store.state(run_id) != "done"
+        run = replace(its[0].run, seed=0) if together else its[0].run
+        groups.setdefault((run, together), {})[run_id] = its
+    return list(groups.values())
+
+
+class Durations:
+    """How long runs take, learnt from those that ended in this sweep or an earlier one.
+
+    A run that is trained and lacks only a measurement is of another kind than one that is still to be trained.
+    """
+
+    def __init__(self, store: RunStore, jobs: Sequence[Job]) -> None:
+        self._known: dict[tuple[Run, bool], list[float]] = {}
+        self._trained = {job.run: store.state(job.run_id) == "done" for job in jobs}
+        for run_id, run in {job.run_id: job.run for job in jobs}.items():
+            record = store.record(run_id)
+            if record and not record["resumed"]:
+                self.add(run, record["seconds"], trained=True)
+
+    def add(self, run: Run, seconds: float, *, trained: bool) -> None:
+        """A run took `seconds`; `trained` is whether that was training, not measurement alone."""
+        self._known.setdefault((replace(run, seed=0), trained), []).append(seconds)
+
+    def to_train(self, run: Run) -> bool:
+        """Whether the run was still to be trained when this began."""
+        return not self._trained.get(run, False)
+
+    def training(self, run: Run) -> float | None:
+        """Seconds that training a run like this one took here, whatever its seed; None where unknown."""
+        seconds = self._known.get((replace(run, seed=0), True))
+        return statistics.fmean(seconds) if seconds else None
+
+    def mean(self, run: Run) -> float | None:
+        """Seconds that what is left of a run like this one took here, whatever its seed; None where unknown."""
+        seconds = self._known.get((replace(run, seed=0), self.to_train(run)))
+        return statistics.fmean(seconds) if seconds else None
+
+    def expected(self, runs: Sequence[Run], workers: int) -> float | None:
+        """Seconds until `runs` are made; one of an unknown kind counts as the mean of the known ones, if there are."""
+        known = [seconds for run in runs if (seconds := self.mean(run)) is not None]
+        others = [statistics.fmean(seconds) for seconds in self._known.values()]
+        if not known and not others:
+            return None
+        typical = statistics.fmean(known or others)
+        each = [typical if (seconds := self.mean(run)) is None else seconds for run in runs]
+        return max(sum(each) / workers, max(each, default=0.0))
+
+
+def _paused(step: int) -> str:
+    return f"paused at step {step}"
+
+
+def _line(end: End, number: int, of: int, left: float | None) -> str:
+    if end.error is not None:
+        how = f"FAILED: {end.error}"
+    elif end.paused is not None:
+        how = _paused(end.paused)
+    elif end.made:
+        how = duration(end.seconds)
+    else:
+        how = "made by another process"
+    rest = "" if left is None or number == of else f", about {duration(left)} left"
+    return f"[{number}/{of}] {end.job.name}: {how}{rest}"

@@ -1,0 +1,110 @@
+"""Quality by training cost: the summary table and the figure of studies whose rows are curves over training steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from eltbench.evidence.intervals import log_ratio, percent
+from eltbench.studies.convergence import arrivals as targets
+from eltbench.studies.convergence.arrivals import COSTS
+from eltbench.studies.convergence.variants import FROM_LINEAR, VARIANTS, changes
+from eltbench.studies.curves import CELL, MODEL, spread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+POINT = ["metric", "loops", "training_step"]
+ALONG = ["training_samples", "training_flops", "params", "higher_is_better", "n_samples", "feature_extractor"]
+WHOLE = ["unique_layers", "max_loops", "loops", "training_step", "training_samples", "seeds", "params", "n_samples"]
+ORDER = {role: number for number, role in enumerate(VARIANTS)}
+RATIOS = {**{name: f"{name}_to_target_ratio" for name in COSTS}, "common_steps": "steps_to_common_target_ratio"}
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean and 95 % interval over seeds of every point of every curve, then what the curves are compared by.
+
+    Columns: CELL, MODEL, POINT, mean, low, high, seeds, what stands along (ALONG), and reason. Compared are
+    `steps_to_target`; `steps_to_target_ratio`, `samples_to_target_ratio` and `flops_to_target_ratio`, the model's over
+    those of the unique-depth model of its depth, a geometric mean, and `steps_to_common_target_ratio`, whose target is
+    the worse of the two final losses (see `targets.arrivals`); and of each variant of elt
+    `loss_change_from_linear_percent` at L_max/2 and L_max. The reason says which seeds' steps are not
+    interpolated. Mean and bounds are empty where a seed's value is no finite number.
+    """
+    keys = CELL + MODEL + POINT
+    lines = []
+    for _, group in rows.groupby(keys, dropna=False, sort=True):
+        reason = group["reason"].dropna().unique()
+        known = {name: group[name].iloc[0] for name in keys + ALONG}
+        lines.append({**known, **_over_seeds(group["value"]), "reason": "; ".join(reason) or None})
+    lines += _to_target(rows) + _from_linear(rows)
+    table = pd.DataFrame(lines).astype(dict.fromkeys(WHOLE, "Int64"))
+    columns = [*keys, "mean", "low", "high", "seeds", *ALONG, "reason"]
+    return table[columns].sort_values(keys, na_position="first", ignore_index=True)
+
+
+def _over_seeds(values: pd.Series) -> dict[str, Any]:
+    return {**spread(values), "seeds": len(values)}
+
+
+def _to_target(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    lines = []
+    for _, model in targets.arrivals(rows).groupby([*CELL, *MODEL]):
+        reasons = [f"seed {seed}: {why}" for seed, why in zip(model["seed"], model["reason"], strict=True) if why]
+        known = {
+            **model[[*CELL, *MODEL]].iloc[0],
+            "loops": model["max_loops"].iloc[0],
+            "seeds": len(model),
+            "higher_is_better": False,
+            "reason": "; ".join(reasons) or None,
+        }
+        lines.append({**known, "metric": "steps_to_target", **spread(model["steps"])})
+        for name, metric in RATIOS.items():
+            ratio = spread(log_ratio(model[name], model[f"own_{name}"]))
+            with np.errstate(over="ignore"):
+                ratio = {bound: float(np.exp(value)) for bound, value in ratio.items()}
+            lines.append({**known, "metric": metric, **ratio})
+    return lines
+
+
+def _from_linear(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    lines = []
+    for known, effects in changes(rows):
+        change = {name: percent(value) for name, value in spread(effects).items()}
+        about = {"trainer": "elt", "metric": FROM_LINEAR, "higher_is_better": False, "seeds": len(effects)}
+        lines.append({**known, **about, **change})
+    return lines
+
+
+def figure(rows: pd.DataFrame) -> Figure:
+    """For each cell a row of held-out loss by training steps and by FLOPs; below it, where elt has variants, theirs."""
+    from eltbench.evidence import figures
+
+    table = summary(rows)
+    panels = [(here, kind) for _, here in table.groupby(CELL) for kind in _kinds(here)]
+    heights = {"curves": 1.0, "variants": 0.25 + 0.08 * table.loc[table["metric"] == FROM_LINEAR, "role"].nunique()}
+    canvas, axes = figures.grid(len(panels), 2, [heights[kind] for _, kind in panels])
+    arrivals = targets.arrivals(rows)
+    for row, (here, kind) in zip(axes, panels, strict=True):
+        where = here[CELL].iloc[0]
+        title = figures.heading(where, table)
+        if kind == "curves":
+            shown = here[~here["role"].isin(VARIANTS) & (here["loops"] == here["max_loops"])]
+            raced = arrivals[(arrivals[CELL] == list(where)).all(axis=1) & ~arrivals["role"].isin(VARIANTS)]
+            for axis, cost, label in zip(row, ("steps", "flops"), ("training steps", "training FLOPs"), strict=True):
+                losses = shown[shown["metric"] == "heldout_loss"]
+                losses = losses.assign(at=losses[COSTS[cost]])
+                marks = raced.assign(at=raced[cost]).groupby(MODEL)[["at", "target", "reached"]].mean().reset_index()
+                figures.training_curves(axis, losses, marks, f"{title}: held-out loss at L_max", label)
+        else:
+            effects = here[here["metric"] == FROM_LINEAR].sort_values("role", key=lambda roles: roles.map(ORDER))
+            deepest = effects["max_loops"].max()
+            for axis, loops in zip(row, (deepest // 2, deepest), strict=True):
+                figures.forest(axis, effects[effects["loops"] == loops], 2.0, f"{title}: elt at L = {loops}")
+    return canvas
+
+
+def _kinds(table: pd.DataFrame) -> list[str]:
+    return ["curves", "variants"] if (table["metric"] == FROM_LINEAR).any() else ["curves"]

@@ -1,0 +1,1 @@
+"""Depth grid: how should a given depth be made of N unique layers and L loops?"""

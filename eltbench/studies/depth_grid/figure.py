@@ -1,0 +1,127 @@
+"""The figure of the study depth_grid: held-out loss against parameters, compute and loops.
+
+Colour is N, from dark to light; the marker is the trainer, hollow for a control; size is the width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+from eltbench.evaluation.frontier import pareto_front
+from eltbench.evidence import figures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLOCKS = matplotlib.colormaps["viridis"]
+LIGHTEST = 0.85  # of the colour map; yellow is lost on white
+FRONT: dict[str, Any] = {"color": "0.5", "lw": 3, "alpha": 0.4}
+BEYOND: dict[str, Any] = {"lw": 0.8, "ls": ":"}
+
+
+class Look(NamedTuple):
+    """How one model is drawn."""
+
+    colour: Any
+    size: float  # of its marker, in points
+    face: Any
+    marker: str
+
+
+def figure(table: pd.DataFrame) -> Figure:
+    """One row of panels a world, from the table of `frontier.summary`, with the Pareto fronts of the means."""
+    points = table[table["metric"] == "heldout_loss"]
+    worlds = [(name, here) for name, here in points.groupby(["task", "world", "backend"]) if here["mean"].notna().any()]
+    canvas, axes = figures.grid(max(1, len(worlds)), 3)
+    for row, (names, here) in zip(axes, worlds, strict=False):
+        panel(row[0], here[here["loops"] == here["max_loops"]], "params", "parameters")
+        panel(row[1], here, "macs", "MACs per network call and item")
+        panel(row[2], here, "loops", "loops at inference, L")
+        row[0].set(ylabel="held-out loss")
+        row[1].set(title=figures.heading(names, points))
+    if worlds:
+        canvas.legend(handles=list(_key(points)), loc="outside right upper", fontsize=8, frameon=False)
+    return canvas
+
+
+def panel(axis: Axes, table: pd.DataFrame, cost: str, name: str) -> None:
+    """Loss against a cost: a curve over the exits of a looped model up to L_max, a marker there, and what is beyond.
+
+    table: lines of held-out loss of one world. The grey steps are the Pareto front, except over loops, which are no
+    cost that models share.
+    """
+    axis.set_yscale("log")
+    figures.plain_ticks(axis, table["mean"])
+    _scale(axis, cost)
+    for look, curve in _looks(table):
+        deepest = curve["max_loops"].iloc[0]
+        within, beyond = curve[curve["loops"] <= deepest], curve[curve["loops"] >= deepest]
+        if len(within) > 1:
+            axis.plot(within[cost], within["mean"], color=look.colour, lw=1.2, marker=".", ms=4)
+            axis.fill_between(within[cost], *figures.bounds(within), color=look.colour, alpha=0.15, lw=0)
+        if len(beyond) > 1:
+            axis.plot(beyond[cost], beyond["mean"], color=look.colour, **BEYOND)
+        trained = curve[curve["loops"] == deepest]
+        (low, high), mean = figures.bounds(trained), trained["mean"].to_numpy(float)
+        style: dict[str, Any] = {
+            "color": look.colour,
+            "marker": look.marker,
+            "ms": look.size,
+            "mfc": look.face,
+            "ls": "",
+            "capsize": 2,
+        }
+        above = 3 if look.face == look.colour else 2  # a control hides no main model
+        axis.errorbar(trained[cost], mean, [mean - low, high - mean], zorder=above, **style)
+    if cost != "loops":
+        front = table[pareto_front(table[cost], table["mean"])].sort_values(cost)
+        axis.step(front[cost], front["mean"], where="post", zorder=0, **FRONT)
+    axis.set(xlabel=name)
+
+
+def _scale(axis: Axes, cost: str) -> None:
+    """A logarithmic axis with numbers that people read: 200k, 1M; loops by doubling."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(2) if cost == "loops" else LogLocator(10, subs=(1, 2, 5)))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _looks(table: pd.DataFrame) -> Iterator[tuple[Look, pd.DataFrame]]:
+    """Every model of the table with its look, its exits in order."""
+    for width, of_width in table.groupby("width"):
+        size = _size(width, table)
+        for model, curve in figures.models(of_width, beside=table):
+            colour = _colour(curve["unique_layers"].iloc[0], table)
+            yield Look(colour, size, colour if model.main else "white", model.marker), curve.sort_values("loops")
+
+
+def _colour(unique_layers: int, table: pd.DataFrame) -> Any:
+    sizes = sorted(set(table["unique_layers"]))
+    return BLOCKS(LIGHTEST * sizes.index(unique_layers) / max(1, len(sizes) - 1))
+
+
+def _size(width: Any, table: pd.DataFrame) -> float:
+    widths = sorted(set(table["width"]))
+    return 7.0 if len(widths) == 1 else 4.0 + 6.0 * widths.index(width) / (len(widths) - 1)
+
+
+def _key(table: pd.DataFrame) -> Iterator[Line2D]:
+    """The key to all panels."""
+    for layers in sorted(set(table["unique_layers"])):
+        yield Line2D([], [], color=_colour(layers, table), lw=4, label=f"N = {layers}")
+    kinds = dict.fromkeys((model.kind, model.main, model.marker) for model, _ in figures.models(table))
+    for kind, main, marker in kinds:
+        yield Line2D([], [], color="0.2", marker=marker, mfc="0.2" if main else "white", ls="", label=kind)
+    widths = sorted(set(table["width"]))
+    for width in widths if len(widths) > 1 else ():
+        yield Line2D([], [], color="0.2", marker="o", ms=_size(width, table), ls="", label=f"width {width}")
+    yield Line2D([], [], color="0.2", label="beyond L_max", **BEYOND)
+    yield Line2D([], [], label="Pareto front of the means", **FRONT)

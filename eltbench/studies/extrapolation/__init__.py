@@ -1,0 +1,1 @@
+"""Extrapolation: what happens to quality when a model runs fewer or more loops than it was trained for?"""

@@ -1,0 +1,195 @@
+"""Extrapolation: what happens to quality when a model runs fewer or more loops than it was trained for?
+
+Every elastic curve stands beside its controls: a model trained for that very depth (`dedicated`; at L_max `no-ilsd` is
+that control itself) and the unique-depth model of equal compute (`equal-compute`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import pandas as pd
+import pyarrow as pa
+
+from eltbench.backends import check_exits
+from eltbench.core.config import Run
+from eltbench.core.streams import stream
+from eltbench.core.validation import build
+from eltbench.evaluation import heldout, trajectory
+from eltbench.evaluation.quality.samples import sample_scores
+from eltbench.evidence.claims import Cell, Evidence
+from eltbench.studies import curves, register
+from eltbench.studies.base import Measured, Study
+from eltbench.studies.extrapolation import gaps as arms
+from eltbench.studies.heldout_rows import Observation, heldout_rows, item_table
+from eltbench.studies.paired import SAMPLE_SCORES, Sides, log_ratios, ratio_evidence, without_ratio
+from eltbench.studies.presets import Arm, Preset, World
+from eltbench.training.job import Job
+from eltbench.training.loop import parts
+from eltbench.training.model import Model
+
+REACH = 3  # losses are measured up to this multiple of L_max
+DIAGNOSED_ITEMS = 64
+CLEANEST, NOISIEST = "noise quarter 0", "noise quarter 3"
+
+# claim → condition → (trainer, loops) over (trainer, loops), loops as multiples of L_max
+At = tuple[str, float]
+Ratio = tuple[At, At]
+RATIOS: dict[str, dict[str, Ratio]] = {
+    "elastic": {"half": (("elt", 0.5), ("elt", 1))},
+    "over-iteration": {"triple": (("elt", 3), ("elt", 1))},
+    "modest-extrapolation": {"one-and-a-half": (("elt", 1.5), ("elt", 1))},
+    "vanilla-parity": {"at-max": (("no-ilsd", 1), ("elt", 1))},
+    "vanilla-collapse": {
+        "half": (("no-ilsd", 0.5), ("no-ilsd", 1)),
+        "double": (("no-ilsd", 2), ("no-ilsd", 1)),
+    },
+}
+COMPARED = {claim: {side[0] for pair in conditions.values() for side in pair} for claim, conditions in RATIOS.items()}
+NEEDS = {
+    claim: [{"trainer": trainer, "role": "main"} for trainer in sorted(trainers)]
+    for claim, trainers in {**COMPARED, "update-norms": {"elt"}}.items()
+}
+
+
+@dataclass(frozen=True)
+class Measurement(Observation):
+    """What a preset's table `measurement` may say; loop counts that a model does not have are left out for it."""
+
+    sample_loops: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12)  # where samples are scored
+    diagnose_loops: tuple[int, ...] = ()  # where spectral radius and recovery are measured; none: no diagnostics
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("sample_loops", "diagnose_loops"):
+            if any(loops < 1 for loops in getattr(self, name)):
+                raise ValueError(f"measurement: {name} must be at least 1, given {list(getattr(self, name))}")
+
+
+@register("extrapolation", version=1)
+class Extrapolation(Study):
+    """Loss at every L from 1 to 3·L_max, samples at some, and how the state moves from loop to loop."""
+
+    columns: ClassVar = {
+        "role": pa.string(),  # main, or which control
+        "stratum": pa.string(),  # distance 3, noise quarter 0; empty for all together
+        "reason": pa.string(),  # why a value is missing or rests on fewer items
+        "sampler": pa.string(),
+        "sampling_steps": pa.int64(),
+        "guidance_scale": pa.float64(),
+    }
+    claims = ("elastic", "vanilla-collapse", "vanilla-parity", "over-iteration", "modest-extrapolation", "update-norms")
+    needs = NEEDS
+    sample_pictures = True
+
+    def cell(self, model: Mapping[str, Any]) -> tuple[Any, ...]:
+        """A trainer has one main model a world, of whatever size: the claims compare trainers, not sizes."""
+        names = ["trainer", "task", "dataset", "backend", "role", "seed"]
+        if model["role"] != "main":
+            names += ["unique_layers", "max_loops"]
+        return tuple(model[name] for name in names)
+
+    def settings(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
+        asked = build(Measurement, {**preset.measurement, **world.measurement})
+        run = preset.run(world, arm, seed=0)
+        made = parts(run)
+        deepest = run.architecture.max_loops
+        if made.trainer.depth == "unique":
+            exits = [1]
+        elif arm.role == "dedicated":  # a control for one depth is asked at that depth
+            exits = [deepest]
+        else:
+            exits = list(check_exits(range(1, REACH * deepest + 1)))
+        observed = asked.settings(run, made)  # refuses unknown options before any training
+        sample_loops = [loops for loops in asked.sample_loops if loops in exits]
+        if asked.samples and not sample_loops:
+            if len(exits) > 1:
+                raise ValueError(f"measurement: none of sample_loops {asked.sample_loops} is among the exits {exits}")
+            sample_loops = exits  # a control has one depth
+        return {
+            **observed,
+            "exits": exits,
+            "sample_loops": sample_loops if asked.samples else [],
+            "diagnose_loops": [loops for loops in asked.diagnose_loops if loops in exits and len(exits) > 1],
+        }
+
+    def measure(self, model: Model, run: Run, settings: Mapping[str, Any]) -> Measured:
+        losses = heldout.evaluate(model, settings["exits"], settings["heldout_draws"])
+        measured = Measured(heldout_rows(losses, run.architecture), {"items": item_table(losses)})
+        measured = measured.with_part(SAMPLE_SCORES, lambda: sample_scores(model, settings))
+        if settings["diagnose_loops"]:
+            measured = measured.with_part("diagnostics", lambda: _diagnostics(model, settings))
+        return measured
+
+    def open_questions(self, jobs: Sequence[Job]) -> dict[str, str]:
+        main = [job.run for job in jobs if job.keys["role"] == "main"]
+        return {
+            claim: "; ".join(dict.fromkeys(without.values()))
+            for claim, conditions in RATIOS.items()
+            if (without := _between_loops(conditions, [(run.trainer, run.architecture.max_loops) for run in main]))
+        }
+
+    def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
+        found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
+        for where, cell in self.cells(rows):
+            main = cell[cell["role"] == "main"]
+            for claim, conditions in RATIOS.items():
+                named = COMPARED[claim]
+                if named <= set(main["trainer"]):
+                    seeds = set(main[main["trainer"].isin(named)]["seed"])
+                    shown = ratio_evidence(main, seeds, partial(_sides, main, conditions))
+                    sizes = main[["trainer", "max_loops"]].drop_duplicates().itertuples(index=False, name=None)
+                    without = {**shown.without, **_between_loops(conditions, sizes)}
+                    found[claim][where] = replace(shown, without=without)
+            norms = main[(main["trainer"] == "elt") & (main["metric"] == "late_update_norm")]
+            if len(norms):
+                sides = [norms[norms["stratum"] == quarter] for quarter in (NOISIEST, CLEANEST)]
+                effect = log_ratios(*sides)
+                absent = {"late-loops": sorted(set(main[main["trainer"] == "elt"]["seed"]) - set(effect.index))}
+                without = {"late-loops": said} if (said := without_ratio(*sides)) else {}
+                found["update-norms"][where] = Evidence({"late-loops": effect.to_numpy()}, None, absent, without)
+        return found
+
+    def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
+        return curves.summary(rows, further=arms.compared(rows))
+
+    def figure(self, rows: pd.DataFrame):
+        return curves.figure(rows)
+
+
+def _diagnostics(model: Model, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Convergence diagnostics at the exits on a few held-out items, and the update norms by quarter of denoising."""
+    clean = model.dataset.heldout().select(slice(DIAGNOSED_ITEMS))
+    (batch,) = model.task.heldout(clean, model.spec, stream(model.run.dataset, 0, "diagnosis"), 1)
+    rows = trajectory.diagnose(model, batch, settings["exits"], stability_exits=settings["diagnose_loops"])
+    quarters = trajectory.update_norms_by_noise(model, model.dataset.heldout())
+    rows += [{**row, "stratum": f"noise quarter {row['stratum']}"} for row in quarters]
+    return [{**row, "split": "heldout"} for row in rows]
+
+
+def _at(rows: pd.DataFrame, metric: str, trainer: str, multiple: float) -> pd.DataFrame:
+    """The rows of one trainer's metric at a multiple of its L_max."""
+    here = rows[(rows["trainer"] == trainer) & (rows["metric"] == metric) & rows["stratum"].isna()]
+    return here[here["loops"] == multiple * here["max_loops"]]
+
+
+def _between_loops(conditions: Mapping[str, Ratio], sizes: Iterable[tuple[str, int]]) -> dict[str, str]:
+    """The conditions that ask a model for a loop count which is no whole number, in words; sizes: (trainer, L_max)."""
+    found = {}
+    for trainer, max_loops in sizes:
+        for name, pair in conditions.items():
+            for asked, multiple in pair:
+                if asked == trainer and multiple * max_loops % 1:
+                    found[name] = (
+                        f"{multiple:g} times the L_max = {max_loops} of {trainer} is no loop count; an even max_loops "
+                        "can be asked"
+                    )
+    return found
+
+
+def _sides(rows: pd.DataFrame, conditions: Mapping[str, Ratio], metric: str) -> dict[str, Sides]:
+    pairs = conditions.items()
+    return {name: (_at(rows, metric, *above), _at(rows, metric, *below)) for name, (above, below) in pairs}

@@ -1,0 +1,139 @@
+"""What the rows say in plain sentences: where looping pays on this machine, the control, and our own path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from eltbench.studies.throughput.cells import counted
+from eltbench.studies.throughput.summary import PAYS, SPILLED, UNIT, summary
+
+PLACE = ["width", "effective_depth", "batch_size", "tokens", "precision", "block", "backend", "mode"]
+AIM = {"cpu": 0.95, "cuda": 0.90}  # of a whole sampler's time, in the bare loops
+WHERE = "where the unique layers exceed twice the cache"
+
+
+def sentences(rows: pd.DataFrame) -> list[str]:
+    """Where looping pays, by width, depth, batch, tokens, precision, block and mode; the control; the loops' share."""
+    table = summary(rows)
+    if table.empty:
+        return []
+    gone = table.loc[table["metric"].str.startswith(("skipped_", "failed_")), "name"]
+    table = table.assign(lacking=table["name"].isin(gone))  # no value in some process
+    return [*_where_it_pays(table), *_controls(table), *_shares(table)]
+
+
+def _where_it_pays(table: pd.DataFrame) -> Iterator[str]:
+    calls = table[(table["metric"] == "throughput_ratio") & (table["measure"] == "call") & table["mean"].notna()]
+    if calls.empty:
+        return
+    known = calls[calls["cache_bytes"].notna()]
+    spilled = known[known["unique_bytes"] > SPILLED * known["cache_bytes"]]
+    if known.empty:
+        yield "nothing can be said of where looping pays: the system does not say how large its cache is"
+    elif spilled.empty:
+        largest, cache = _mebibytes(known["unique_bytes"].max()), _mebibytes(known["cache_bytes"].iloc[0])
+        why = f"no layers ({largest} at most) exceed twice the cache ({cache})"
+        yield f"nothing can be said of where looping pays: {why}"
+    for place, here in spilled.groupby(PLACE, sort=False):
+        width, depth, batch, tokens, precision, block, backend, mode = place
+        shape = f"{depth} layers of width {width} at batch {batch} with {counted(int(str(tokens)), 'token')}"
+        where = f"{shape} ({block}, {precision}, {backend} {mode})"
+        quiet = here[(here["noisy"] == 0) & ~here["lacking"]].sort_values("block_bytes")
+        lacking = int(here["lacking"].sum())
+        out = {"noisy": len(here) - len(quiet) - lacking, "without a value in a process": lacking}
+        why = ", ".join(f"{number} of {counted(len(here), 'cell')} {what}" for what, number in out.items() if number)
+        yield _sentence(where, quiet, why) if len(quiet) else f"nothing can be said of {where}: {why}"
+
+
+def _sentence(where: str, here: pd.DataFrame, left_out: str) -> str:
+    """One place's sentence; `here` in ascending order of block bytes; and why further cells are left out."""
+    cache = float(here["cache_bytes"].iloc[0])
+    gains = ", ".join(f"{line['mean']:.2f}× at {_mebibytes(line['block_bytes'])}" for _, line in here.iterrows())
+    measured = f"measured: {gains}; the last cache is {_mebibytes(cache)}"
+    unsure = int(((here["low"] <= PAYS) & (here["high"] >= PAYS)).sum())
+    if unsure and len(here) > 1:
+        measured += f"; the intervals of {unsure} of {len(here)} cells hold {PAYS:.2f}"
+    if left_out:
+        measured += f"; left out: {left_out}"
+    return f"looping {_pays(here, cache)} for {where}, {WHERE} ({measured})"
+
+
+def _pays(here: pd.DataFrame, cache: float) -> str:
+    """In words, where the ratio exceeds PAYS, by the means; of blocks on one side of it, by their intervals."""
+    sizes, ratios = here["block_bytes"].to_numpy(float), here["mean"].to_numpy(float)
+    found = crossings(sizes, ratios)
+    more = f"(by more than {100 * (PAYS - 1):.0f} %)"
+    if not found:
+        which = "the one block" if len(sizes) == 1 else "every block"
+        if (here["low"] > PAYS).all():
+            return f"pays {more} at {which} measured"
+        if (here["high"] < PAYS).all():
+            return f"does not pay {more} at {which if len(sizes) == 1 else 'any block'} measured"
+        seems = "seems to pay" if ratios[0] > PAYS else "does not seem to pay"
+        return f"{seems} {more} at {which} measured, though an interval holds {PAYS:.2f}"
+    if len(found) > 1:
+        at = " and ".join(_mebibytes(each.size) for each in found)
+        which = "at some blocks and not at others, with no one bound"
+        return f"pays {more} {which}: the ratio crosses {PAYS:.2f} at about {at}"
+    (one,) = found
+    between = f"between the {_mebibytes(one.below)} and {_mebibytes(one.above)} measured"
+    size = f"{'below' if one.falls else 'above'} about {_mebibytes(one.size)} of block weights"
+    return f"pays {more} {size} ({one.size / cache:.2f} of the last cache, {between})"
+
+
+def _controls(table: pd.DataFrame) -> Iterator[str]:
+    for _, line in table[(table["metric"] == "self_ratio") & table["mean"].notna()].iterrows():
+        holds = line["low"] <= 1 <= line["high"]
+        verdict = "which holds 1, as it should" if holds else "which does not hold 1: no difference of that size counts"
+        said = f"a copy of a network takes {_interval(line)} of that network's time, {verdict}"
+        yield f"control: {_why_not(line) or said} ({line['name']})"
+
+
+def _shares(table: pd.DataFrame) -> Iterator[str]:
+    for _, line in table[(table["metric"] == "block_share") & table["mean"].notna()].iterrows():
+        aim = AIM["cuda" if str(line["device"]).startswith("cuda") else "cpu"]
+        met = "met" if line["low"] >= aim else "missed" if line["high"] < aim else "neither met nor missed for sure"
+        said = f"the bare loops take {_interval(line)} of the whole sampler's time, aim {aim:.2f}: {met}"
+        yield f"{_why_not(line) or said} ({line['name']})"
+
+
+def _why_not(line: pd.Series) -> str:
+    """Why nothing is said of a line; empty where it is quiet and every process gave a value."""
+    why = f"noisy in {line['noisy']} of {line['processes']}" if line["noisy"] else ""
+    why = why or ("without a value in a process" if line["lacking"] else "")
+    return f"nothing can be said of the {str(line['metric']).replace('_', ' ')}: {why}" if why else ""
+
+
+def _interval(line: pd.Series) -> str:
+    return f"{line['mean']:.3f} [{line['low']:.3f}, {line['high']:.3f}]"
+
+
+def _mebibytes(size: float) -> str:
+    return f"{size / UNIT:.3g} MiB"
+
+
+class Crossing(NamedTuple):
+    """Where the ratio crosses PAYS: the block size, whether it falls there, and the sizes measured beside it."""
+
+    size: float
+    falls: bool
+    below: float
+    above: float
+
+
+def crossings(sizes: np.ndarray, ratios: np.ndarray) -> list[Crossing]:
+    """Every crossing of PAYS, from sizes in ascending order; empty where there is none.
+
+    Between two sizes the ratio is taken to be linear in the logarithm of the size.
+    """
+    found = []
+    for place in range(len(sizes) - 1):
+        (low, high), (before, after) = sizes[place : place + 2], ratios[place : place + 2]
+        if (before > PAYS) != (after > PAYS):
+            share = (before - PAYS) / (before - after)
+            found.append(Crossing(float(low * (high / low) ** share), bool(before > PAYS), float(low), float(high)))
+    return found
