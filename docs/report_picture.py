@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from eltbench import studies
 from eltbench.core.atomic import replacing
 from eltbench.evidence import report
 
@@ -31,7 +32,7 @@ def main() -> int:
         print(f"error: none of {', '.join(names)} is here; install one", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as place:
-        page, *_ = report.write(ROOT / "results", Path(place) / "report.html")
+        page, *_ = report.write(ROOT / "results", Path(place) / "report.html", studies.claims())
         shot = Path(place) / "report.png"
         valued = [f"screenshot={shot}", f"window-size={WIDTH},{HEIGHT}", f"user-data-dir={place}/profile"]
         options = [f"--{name}" for name in (*SWITCHES.split(), *valued)]

@@ -199,10 +199,9 @@ def _needs(study: Study, models: Sequence[Model]) -> list[Need]:
         cells.setdefault(tuple((name, model[name]) for name in study.compared_within), []).append(place)
     needs = []
     for claim in study.claims:
-        sides = study.needs.get(claim, [{"role": "main"}])
         for cell, places in cells.items():
-            found = [[place for place in places if side.items() <= told[place].items()] for side in sides]
+            found = [[place for place in places if side.items() <= told[place].items()] for side in claim.needs]
             if all(found):
                 where = " ".join(value if isinstance(value, str) else f"{name} {value}" for name, value in cell)
-                needs.append(Need(claim, where, frozenset().union(*found)))
+                needs.append(Need(claim.id, where, frozenset().union(*found)))
     return needs

@@ -228,7 +228,7 @@ def report(arguments: list[str]) -> int:
     from eltbench.evidence.report import write
 
     asked = command_line.read(ReportCommand, "eltbench report", arguments)
-    for path in write(asked.results, asked.out, narrow=asked.narrow):
+    for path in write(asked.results, asked.out, studies.claims(), narrow=asked.narrow):
         print(path)
     return 0
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from eltbench import studies
 from eltbench.core import tables
 from eltbench.core.atomic import expanded
-from eltbench.evidence import claims, publishing
+from eltbench.evidence import publishing
 from eltbench.evidence.claims import Cell, Condition
 from eltbench.evidence.intervals import Interval, welch_interval
 from eltbench.evidence.regions import quantity
@@ -80,7 +80,7 @@ def compare(first: str | Path, second: str | Path, *, level: float = 0.95) -> li
         raise ValueError(f"{first} is of the study {name!r} and {second} of {other!r}; compare two of one study")
     pairs = [
         (claim.id, condition, *pair)
-        for claim in map(claims.claim, studies.get(name).claims)
+        for claim in studies.get(name).claims
         for condition in claim.conditions
         for pair in _paired(left.get((claim.id, condition.name), []), right.get((claim.id, condition.name), []))
     ]

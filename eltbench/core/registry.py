@@ -76,6 +76,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, plural: str, builtin: dict[str, str] | None = None, base: str = "") -> None:
         self.kind, self.plural, self.base = kind, plural, base
         self.group = f"eltbench.{plural}"  # of entry points
+        self.builtin = tuple(builtin or ())
         self._entries: dict[str, type[T] | str] = dict(builtin or {})
         self._plugins_read = False
 

@@ -18,17 +18,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
 from eltbench.core.validation import unknown
 from eltbench.evidence.intervals import Interval, NonFiniteError, cohens_dz, paired_interval, percent
 from eltbench.evidence.regions import Region, Scale, Verdict, quantity
-from eltbench.studies.audit import paper
 
 FEWEST_SEEDS = 3  # fewer give no verdict; six claims then need |mean|/sd of 6.3, and of 2.2 at five seeds
 STRONGEST: tuple[Verdict, ...] = ("contradicted", "inconclusive", "supported")  # the first decides of several
@@ -39,57 +36,41 @@ COVERS = (
 
 
 class Condition(NamedTuple):
-    """One estimand of a claim: its key, what is compared, the scale, and the region on that scale."""
+    """One estimand of a claim: its key, what is compared, and the region on its scale.
+
+    compares: what the study's evidence needs to know of it, such as the two models of a ratio.
+    """
 
     name: str
     estimand: str
-    scale: Scale
     region: Region
+    scale: Scale = "log-ratio"
+    compares: Any = None
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper with its conditions; `words` is the region as claims.csv puts it.
+    """A statement with its conditions, declared beside the study that decides it, before anything is run.
 
-    `conditions` is empty where the words are no interval of a per-seed effect: operating-point (a regret over tiers).
+    kind: headline, mechanism or limitation of the paper, or open question. needs: the models whose rows are compared,
+    by what columns say of each; a plan with a limited budget keeps these first. undecidable: why no row of one command
+    could decide it; a claim without conditions has one.
     """
 
     id: str
     kind: str
     statement: str
-    words: str
-    paper_section: str
-    reference: str
-    study: str
     conditions: tuple[Condition, ...]
+    paper_section: str = ""
+    reference: str = ""
+    needs: tuple[Mapping[str, Any], ...] = ({"role": "main"},)
+    undecidable: str = ""
 
-
-@cache
-def claims() -> tuple[Claim, ...]:
-    """Every claim in the order of claims.csv, its conditions from conditions.csv (bounds of log-ratios as ratios)."""
-    conditions: dict[str, list[Condition]] = {}
-    for row in paper.table("conditions").itertuples(index=False):
-        low, high = _bound(row.above, row.scale, -math.inf), _bound(row.below, row.scale, math.inf)
-        condition = Condition(str(row.condition), str(row.estimand), cast(Scale, row.scale), Region(low, high))
-        conditions.setdefault(str(row.claim), []).append(condition)
-    table = paper.table("claims").rename(columns={"claim": "statement", "region": "words"})
-    return tuple(
-        Claim(**cast("dict[str, str]", row), conditions=tuple(conditions.get(row["id"], ())))
-        for row in table.to_dict("records")
-    )
-
-
-def claim(name: str) -> Claim:
-    """The claim with the id `name`; an unknown one raises ValueError with the near miss."""
-    found = {entry.id: entry for entry in claims()}
-    if name not in found:
-        raise ValueError(unknown("claim", name, list(found)))
-    return found[name]
-
-
-def claims_of(study: str) -> tuple[Claim, ...]:
-    """The claims that `study` decides by itself; their number is the `comparisons` of its decisions."""
-    return tuple(entry for entry in claims() if entry.study == study)
+    def __post_init__(self) -> None:
+        if not self.conditions and not self.undecidable:
+            raise ValueError(f"claim {self.id!r} has no condition to decide by; give one, or say why it is undecidable")
+        if len({condition.name for condition in self.conditions}) < len(self.conditions):
+            raise ValueError(f"claim {self.id!r} names a condition twice: {[each.name for each in self.conditions]}")
 
 
 class Cell(NamedTuple):
@@ -244,7 +225,7 @@ def decide(
     evidence whose conditions are not the claim's.
     """
     if not claim.conditions:
-        raise ValueError(f"claim {claim.id!r} has no interval to decide by: its region is {claim.words!r}")
+        raise ValueError(f"claim {claim.id!r} has no interval to decide by: {claim.undecidable}")
 
     def find(witness: str, effects: ArrayLike, scale: Scale, region: Region, counts: bool = False) -> Finding:
         try:
@@ -341,12 +322,6 @@ def _check_names(claim: Claim, cell: Cell, shown: Evidence) -> None:
             f"claim {claim.id!r} in {'/'.join(cell)} lacks conditions {missing}; "
             "give an empty array where nothing was measured"
         )
-
-
-def _bound(value: Any, scale: Any, absent: float) -> float:
-    if pd.isna(value):
-        return absent
-    return math.log(value) if scale == "log-ratio" else float(value)
 
 
 def _plain(value: float | None) -> float | None:

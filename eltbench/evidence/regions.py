@@ -26,6 +26,11 @@ class Region:
         if not self.low < self.high or (math.isinf(self.low) and math.isinf(self.high)):
             raise ValueError(f"region: low must lie below high and one be finite, given ({self.low}, {self.high})")
 
+    @classmethod
+    def of_ratio(cls, above: float = 0.0, below: float = math.inf) -> Region:
+        """The region of a log-ratio, its bounds given as ratios: `of_ratio(below=1.02)` is "below +2 %"."""
+        return cls(math.log(above) if above else -math.inf, math.log(below))
+
     def verdict(self, interval: Interval) -> Verdict:
         """Supported inside the region, contradicted where disjoint from it, inconclusive otherwise."""
         if interval.high <= self.low or interval.low >= self.high:

@@ -40,13 +40,12 @@ def decide_all(study: Study, rows: pd.DataFrame, *, presets: Sequence[Preset] | 
         evidence = learned.withheld(study, rows, presets, evidence)
     shared: dict[str, Any] = {"level": LEVEL, "comparisons": len(study.claims)}
     found = []
-    for id in study.claims:
-        claim = claims.claim(id)
-        if id in study.undecidable:
-            found.append(Decision(claim, "inconclusive", study.undecidable[id], **shared, cells=()))
+    for claim in study.claims:
+        if claim.undecidable:
+            found.append(Decision(claim, "inconclusive", claim.undecidable, **shared, cells=()))
         else:
-            decision = claims.decide(claim, evidence.get(id, {}), **shared, preset_is_smoke=smoke)
-            absent = "" if decision.cells else study.why_nothing(rows, id)
+            decision = claims.decide(claim, evidence.get(claim.id, {}), **shared, preset_is_smoke=smoke)
+            absent = "" if decision.cells else study.why_nothing(rows, claim)
             found.append(replace(decision, reason=absent) if absent else decision)
     return found
 

@@ -6,8 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from eltbench.core.registry import Registry
+from eltbench.core.validation import unknown
 
 if TYPE_CHECKING:
+    from eltbench.evidence.claims import Claim
     from eltbench.studies.base import Measured, Study
 
 registry: Registry[Study] = Registry(
@@ -25,7 +27,20 @@ registry: Registry[Study] = Registry(
 )
 register, get, create, names = registry.register, registry.get, registry.create, registry.names
 
-__all__ = ["Measured", "Study", "create", "get", "names", "register", "registry"]
+__all__ = ["Measured", "Study", "claim", "claims", "create", "get", "names", "register", "registry"]
+
+
+def claims() -> dict[str, tuple[Claim, ...]]:
+    """The claims of every built-in study, those for which there is no world yet among them."""
+    return {name: (*(study := get(name)).claims, *study.unasked) for name in registry.builtin}
+
+
+def claim(id: str) -> Claim:
+    """The claim with this id; an unknown one raises ValueError with the near miss."""
+    known = {claim.id: claim for its in claims().values() for claim in its}
+    if id not in known:
+        raise ValueError(unknown("claim", id, list(known)))
+    return known[id]
 
 
 def __getattr__(name: str) -> Any:

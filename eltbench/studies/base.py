@@ -12,8 +12,7 @@ import pyarrow as pa
 
 from eltbench.core.config import Run
 from eltbench.core.validation import unknown
-from eltbench.evidence import claims
-from eltbench.evidence.claims import COVERS, Cell, Evidence
+from eltbench.evidence.claims import COVERS, Cell, Claim, Evidence
 from eltbench.evidence.results import CELL, describe
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training.identity import run_id, source
@@ -56,15 +55,10 @@ class Study(ABC):
     version: ClassVar[int]
     columns: ClassVar[dict[str, pa.DataType]]  # key columns beyond the shared ones
     trained: ClassVar[bool] = True  # whether its rows are of trained models, which must have learned to be judged
-    claims: ClassVar[tuple[str, ...]]  # the claims it decides; their number widens the intervals
-    needs: ClassVar[Mapping[str, Sequence[Mapping[str, Any]]]] = {}
-    """The models whose rows a claim compares, by what columns say of each; a claim not named compares all of role main.
-
-    A plan with a limited budget keeps these first.
-    """
+    claims: ClassVar[tuple[Claim, ...]]  # those it decides; their number widens the intervals
+    unasked: ClassVar[tuple[Claim, ...]] = ()  # those it would decide, had it a world for them
     compared_within: ClassVar[tuple[str, ...]] = ("task", "dataset", "backend")  # columns that name a claim's cell
     covers: ClassVar[str] = COVERS  # what its intervals cover
-    undecidable: ClassVar[Mapping[str, str]] = {}  # claims that no row of one command could decide, and why
 
     def main(self, arguments: Sequence[str] | None) -> int | None:
         """Run a command line of the study's own; None where it has the one that studies of trained runs share."""
@@ -106,13 +100,8 @@ class Study(ABC):
         return jobs
 
     def _check_claims(self, columns: list[str]) -> None:
-        """Raise ValueError where the class names a claim that there is not, or a column that no model has."""
-        try:
-            for id in self.claims:
-                claims.claim(id)
-        except ValueError as error:
-            raise ValueError(f"study {self.name!r}: {error}") from None
-        named = {f"the needs of claim {id!r}": set().union(*its) for id, its in self.needs.items()}
+        """Raise ValueError where the class names a column that no model has."""
+        named = {f"the needs of claim {claim.id!r}": set().union(*claim.needs) for claim in self.claims}
         for where, names in {**named, "compared_within": set(self.compared_within)}.items():
             for name in sorted(names - set(columns)):
                 raise ValueError(f"study {self.name!r}: {unknown(f'column in {where}', name, columns)}")
@@ -152,14 +141,14 @@ class Study(ABC):
         return []
 
     def open_questions(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """Claims that the rows of these jobs could not decide, and why; the command says it before any training."""
+        """Ids of claims that the rows of these jobs could not decide, and why; the command says it before training."""
         return {}
 
     def told(self, rows: pd.DataFrame) -> dict[str, Any]:
         """What claims.json says beside the claims, as plain JSON values."""
         return {}
 
-    def why_nothing(self, rows: pd.DataFrame, claim: str) -> str:
+    def why_nothing(self, rows: pd.DataFrame, claim: Claim) -> str:
         """Why no cell of these rows speaks to a claim; empty where no more can be said than that."""
         return ""
 

@@ -81,7 +81,8 @@ def _compared(study: Study, claim: str, ends: pd.DataFrame) -> pd.DataFrame:
     def chosen(model: Mapping[str, Any]) -> pd.Series[bool]:
         return (ends[list(model)] == pd.Series(model)).all(axis=1)
 
-    models = study.needs.get(claim, [{"role": "main"}] if "role" in ends else [{}])
+    needs = next(each.needs for each in study.claims if each.id == claim)
+    models = [{name: value for name, value in model.items() if name in ends} for model in needs]
     return ends[pd.concat([chosen(model) for model in models], axis=1).any(axis=1)]
 
 

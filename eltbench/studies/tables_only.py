@@ -20,7 +20,7 @@ from eltbench.core.atomic import check_writable
 from eltbench.core.config import Run
 from eltbench.core.provenance import provenance, row_provenance
 from eltbench.evidence import publishing, verdicts
-from eltbench.evidence.claims import Cell, Evidence
+from eltbench.evidence.claims import Cell, Claim, Evidence
 from eltbench.evidence.schema import row_schema, validate
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.presets import Arm, Preset, World
@@ -33,7 +33,7 @@ PIPED_WIDTH = 160  # columns of the tables where stdout is no terminal
 class Reading(Study):
     """A study without runs: it plans none, decides no claim by seeds, and `read` gives its rows."""
 
-    claims: ClassVar[tuple[str, ...]] = ()
+    claims: ClassVar[tuple[Claim, ...]] = ()
     source: ClassVar[str]  # what is read; the rows carry it as their preset
 
     @abstractmethod

@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from eltbench.evidence.claims import Cell, Evidence, Witness, claims_of, decide
+from eltbench import studies
+from eltbench.evidence.claims import Cell, Evidence, Witness, decide
 from eltbench.evidence.intervals import log_ratio, pair_by_seed, paired_interval
 
 DRAWS = 2000
 CELL = Cell("diffusion", "digits", "torch")
-SIX = claims_of("extrapolation")
+SIX = studies.get("extrapolation").claims
 
 
 def assert_rate(count, stated, *, at_most=False, draws=DRAWS):

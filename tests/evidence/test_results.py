@@ -396,7 +396,7 @@ class TestProvenance:
         (package / "__init__.py").write_text("")
         from eltbench.core import provenance as module
 
-        monkeypatch.setattr(module, "__file__", str(package / "provenance.py"))
+        monkeypatch.setattr(module, "__file__", str(package / "core" / "provenance.py"))
         assert module._commit.__wrapped__() == {"git_commit": None, "git_dirty": None}
 
     def test_a_changed_file_of_the_package_is_dirt_and_other_files_are_not(self, tmp_path, monkeypatch):
@@ -416,7 +416,7 @@ class TestProvenance:
         git("commit", "-qm", "first")
         from eltbench.core import provenance as module
 
-        monkeypatch.setattr(module, "__file__", str(package / "provenance.py"))
+        monkeypatch.setattr(module, "__file__", str(package / "core" / "provenance.py"))
         (tmp_path / "results.csv").write_text("new results")
         assert module._commit.__wrapped__() == {"git_commit": git("rev-parse", "HEAD"), "git_dirty": False}
         (package / "__init__.py").write_text("changed = True")

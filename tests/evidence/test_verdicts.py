@@ -15,7 +15,7 @@ from synthetic_rows import frame, losses
 
 from eltbench import studies
 from eltbench.evidence import verdicts
-from eltbench.evidence.claims import Cell, Evidence, Witness, claim, decide
+from eltbench.evidence.claims import Cell, Evidence, Witness, decide
 
 DIGITS, RELAY = Cell("diffusion", "digits", "torch"), Cell("masked", "relay", "torch")
 CLAIMS = ("elastic", "vanilla-collapse", "vanilla-parity", "over-iteration", "modest-extrapolation", "update-norms")
@@ -23,7 +23,7 @@ FIVE = [0.301, 0.302, 0.299, 0.303, 0.3]
 
 
 def decided(name, evidence, **settings):
-    return decide(claim(name), evidence, comparisons=6, **settings)
+    return decide(studies.claim(name), evidence, comparisons=6, **settings)
 
 
 @pytest.fixture

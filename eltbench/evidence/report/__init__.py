@@ -5,9 +5,11 @@ Nothing on the page is fetched from elsewhere: pictures are part of the file, an
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from eltbench.core.atomic import check_writable, expanded, replacing, write_text
+from eltbench.evidence.claims import Claim
 from eltbench.evidence.report import page, published
 from eltbench.evidence.report.booklet import booklet_of
 from eltbench.evidence.report.published import Published
@@ -15,11 +17,12 @@ from eltbench.evidence.report.published import Published
 __all__ = ["write"]
 
 
-def write(results: Path, out: Path, *, narrow: bool = False) -> tuple[Path, ...]:
+def write(results: Path, out: Path, asked: Mapping[str, Sequence[Claim]], *, narrow: bool = False) -> tuple[Path, ...]:
     """Write `out` (HTML) and, where a figure is there, a PDF of all beside it; returns what was written.
 
-    narrow: also presets made to show the way (smoke, quick). A folder that cannot be read is named on the page with its
-    reason. Raises ValueError where `results` holds no rows, and for a place that cannot be written.
+    asked: the claims of every study. narrow: also presets made to show the way (smoke, quick). A folder that cannot be
+    read is named on the page with its reason. Raises ValueError where `results` holds no rows, and for a place that
+    cannot be written.
     """
     results, out = expanded(results), expanded(out)
     if out.suffix != ".html":
@@ -30,7 +33,7 @@ def write(results: Path, out: Path, *, narrow: bool = False) -> tuple[Path, ...]
     for folder in published.folders(results, narrow=narrow):
         try:
             each = published.read(folder)
-            page.render([each], {})
+            page.render([each], {}, asked)
         except Exception as error:  # files of strangers: one folder, however odd, must not cost the others
             unreadable[str(folder)] = (
                 str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -40,7 +43,7 @@ def write(results: Path, out: Path, *, narrow: bool = False) -> tuple[Path, ...]
     if not found and not unreadable:
         raise ValueError(f"{results} holds no results: run a study, for example python -m eltbench.studies.audit")
     booklet, unbound = booklet_of(found)
-    write_text(out, page.render(found, {**unreadable, **unbound}))
+    write_text(out, page.render(found, {**unreadable, **unbound}, asked))
     if booklet is None:
         return (out,)
     with replacing(out.with_suffix(".pdf")) as temporary:

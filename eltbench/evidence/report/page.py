@@ -19,7 +19,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from eltbench.evaluation.quality.pictures import ABOUT
-from eltbench.evidence import claims, verdicts
+from eltbench.evidence import verdicts
+from eltbench.evidence.claims import COVERS, Claim
 from eltbench.evidence.report.forest import forest
 from eltbench.evidence.report.published import Published
 from eltbench.evidence.schema import CONTROL
@@ -29,8 +30,8 @@ MARKS = {"supported": "✔", "contradicted": "✘", "inconclusive": "?"}  # a ve
 FIGURE_WIDTH = 1400  # pixels; wider figures are made smaller, the PDF keeps every detail
 
 
-def render(found: Sequence[Published], unreadable: Mapping[str, str]) -> str:
-    """The page as HTML; `unreadable`: folder → why it is left out."""
+def render(found: Sequence[Published], unreadable: Mapping[str, str], asked: Mapping[str, Sequence[Claim]]) -> str:
+    """The page as HTML; unreadable: folder → why it is left out. asked: the claims of every study."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"duration": duration, "picture": _picture, "caption": _caption}
     template = environment.from_string((files(__package__) / "page.html").read_text(encoding="utf-8"))
@@ -38,9 +39,9 @@ def render(found: Sequence[Published], unreadable: Mapping[str, str]) -> str:
         claims=_claims(found),
         found=found,
         unreadable=unreadable,
-        undecided=_undecided(found),
+        undecided=_undecided(found, asked),
         limits=limits(),
-        covers=claims.COVERS,
+        covers=COVERS,
         marks=MARKS,
         machines=_machines(found),
     )
@@ -88,12 +89,13 @@ def _lines(decided: Mapping[str, Any]) -> list[dict[str, Any]]:
     return lines
 
 
-def _undecided(found: Sequence[Published]) -> list[dict[str, str]]:
-    """The paper's claims that no result here decides, and what would."""
+def _undecided(found: Sequence[Published], claims: Mapping[str, Sequence[Claim]]) -> list[dict[str, str]]:
+    """The claims, by study, that no result here decides, and the study that would."""
     here = {id for published in found for id, decided in published.claims.items() if decided["cells"]}
     return [
-        {"id": claim.id, "statement": claim.statement, "study": claim.study}
-        for claim in claims.claims()
+        {"id": claim.id, "statement": claim.statement, "study": study}
+        for study, its in claims.items()
+        for claim in its
         if claim.id not in here
     ]
 

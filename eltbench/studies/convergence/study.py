@@ -24,6 +24,7 @@ from eltbench.studies.base import Measured, Study
 from eltbench.studies.convergence import arrivals as targets
 from eltbench.studies.convergence import tables as training_curves
 from eltbench.studies.convergence import variants
+from eltbench.studies.convergence.claims import CLAIMS
 from eltbench.studies.convergence.variants import VARIANTS
 from eltbench.studies.heldout_rows import Observation, heldout_rows
 from eltbench.studies.paired import SAMPLE_SCORES
@@ -50,11 +51,7 @@ class Convergence(Study):
         "sampling_steps": pa.int64(),
         "guidance_scale": pa.float64(),
     }
-    claims = ("convergence", "lambda-insensitive")
-    needs: ClassVar = {
-        "convergence": [{"trainer": "elt", "role": "main"}, {"trainer": "unique-depth"}],
-        "lambda-insensitive": [{"trainer": "elt", "role": role} for role in ("main", "cosine")],
-    }
+    claims = CLAIMS
 
     def cell(self, model: Mapping[str, Any]) -> tuple[Any, ...]:
         """A trainer has one main model a world and one of each variant; a further size has a role of its own."""
@@ -118,7 +115,7 @@ class Convergence(Study):
         return super().final_losses(variants.ended(rows, "heldout_loss"))
 
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
-        found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
+        found: dict[str, dict[Cell, Evidence]] = {claim.id: {} for claim in self.claims}
         for where, here in self.cells(rows):
             for claim, evidence in (
                 ("convergence", targets.elt_over_unique(here)),

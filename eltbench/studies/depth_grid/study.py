@@ -8,9 +8,9 @@ the study extrapolation wherever trainer, world, architecture and optimisation a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 import pyarrow as pa
@@ -21,12 +21,13 @@ from eltbench.core.validation import build
 from eltbench.evaluation import heldout
 from eltbench.evaluation.quality.samples import sample_scores
 from eltbench.evaluation.speed.timing import call_seconds
-from eltbench.evidence.claims import Cell, Evidence
+from eltbench.evidence.claims import Cell, Claim, Condition, Evidence
 from eltbench.evidence.results import CELL
 from eltbench.studies import register
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.depth_grid import figure as frontier_figure
 from eltbench.studies.depth_grid import tables as frontier
+from eltbench.studies.depth_grid.claims import CLAIMS, DEDICATED, Trained
 from eltbench.studies.heldout_rows import Observation, check_repeats, heldout_rows, item_table
 from eltbench.studies.paired import SAMPLE_SCORES, Sides, log_ratios, ratio_evidence, without_ratio
 from eltbench.studies.presets import Arm, Preset, World
@@ -35,36 +36,6 @@ from eltbench.training.model import Model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-class Trained(NamedTuple):
-    """A model at the loop count that it was trained for."""
-
-    trainer: str
-    role: str
-    unique_layers: int
-    max_loops: int
-
-
-def elt(unique_layers: int, max_loops: int) -> Trained:
-    """ELT of one size, as the grid trains it."""
-    return Trained("elt", "main", unique_layers, max_loops)
-
-
-UNIQUE = Trained("unique-depth", "equal-compute", 8, 1)
-DEDICATED = {loops: Trained("no-ilsd", "dedicated", 2, loops) for loops in (1, 2, 4, 8)}
-
-# claim → condition → numerator over denominator
-RATIOS: dict[str, dict[str, tuple[Trained, Trained]]] = {
-    "small-n": {"small-block": (elt(1, 8), elt(4, 2))},
-    "iso-compute": {"quarter": (elt(2, 4), UNIQUE)},
-    "iso-compute-gain": {"half": (elt(4, 2), UNIQUE)},
-    "diminishing-loops": {"small-block": (elt(1, 8), elt(2, 4))},
-}
-NEEDS = {
-    claim: [model._asdict() for pair in conditions.values() for model in pair] for claim, conditions in RATIOS.items()
-}
-NEEDS["diminishing-loops"] += [model._asdict() for model in DEDICATED.values()]
 
 
 FURTHEST = 16  # multiple of L_max that may be asked of a model: what rows may hold
@@ -105,8 +76,7 @@ class DepthGrid(Study):
         "batch_size": pa.int64(),  # items of a timed call
         "threads": pa.int64(),  # of a timed call
     }
-    claims = ("small-n", "iso-compute", "iso-compute-gain", "diminishing-loops")
-    needs = NEEDS
+    claims = CLAIMS
     compared_within = ("task", "world", "backend", "width")
 
     def cell(self, model: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -152,12 +122,13 @@ class DepthGrid(Study):
                 yield cell if len(widths) == 1 else cell._replace(dataset=f"{cell.dataset} width={width}"), here
 
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
-        found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
+        found: dict[str, dict[Cell, Evidence]] = {claim.id: {} for claim in self.claims}
         for cell, here in self.cells(rows):
-            for claim, conditions in RATIOS.items():
-                shown = _diminishing(here) if claim == "diminishing-loops" else _ratios(here, conditions)
+            for claim in self.claims:
+                gains = claim.id == "diminishing-loops"
+                shown = _diminishing(here, claim) if gains else _ratios(here, claim.conditions)
                 if shown is not None:
-                    found[claim][cell] = shown
+                    found[claim.id][cell] = shown
         return found
 
     def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -182,12 +153,15 @@ def _at_its_depth(rows: pd.DataFrame, metric: str, model: Trained) -> pd.DataFra
     return here
 
 
-def _ratios(rows: pd.DataFrame, conditions: Mapping[str, tuple[Trained, Trained]]) -> Evidence | None:
+def _ratios(rows: pd.DataFrame, conditions: Sequence[Condition]) -> Evidence | None:
     """The evidence of conditions that compare two models; None where a world lacks one of them."""
 
     def sides(metric: str) -> dict[str, Sides]:
-        pairs = conditions.items()
-        return {name: (_at_its_depth(rows, metric, a), _at_its_depth(rows, metric, b)) for name, (a, b) in pairs}
+        found = {}
+        for condition in conditions:
+            above, below = (_at_its_depth(rows, metric, model) for model in condition.compares)
+            found[condition.name] = above, below
+        return found
 
     frames = [frame for pair in sides("heldout_loss").values() for frame in pair]
     if any(frame.empty for frame in frames):
@@ -195,7 +169,7 @@ def _ratios(rows: pd.DataFrame, conditions: Mapping[str, tuple[Trained, Trained]
     return ratio_evidence(rows, {seed for frame in frames for seed in frame["seed"]}, sides)
 
 
-def _diminishing(rows: pd.DataFrame) -> Evidence | None:
+def _diminishing(rows: pd.DataFrame, claim: Claim) -> Evidence | None:
     """The evidence of diminishing-loops: its ratio, and ln(loss at 1 / at 2 loops) − ln(loss at 4 / at 8 loops).
 
     Gains are log-ratios, the stricter reading: were the loss to halve at every doubling, the differences of losses
@@ -203,10 +177,11 @@ def _diminishing(rows: pd.DataFrame) -> Evidence | None:
     """
     sides = {loops: _at_its_depth(rows, "heldout_loss", model) for loops, model in DEDICATED.items()}
     measured = not any(frame.empty for frame in sides.values())
-    ratio = _ratios(rows, RATIOS["diminishing-loops"])
+    _, small_block = claim.conditions
+    ratio = _ratios(rows, [small_block])
     if ratio is None and not measured:
         return None
-    ratio = ratio or Evidence(dict.fromkeys(RATIOS["diminishing-loops"], ()))
+    ratio = ratio or Evidence({small_block.name: ()})
     gain, absent = pd.Series(dtype=float), []
     if measured:
         early, late = log_ratios(sides[1], sides[2]), log_ratios(sides[4], sides[8])

@@ -29,6 +29,7 @@ from eltbench.evidence.claims import Cell, Evidence
 from eltbench.studies import register
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.disagreement import tables as disagreement_tables
+from eltbench.studies.disagreement.claims import CLAIMS
 from eltbench.studies.heldout_rows import check_repeats
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training.loop import Parts, parts
@@ -99,8 +100,7 @@ class Disagreement(Study):
         "guidance_scale": pa.float64(),
         "reason": pa.string(),  # why a value is missing, or what was chosen
     }
-    claims = ("exit-disagreement", "exit-convergence", "calibrated-stopping")
-    needs: ClassVar = dict.fromkeys(claims, ({"trainer": "elt", "role": "main"},))
+    claims = CLAIMS
 
     def settings(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
         asked = self._asked(preset, world)
@@ -191,7 +191,7 @@ class Disagreement(Study):
         return risks[(risks["scope"] == "pooled") & (risks["loops"] == risks["max_loops"])]
 
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
-        found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
+        found: dict[str, dict[Cell, Evidence]] = {claim.id: {} for claim in self.claims}
         elt = rows[(rows["trainer"] == "elt") & (rows["role"] == "main")]
         for where, here in self.cells(elt):
             seeds = set(here["seed"])

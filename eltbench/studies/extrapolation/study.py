@@ -20,10 +20,11 @@ from eltbench.core.streams import stream
 from eltbench.core.validation import build
 from eltbench.evaluation import heldout, trajectory
 from eltbench.evaluation.quality.samples import sample_scores
-from eltbench.evidence.claims import Cell, Evidence
+from eltbench.evidence.claims import Cell, Claim, Evidence
 from eltbench.studies import curves, register
 from eltbench.studies.base import Measured, Study
-from eltbench.studies.extrapolation import gaps as arms
+from eltbench.studies.extrapolation import gaps
+from eltbench.studies.extrapolation.claims import CLAIMS, UNASKED, At
 from eltbench.studies.heldout_rows import Observation, heldout_rows, item_table
 from eltbench.studies.paired import SAMPLE_SCORES, Sides, log_ratios, ratio_evidence, without_ratio
 from eltbench.studies.presets import Arm, Preset, World
@@ -34,25 +35,6 @@ from eltbench.training.model import Model
 REACH = 3  # losses are measured up to this multiple of L_max
 DIAGNOSED_ITEMS = 64
 CLEANEST, NOISIEST = "noise quarter 0", "noise quarter 3"
-
-# claim → condition → (trainer, loops) over (trainer, loops), loops as multiples of L_max
-At = tuple[str, float]
-Ratio = tuple[At, At]
-RATIOS: dict[str, dict[str, Ratio]] = {
-    "elastic": {"half": (("elt", 0.5), ("elt", 1))},
-    "over-iteration": {"triple": (("elt", 3), ("elt", 1))},
-    "modest-extrapolation": {"one-and-a-half": (("elt", 1.5), ("elt", 1))},
-    "vanilla-parity": {"at-max": (("no-ilsd", 1), ("elt", 1))},
-    "vanilla-collapse": {
-        "half": (("no-ilsd", 0.5), ("no-ilsd", 1)),
-        "double": (("no-ilsd", 2), ("no-ilsd", 1)),
-    },
-}
-COMPARED = {claim: {side[0] for pair in conditions.values() for side in pair} for claim, conditions in RATIOS.items()}
-NEEDS = {
-    claim: [{"trainer": trainer, "role": "main"} for trainer in sorted(trainers)]
-    for claim, trainers in {**COMPARED, "update-norms": {"elt"}}.items()
-}
 
 
 @dataclass(frozen=True)
@@ -81,8 +63,8 @@ class Extrapolation(Study):
         "sampling_steps": pa.int64(),
         "guidance_scale": pa.float64(),
     }
-    claims = ("elastic", "vanilla-collapse", "vanilla-parity", "over-iteration", "modest-extrapolation", "update-norms")
-    needs = NEEDS
+    claims = CLAIMS
+    unasked = UNASKED
     sample_pictures = True
 
     def cell(self, model: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -125,25 +107,22 @@ class Extrapolation(Study):
         return measured
 
     def open_questions(self, jobs: Sequence[Job]) -> dict[str, str]:
-        main = [job.run for job in jobs if job.keys["role"] == "main"]
-        return {
-            claim: "; ".join(dict.fromkeys(without.values()))
-            for claim, conditions in RATIOS.items()
-            if (without := _between_loops(conditions, [(run.trainer, run.architecture.max_loops) for run in main]))
-        }
+        sizes = [(job.run.trainer, job.run.architecture.max_loops) for job in jobs if job.keys["role"] == "main"]
+        found = {claim.id: _between_loops(claim, sizes) for claim in self.claims}
+        return {claim: "; ".join(dict.fromkeys(without.values())) for claim, without in found.items() if without}
 
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
-        found: dict[str, dict[Cell, Evidence]] = {claim: {} for claim in self.claims}
+        found: dict[str, dict[Cell, Evidence]] = {claim.id: {} for claim in self.claims}
         for where, cell in self.cells(rows):
             main = cell[cell["role"] == "main"]
-            for claim, conditions in RATIOS.items():
-                named = COMPARED[claim]
-                if named <= set(main["trainer"]):
+            for claim in self.claims:
+                named = {side.trainer for condition in claim.conditions for side in condition.compares or ()}
+                if named and named <= set(main["trainer"]):
                     seeds = set(main[main["trainer"].isin(named)]["seed"])
-                    shown = ratio_evidence(main, seeds, partial(_sides, main, conditions))
+                    shown = ratio_evidence(main, seeds, partial(_sides, main, claim))
                     sizes = main[["trainer", "max_loops"]].drop_duplicates().itertuples(index=False, name=None)
-                    without = {**shown.without, **_between_loops(conditions, sizes)}
-                    found[claim][where] = replace(shown, without=without)
+                    without = {**shown.without, **_between_loops(claim, sizes)}
+                    found[claim.id][where] = replace(shown, without=without)
             norms = main[(main["trainer"] == "elt") & (main["metric"] == "late_update_norm")]
             if len(norms):
                 sides = [norms[norms["stratum"] == quarter] for quarter in (NOISIEST, CLEANEST)]
@@ -154,7 +133,7 @@ class Extrapolation(Study):
         return found
 
     def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
-        return curves.summary(rows, further=arms.compared(rows))
+        return curves.summary(rows, further=gaps.compared(rows))
 
     def figure(self, rows: pd.DataFrame):
         return curves.figure(rows)
@@ -170,26 +149,26 @@ def _diagnostics(model: Model, settings: Mapping[str, Any]) -> list[dict[str, An
     return [{**row, "split": "heldout"} for row in rows]
 
 
-def _at(rows: pd.DataFrame, metric: str, trainer: str, multiple: float) -> pd.DataFrame:
+def _at(rows: pd.DataFrame, metric: str, side: At) -> pd.DataFrame:
     """The rows of one trainer's metric at a multiple of its L_max."""
-    here = rows[(rows["trainer"] == trainer) & (rows["metric"] == metric) & rows["stratum"].isna()]
-    return here[here["loops"] == multiple * here["max_loops"]]
+    here = rows[(rows["trainer"] == side.trainer) & (rows["metric"] == metric) & rows["stratum"].isna()]
+    return here[here["loops"] == side.multiple * here["max_loops"]]
 
 
-def _between_loops(conditions: Mapping[str, Ratio], sizes: Iterable[tuple[str, int]]) -> dict[str, str]:
+def _between_loops(claim: Claim, sizes: Iterable[tuple[str, int]]) -> dict[str, str]:
     """The conditions that ask a model for a loop count which is no whole number, in words; sizes: (trainer, L_max)."""
     found = {}
     for trainer, max_loops in sizes:
-        for name, pair in conditions.items():
-            for asked, multiple in pair:
-                if asked == trainer and multiple * max_loops % 1:
-                    found[name] = (
-                        f"{multiple:g} times the L_max = {max_loops} of {trainer} is no loop count; an even max_loops "
-                        "can be asked"
+        for condition in claim.conditions:
+            for side in condition.compares or ():
+                if side.trainer == trainer and side.multiple * max_loops % 1:
+                    found[condition.name] = (
+                        f"{side.multiple:g} times the L_max = {max_loops} of {trainer} is no loop count; an even "
+                        "max_loops can be asked"
                     )
     return found
 
 
-def _sides(rows: pd.DataFrame, conditions: Mapping[str, Ratio], metric: str) -> dict[str, Sides]:
-    pairs = conditions.items()
-    return {name: (_at(rows, metric, *above), _at(rows, metric, *below)) for name, (above, below) in pairs}
+def _sides(rows: pd.DataFrame, claim: Claim, metric: str) -> dict[str, Sides]:
+    pairs = {condition.name: condition.compares for condition in claim.conditions}
+    return {name: (_at(rows, metric, above), _at(rows, metric, below)) for name, (above, below) in pairs.items()}

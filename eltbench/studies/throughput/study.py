@@ -13,11 +13,12 @@ import pandas as pd
 
 from eltbench.core.config import Run
 from eltbench.evidence import verdicts
-from eltbench.evidence.claims import Cell, Decision, Evidence
+from eltbench.evidence.claims import Cell, Claim, Decision, Evidence
 from eltbench.studies import register
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.studies.throughput import evidence, figure, sentences, summary, tables
+from eltbench.studies.throughput.claims import CLAIMS
 from eltbench.studies.throughput.rows import COLUMNS
 from eltbench.training.job import Job
 from eltbench.training.model import Model
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COVERS = "fresh processes on this machine, one after the other, in one run"
-TIERS = 3  # device tiers that operating-point asks for
-ONE_TIER = f"the claim compares at least {TIERS} tiers of devices, and one command measures one machine"
 
 
 @register("throughput", version=1)
@@ -36,9 +35,8 @@ class Throughput(Study):
 
     columns: ClassVar = COLUMNS
     trained: ClassVar = False
-    claims = ("throughput", "step-cost", "train-memory", "operating-point")
+    claims = CLAIMS
     covers = COVERS
-    undecidable: ClassVar = {"operating-point": ONE_TIER}
 
     def main(self, arguments: Sequence[str] | None) -> int:
         from eltbench.studies.throughput.command import main
@@ -74,5 +72,5 @@ class Throughput(Study):
         """One decision a claim; operating-point is inconclusive by itself (`eltbench recommend` answers it locally)."""
         return verdicts.decide_all(self, rows, presets=None, smoke=smoke)
 
-    def why_nothing(self, rows: pd.DataFrame, claim: str) -> str:
-        return evidence.why_nothing(rows, claim)
+    def why_nothing(self, rows: pd.DataFrame, claim: Claim) -> str:
+        return evidence.why_nothing(rows, claim.id)

@@ -16,8 +16,9 @@ from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, DictionaryObject, NameObject, TextStringObject
 
 import eltbench
+from eltbench import studies
 from eltbench.cli.main import main
-from eltbench.evidence import claims, report
+from eltbench.evidence import report
 from eltbench.evidence.report import published
 from eltbench.evidence.report.forest import forest
 
@@ -64,7 +65,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    return report.write(RESULTS, tmp_path_factory.mktemp("report") / "report.html")
+    return report.write(RESULTS, tmp_path_factory.mktemp("report") / "report.html", studies.claims())
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_claims_that_nothing_decides_are_named(page):
         if claim["cells"]
     }
     not_shown = page.text[page.text.index("What is not shown, and why") :]
-    for claim in claims.claims():
+    for claim in (claim for its in studies.claims().values() for claim in its):
         assert (f"{claim.id}: {claim.statement}" in not_shown) == (claim.id not in here)
 
 
@@ -181,7 +182,7 @@ def test_a_folder_that_cannot_be_read_is_named_with_its_reason(one, tmp_path):
     }.items():
         shutil.copytree(one / "extrapolation" / "relay", one / "extrapolation" / name)
         harm(one / "extrapolation" / name)
-    (path, _) = report.write(one, tmp_path / "report.html")
+    (path, _) = report.write(one, tmp_path / "report.html", studies.claims())
     text = Page(path.read_text(encoding="utf-8")).text
     for said in ("cut/rows.parquet is damaged", "unsaid/provenance.json cannot be read", "broken/claims.json cannot"):
         assert said in text
@@ -285,7 +286,7 @@ def test_rows_of_another_schema_are_told_with_both_versions(one, tmp_path, monke
     from eltbench.evidence import results
 
     monkeypatch.setattr(results, "SCHEMA_VERSION", "2")
-    (path,) = report.write(one, tmp_path / "report.html")
+    (path,) = report.write(one, tmp_path / "report.html", studies.claims())
     assert "has schema version &#39;1&#39;, this eltbench reads version &#39;2&#39;" in path.read_text()
 
 
@@ -295,7 +296,7 @@ def test_runs_that_failed_are_told_unless_a_later_command_finished_them(one, tmp
     finished = eltbench.load_rows(one)["run_id"].iloc[0]
     made["commands"][0]["runs"]["failed"] = {"0123456789abcdef": "RuntimeError: <no> more", finished: "interrupted"}
     place.write_text(json.dumps(made))
-    (path, _) = report.write(one, tmp_path / "report.html")
+    (path, _) = report.write(one, tmp_path / "report.html", studies.claims())
     text = path.read_text()
     assert "0123456789abcdef</code>: RuntimeError: &lt;no&gt; more" in text
     assert "interrupted" not in text
@@ -303,9 +304,9 @@ def test_runs_that_failed_are_told_unless_a_later_command_finished_them(one, tmp
 
 def test_results_without_rows_and_other_names_than_html_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no results: run a study"):
-        report.write(tmp_path, tmp_path / "report.html")
+        report.write(tmp_path, tmp_path / "report.html", studies.claims())
     with pytest.raises(ValueError, match=r"give the name of an \.html file"):
-        report.write(RESULTS, tmp_path / "report.pdf")
+        report.write(RESULTS, tmp_path / "report.pdf", studies.claims())
 
 
 def test_the_command_names_what_it_wrote_and_what_it_refuses(one, tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eltbench.studies.audit import paper
+from eltbench import studies
 from eltbench.studies.audit.paper import statements
 from eltbench.studies.audit.paper.consequences import consequences
 from eltbench.studies.audit.paper.recount import recount
@@ -78,7 +78,7 @@ def test_a_diffusion_layer_is_of_sixteen_squares_and_a_masked_one_of_twelve(foun
 
 @pytest.mark.parametrize("quote", statements.QUOTES, ids=lambda quote: f"{quote.claim} {quote.column}")
 def test_quoted_figures_stand_in_the_claims_reference_and_agree_with_the_table(quote, found):
-    reference = paper.table("claims").set_index("id")["reference"][quote.claim]
+    reference = studies.claim(quote.claim).reference
     assert all(figure in reference for figure in quote.figures.values())
     assert all(it["fits"] for it in lines(found, claim=quote.claim, metric=quote.column))
 
@@ -93,8 +93,8 @@ def test_ilsds_second_exit_costs_less_than_half_a_percent_of_a_step(found):
 
 def test_what_cannot_be_recomputed_names_its_claim_and_why(found):
     open_lines = lines(found, table="claims")
-    references = paper.table("claims").set_index("id")["reference"]
-    without = {id for id, text in references.items() if text in statements.WITHOUT_FIGURE}
+    every = [claim for its in studies.claims().values() for claim in its]
+    without = {claim.id for claim in every if claim.reference in statements.WITHOUT_FIGURE}
     assert {it["claim"] for it in open_lines} == {"convergence", "train-memory"} | without
     assert len(without) == 11
     assert all(it["reason"] and "value" not in it for it in open_lines)

@@ -12,7 +12,7 @@ from synthetic_rows import MODEL, distances, frame
 
 from eltbench import studies
 from eltbench.evidence import verdicts
-from eltbench.evidence.claims import Cell, claim
+from eltbench.evidence.claims import Cell
 from eltbench.evidence.intervals import paired_interval
 from eltbench.evidence.steps_to_target import steps_to_target
 from eltbench.studies.convergence import arrivals as targets
@@ -201,7 +201,7 @@ def test_two_copies_of_one_trainer_are_not_told_apart_at_the_stated_rate(seeds, 
     At 20 seeds and the flattest curves the condition `steps` alone would be supported in half of the draws.
     """
     rng, draws, both, alone = np.random.default_rng(seeds), 200, 0, 0
-    region, same_region = (condition.region for condition in claim("convergence").conditions)
+    region, same_region = (condition.region for condition in studies.claim("convergence").conditions)
     for _ in range(draws):
         effects = []
         for _ in range(seeds):

@@ -162,7 +162,7 @@ def test_companions_of_a_model_that_lies_in_no_folder_of_runs_are_refused():
 def test_each_claim_is_decided_by_its_own_rows_of_elt(changes, verdicts):
     decisions = decide_all(STUDY, decisive(**changes), presets=None, smoke=False)
     assert [decision.verdict for decision in decisions] == verdicts
-    assert STUDY.claims == tuple(decision.claim.id for decision in decisions)
+    assert STUDY.claims == tuple(decision.claim for decision in decisions)
 
 
 def test_a_seed_that_lacks_a_result_is_named_and_leaves_no_verdict():

@@ -72,7 +72,7 @@ def decided(rows, *, smoke=False):
 
 def test_the_evidence_of_every_claim_is_the_log_ratio_seed_by_seed():
     evidence = STUDY.evidence(frame(curves(**EVERYTHING)))
-    assert set(evidence) == set(STUDY.claims) == set(ALL_EFFECTS)
+    assert set(evidence) == {claim.id for claim in STUDY.claims} == set(ALL_EFFECTS)
     for claim, conditions in ALL_EFFECTS.items():
         (shown,) = evidence[claim].values()
         assert set(shown.primary) == set(conditions)
@@ -140,7 +140,10 @@ def test_a_missing_trainer_leaves_its_claims_not_measured():
     for claim in ("vanilla-parity", "vanilla-collapse"):
         assert decisions[claim].cells == ()
         assert (decisions[claim].verdict, decisions[claim].reason) == ("inconclusive", "nothing measured")
-    assert all(decisions[claim].cells for claim in set(STUDY.claims) - {"vanilla-parity", "vanilla-collapse"})
+    assert all(
+        decisions[claim].cells
+        for claim in {claim.id for claim in STUDY.claims} - {"vanilla-parity", "vanilla-collapse"}
+    )
 
 
 def test_a_loop_count_that_is_no_whole_number_is_not_measured():

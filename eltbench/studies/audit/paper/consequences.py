@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from eltbench import accounting
+from eltbench import accounting, studies
 from eltbench.core.config import Architecture
-from eltbench.studies.audit import paper
 from eltbench.studies.audit.paper import printed, statements
 from eltbench.studies.audit.paper.conventions import LAYERS
 from eltbench.studies.audit.paper.judgement import rows_fitted
@@ -33,10 +32,9 @@ def consequences(counted: Sequence[Observation]) -> Iterator[Observation]:
     yield from map(_quoted, statements.QUOTES)
     for table, model in statements.STEP_COSTS:
         yield _step_cost(table, model)
-    references = paper.table("claims").set_index("id")["reference"]
-    for claim, text in references.items():
-        if reason := statements.UNCHECKED.get(str(claim)) or statements.WITHOUT_FIGURE.get(str(text)):
-            yield _said("claims", str(claim), "reference", str(text), claim=claim, reason=reason)
+    for claim in (claim for its in studies.claims().values() for claim in its):
+        if reason := statements.UNCHECKED.get(claim.id) or statements.WITHOUT_FIGURE.get(claim.reference):
+            yield _said("claims", claim.id, "reference", claim.reference, claim=claim.id, reason=reason)
 
 
 def _said(table: str, model: str, quantity: str, statement: str, **found: Any) -> Observation:
@@ -140,8 +138,8 @@ def _step_cost(table: str, model: str) -> Observation:
         sum(accounting.step_flops(looped, "looped", setting.spec, False, shape.loops, exits).values())
         for exits in (2, 1)
     )
-    conditions = paper.table("conditions")
-    limit = float(conditions[conditions["claim"] == "step-cost"]["below"].iloc[0])
+    (condition,) = studies.claim("step-cost").conditions
+    limit = math.exp(condition.region.high)
     about = f"ILSD makes a training step of {model} less than {limit:g} times as costly"
     found = {"value": two / one, "reported": limit, "fits": two / one < limit}
     return _said(table, model, "step flops ratio", about, claim="step-cost", **found)
