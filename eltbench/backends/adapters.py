@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from eltbench.tasks.base import Array
+from eltbench.core.arrays import Array
 
 LowRank = tuple[Array, Array]  # A (rank, inputs) and B (outputs, rank), for W + B·A
 

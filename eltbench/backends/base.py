@@ -12,11 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from eltbench.backends.steps import Steps
+from eltbench.core.arrays import Array
 from eltbench.core.config import Run
 from eltbench.core.equilibrium import Solver
 from eltbench.core.validation import whole
 from eltbench.data.base import DataSpec
-from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Task
+from eltbench.tasks.base import Batch, ExitOutput, Ops, Task
 from eltbench.trainers.base import Trainer
 
 MOST_LOOPS = 10_000  # of one call; a loop count beyond it is a slip, and would run for hours

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from eltbench.tasks.base import Array
+from eltbench.core.arrays import Array
 
 EPSILON = 0.01  # a token halts once its probabilities sum to 1 - EPSILON
 

@@ -6,8 +6,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from eltbench.core.arrays import Array, namespace
 from eltbench.core.equilibrium import History
-from eltbench.tasks.base import Array, ExitOutput, namespace
+from eltbench.tasks.base import ExitOutput
 
 
 class Steps(Protocol):

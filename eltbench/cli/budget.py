@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from eltbench.core.durations import duration
 from eltbench.evidence.claims import FEWEST_SEEDS
 from eltbench.evidence.results import describe
 from eltbench.execution.estimate import Estimate
-from eltbench.execution.progress import duration
 from eltbench.execution.sweep import Plan
 from eltbench.studies.base import Study
 from eltbench.training.job import Job

@@ -138,7 +138,7 @@ class SampleCommand:
 
 def sample(arguments: list[str]) -> int:
     """Write the picture of samples by loops."""
-    from eltbench.evaluation.quality import pictures as sample_pictures
+    from eltbench.evaluation.quality import pictures
     from eltbench.evidence import figures
 
     asked = command_line.read(SampleCommand, "eltbench sample", arguments)
@@ -160,7 +160,7 @@ def sample(arguments: list[str]) -> int:
     if asked.steps is not None:
         settings["steps"] = asked.steps
     with figures.plain():
-        sample_pictures.by_loops(model, exits, asked.samples, asked.seed, **settings).savefig(asked.out, dpi=150)
+        pictures.by_loops(model, exits, asked.samples, asked.seed, **settings).savefig(asked.out, dpi=150)
     print(asked.out)
     return 0
 

@@ -21,10 +21,11 @@ from eltbench.core.processors import processors
 from eltbench.core.provenance import provenance
 from eltbench.core.registry import allow_named, without_allowed
 from eltbench.core.validation import check_name
-from eltbench.evaluation.quality import pictures as sample_pictures
+from eltbench.evaluation.quality import pictures
 from eltbench.evidence import claims, results, verdicts
 from eltbench.evidence.publishing import lock, publish, read_commands
 from eltbench.execution import executors, torchrun
+from eltbench.execution.collect import collect
 from eltbench.execution.estimate import estimate
 from eltbench.execution.store import RunStore, set_aside
 from eltbench.execution.sweep import Durations, Outcome, grouped, sweep, with_companions
@@ -138,7 +139,7 @@ def execute(study_name: str, command: StudyCommand) -> int:
             return 0
     with executors.opened(command.engine, command.scheduler, workers) as executor:
         outcome = sweep(jobs, store, vectorise_seeds=command.vectorise_seeds, executor=executor)
-    new = results.collect(jobs, store, study.name, presets[0].name, study.columns)
+    new = collect(jobs, store, study.name, presets[0].name, study.columns)
     with lock(folder):  # another command may have published here in the meantime
         published = None if command.force else _published(folder / "rows.parquet", touch=True)
         earlier = [] if command.force else _commands(folder / "provenance.json", touch=True)
@@ -164,7 +165,8 @@ def execute(study_name: str, command: StudyCommand) -> int:
             commands = still_told([*earlier, entry], set(rows["run_id"]))
             decisions = publish(folder, study, presets[0], rows, commands)
             if study.sample_pictures and not presets[0].smoke:
-                sample_pictures.write(folder, jobs, store, outcome.done)
+                there = [job for job in jobs if store.state(job.run_id) == "done"]
+                pictures.write(folder, there, store.root, outcome.done)
             remarks = [*([] if presets[0].smoke else verdicts.withheld(decisions)), *study.remarks(rows)]
     _print(study.name, presets[0], folder, decisions, remarks, doubts, outcome)
     return FAILED if outcome.failed else 0

@@ -29,3 +29,10 @@ def _watch() -> None:
     while os.read(0, 4096):
         pass
     os._exit(ORPHANED)
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Environment that holds the numerical libraries of a new process to `threads`; they read it when loaded."""
+    names = ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM", "NUMEXPR")
+    variables = {f"{name}_NUM_THREADS": str(threads) for name in names}
+    return {**variables, "NPROC": str(threads)}  # XLA's pool of CPU threads

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from eltbench.core.arrays import Array, namespace
 from eltbench.core.config import Architecture
-from eltbench.tasks.base import Array, namespace
 
 FIXED_POINT = {"input_injection": True, "loop_embedding": False, "loop_conditioning": False, "loop_adapter_rank": 0}
 """What it takes for every loop to be the same map of state and input."""

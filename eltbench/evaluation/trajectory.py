@@ -18,9 +18,10 @@ import numpy as np
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigs
 
 from eltbench.backends.base import Recurrence
+from eltbench.core.arrays import Array, namespace
 from eltbench.core.streams import stream
 from eltbench.data.base import Clean
-from eltbench.tasks.base import Array, Batch, namespace
+from eltbench.tasks.base import Batch
 from eltbench.training.model import Model
 
 Rows = list[dict[str, Any]]

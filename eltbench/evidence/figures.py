@@ -31,6 +31,7 @@ TRAINERS = {
 }
 MARKERS = "osD^vP*Xdh"
 CONTROLS = ("dedicated", "equal-compute", "equal-parameters")  # roles; what is neither of them nor main is a variant
+ABOUT = "eltbench"  # the text of a picture that says what it shows
 CLEAREST = (0, 1, 2, 3, 4, 5, 9, 7, 8, 6)  # the palette's colours, the clearest on white first
 INSIDE = 7  # a legend of more lines stands below its panel
 BELOW = 5.5  # what the labels of the axis take there, in the legend's letters

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from eltbench.core.atomic import expanded, replacing
 from eltbench.core.config import Run
+from eltbench.core.parquet import DamagedError as DamagedError
+from eltbench.core.parquet import read_parquet
 from eltbench.core.provenance import row_provenance
 from eltbench.evidence.merging import refuse_interrupted
-from eltbench.evidence.schema import SCHEMA_VERSION, VERSION_KEY, checked, part_schema, row_schema, validate
-from eltbench.execution.store import DamagedError as DamagedError
-from eltbench.execution.store import RunStore, read_parquet, set_aside
+from eltbench.evidence.schema import SCHEMA_VERSION, VERSION_KEY, checked, part_schema, validate
 from eltbench.training.job import Job
 
 OF_RUN = ("trainer", "task", "dataset", "backend", "device", "precision", "seed")
@@ -156,47 +156,7 @@ def load_rows(path: str | Path) -> pd.DataFrame:
     for file in files:
         if said := of_two_states(file):
             warnings.warn(said, stacklevel=2)
-    return _joined([read_published(file) for file in files]).to_pandas()
-
-
-def collect(
-    jobs: Sequence[Job], store: RunStore, study: str, preset: str, extra: Mapping[str, pa.DataType]
-) -> pd.DataFrame:
-    """The study's rows from the measurements of the planned runs; runs without a measurement give none,
-    and those of which a part failed the rows of the others.
-
-    Each row is stamped with study, preset and the key columns of its job. A damaged measurement is set aside and
-    raises ValueError naming it: the repeated command measures it again.
-    """
-    schema, damaged = row_schema(extra), []
-    parts = [schema.empty_table()]
-    for job in jobs:
-        path = store.measurement_path(job.run_id, study, job.digest)
-        if not path.exists() and not (path := store.incomplete_path(job.run_id, study, job.digest)).exists():
-            continue
-        try:
-            part = _read(path)
-        except DamagedError as error:
-            damaged.append(set_aside(path, str(error)))
-            continue
-        parts.append(_stamped(part, schema, {"study": study, "preset": preset, **job.keys}))
-    if damaged:
-        raise ValueError("\n".join([*damaged, "repeat the command to measure these again"]))
-    return pa.concat_tables(parts).to_pandas()
-
-
-def collect_table(jobs: Sequence[Job], store: RunStore, name: str) -> pd.DataFrame:
-    """One raw table of the measurements of the planned runs, keyed by run_id; raises ValueError for a damaged file."""
-    tables = []
-    for path in dict.fromkeys(store.measurement_path(job.run_id, str(job.study), job.digest) for job in jobs):
-        raw = path.with_suffix(f".{name}.parquet")
-        if path.exists() and raw.exists():
-            try:
-                tables.append(_table(raw))
-            except DamagedError as error:
-                said = [set_aside(raw, str(error)), set_aside(path, f"belongs to {raw.name}")]
-                raise ValueError("\n".join([*said, "repeat the command to measure this again"])) from None
-    return _joined(tables).to_pandas()
+    return joined([read_published(file) for file in files]).to_pandas()
 
 
 def describe(job: Job) -> dict[str, Any]:
@@ -247,13 +207,13 @@ def merge_published(
     names = ["run_id", *jobs[0].keys]
     replaced = pd.MultiIndex.from_frame(published[names]).isin(pd.MultiIndex.from_frame(new[names]))
     kept = [pa.Table.from_pandas(frame, preserve_index=False) for frame in (published[~replaced], new)]
-    return _joined(kept).to_pandas()
+    return joined(kept).to_pandas()
 
 
 def _read(path: Path, names: set[str] | None = None, *, merging: bool = False) -> pa.Table:
     if not merging:
         refuse_interrupted(path.parent)
-    table = _table(path, names)
+    table = raw_table(path, names)
     version = (table.schema.metadata or {}).get(VERSION_KEY, b"").decode(errors="replace")
     if version != SCHEMA_VERSION:
         found = f"schema version {version!r}" if version else "no schema version"
@@ -261,7 +221,7 @@ def _read(path: Path, names: set[str] | None = None, *, merging: bool = False) -
     return table
 
 
-def _table(path: Path, names: set[str] | None = None) -> pa.Table:
+def raw_table(path: Path, names: set[str] | None = None) -> pa.Table:
     try:
         return read_parquet(path, names)
     except FileNotFoundError:
@@ -270,22 +230,6 @@ def _table(path: Path, names: set[str] | None = None) -> pa.Table:
         raise DamagedError(f"{path} is damaged or no parquet file: {error}") from None
 
 
-def _stamped(part: pa.Table, schema: pa.Schema, stamps: Mapping[str, Any]) -> pa.Table:
-    """The part in the form of `schema`, with one value in every row of the stamped columns."""
-    lacking = [name for name in schema.names if name not in stamps and name not in part.column_names]
-    if lacking:
-        raise ValueError(
-            f"a measurement lacks the columns {lacking}: they were declared later; raise the study's version"
-        )
-    columns = [
-        pa.repeat(pa.scalar(stamps[field.name], field.type), len(part))
-        if field.name in stamps
-        else part.column(field.name)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+def joined(tables: Sequence[pa.Table]) -> pa.Table:
     """The tables under one another; a column that is empty in one keeps the type it has in another."""
     return pa.concat_tables(tables, promote_options="permissive").replace_schema_metadata() if tables else pa.table({})

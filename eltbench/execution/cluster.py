@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import eltbench
 from eltbench.core.atomic import expanded
+from eltbench.core.durations import duration
 from eltbench.core.registry import allow_named, allowed
 from eltbench.core.validation import build, unknown
 from eltbench.execution import gpus
 from eltbench.execution.processes import Children, End, Group
-from eltbench.execution.progress import Reporter, duration
+from eltbench.execution.progress import Reporter
 from eltbench.execution.store import RunStore
 from eltbench.execution.worker import in_words
 

@@ -10,9 +10,10 @@ from filelock import Timeout
 
 from eltbench.core import atomic
 from eltbench.core.config import run_from_dict
+from eltbench.core.parquet import parquet_damage, read_parquet
 from eltbench.core.registry import UnknownNameError
 from eltbench.evidence.schema import SCHEMA_VERSION, VERSION_KEY
-from eltbench.execution.store import RunStore, parquet_damage, read_parquet, set_aside
+from eltbench.execution.store import RunStore, set_aside
 from eltbench.training.identity import run_id as identity
 
 

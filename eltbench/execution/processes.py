@@ -16,10 +16,10 @@ from typing import IO, Any
 
 from filelock import Timeout
 
+from eltbench.core.child import thread_environment
 from eltbench.core.registry import allowed
 from eltbench.execution.progress import Reporter
 from eltbench.execution.store import RunStore
-from eltbench.execution.worker import thread_environment
 from eltbench.training.job import Job
 
 PATIENCE = 10.0  # seconds in which a process that is told to pause saves its checkpoint

@@ -88,11 +88,3 @@ def reporter() -> Reporter:
     """The display that fits stderr."""
     console = Console(stderr=True)
     return Live(console) if console.is_terminal else Lines()
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: 8.2 s, 3 min 05 s, 1 h 20 min."""
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

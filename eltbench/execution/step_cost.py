@@ -22,10 +22,10 @@ import numpy as np
 
 from eltbench import backends
 from eltbench.backends.base import Engine
-from eltbench.core.child import ORPHANED, end_with_sender, told
+from eltbench.core.child import ORPHANED, end_with_sender, thread_environment, told
 from eltbench.core.config import Run, run_from_dict
 from eltbench.core.registry import allow_named, allowed
-from eltbench.execution.worker import in_words, thread_environment
+from eltbench.execution.worker import in_words
 from eltbench.training.flops import item_flops
 from eltbench.training.loop import Parts, build_engine, draw, learning_rate, parts
 

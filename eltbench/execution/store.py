@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from eltbench.backends import checkpoint
 from eltbench.core import atomic
 from eltbench.core.config import Run
+from eltbench.core.parquet import parquet_damage
 from eltbench.core.provenance import provenance
 from eltbench.training.job import Job
+from eltbench.training.record import CHECKPOINT, WEIGHTS, file_damage, file_digest, read_record
 
 State = Literal["done", "partial", "missing", "failed"]
-WEIGHTS = "checkpoint.safetensors"
-CHECKPOINT = (WEIGHTS, "checkpoint.json")
 SNAPSHOTS = "snapshot-*.safetensors"
-KEPT = re.compile(r"checkpoint\.(safetensors|json)|snapshot-[1-9][0-9]{0,17}\.safetensors")  # that done.json may name
 
 
 @dataclass(frozen=True)
@@ -144,7 +139,7 @@ class RunStore:
         """
         directory = self.directory(run_id)
         names = [*CHECKPOINT, *(checkpoint.snapshot_name(step) for step in run.optimisation.snapshots)]
-        files = {name: _digest(directory / name) for name in names if (directory / name).exists()}
+        files = {name: file_digest(directory / name) for name in names if (directory / name).exists()}
         record = {
             "run_id": run_id,
             "steps": run.optimisation.steps,
@@ -224,78 +219,6 @@ class RunStore:
         return None
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """What a done.json says; raises ValueError with what is odd in one that `RunStore.finish` did not write."""
-    if odd := atomic.not_own(path):
-        raise ValueError(odd)
-    try:
-        record = atomic.read_json(path)
-    except ValueError as error:
-        raise ValueError(f"is unreadable: {error}") from None
-    if not isinstance(record, dict):
-        raise ValueError("is unreadable: it holds no object")
-    for name, (sound, expected) in RECORD.items():
-        if not sound(record.get(name)):
-            raise ValueError(f"does not say {expected} as {name!r}")
-    return record
-
-
-def file_damage(directory: Path, record: Mapping[str, Any], names: Collection[str]) -> tuple[str, str] | None:
-    """The first of these files of a run that is not the one that its record tells of, and what is wrong with it."""
-    for name in names:
-        path = directory / name
-        if odd := atomic.not_own(path):
-            return name, odd
-        if not path.exists():
-            return name, "is gone"
-        if _digest(path) != record["checkpoint"].get(name):
-            return name, "is not the file that was written"
-    return None
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
-def _is_file(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and set(value) == {"sha256", "bytes"}
-        and isinstance(value["sha256"], str)
-        and re.fullmatch("[0-9a-f]{64}", value["sha256"]) is not None
-        and _is_count(value["bytes"])
-    )
-
-
-def _is_checkpoint(value: Any) -> bool:
-    """Whether these are files of a run by name, none of them elsewhere, each as `_digest` describes it."""
-    return (
-        isinstance(value, dict)
-        and WEIGHTS in value
-        and all(KEPT.fullmatch(name) and _is_file(file) for name, file in value.items())
-    )
-
-
-def _is_made(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("time", "host"))
-
-
-def _is_also_made(value: Any) -> bool:
-    return value is None or (isinstance(value, list) and all(isinstance(each, dict) for each in value))
-
-
-RECORD: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "run_id": (lambda value: isinstance(value, str), "which run it is"),
-    "steps": (_is_count, "how many steps were taken"),
-    "seconds": (lambda value: _is_count(value) or (isinstance(value, float) and value >= 0), "how long it took"),
-    "resumed": (lambda value: isinstance(value, bool), "whether training was resumed"),
-    "checkpoint": (_is_checkpoint, "which files of its own there are, with size and checksum,"),
-    "provenance": (_is_made, "when and where the run was made"),
-    "also_made": (_is_also_made, "when and where else it was made"),  # of merged caches alone
-}
-"""What done.json holds: whether a value will do, and what it says."""
-
-
 def set_aside(path: Path, why: str) -> str:
     """Rename a damaged file to NAME.damaged-N and return the line that reports it."""
     number = 1
@@ -303,11 +226,6 @@ def set_aside(path: Path, why: str) -> str:
         number += 1
     path.rename(target)
     return f"damaged file {path} ({why}): set aside as {target.name}, will be redone"
-
-
-def _digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
 
 
 def _ends_as_parquet(path: Path) -> bool:
@@ -321,32 +239,3 @@ def _ends_as_parquet(path: Path) -> bool:
         return False
     footer = int.from_bytes(end[:4], "little")
     return begin == b"PAR1" == end[4:] and 0 < footer <= size - 12
-
-
-class DamagedError(ValueError):
-    """A file that holds no readable table."""
-
-
-def read_parquet(path: Path, names: Collection[str] | None = None) -> pa.Table:
-    """A parquet file, or those of the named columns that it has, with every page held against its checksum.
-
-    Raises DamagedError for what is not as it was written, OSError where the system cannot read the file.
-    """
-    with path.open("rb") as opened:  # by Python, which says what the system refuses; Arrow takes that for damage
-        try:
-            with pq.ParquetFile(opened, page_checksum_verification=True) as file:
-                here = file.schema_arrow.names
-                return file.read(here if names is None else [name for name in here if name in names])
-        except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise DamagedError(next(iter(str(error).splitlines()), type(error).__name__)) from None
-
-
-def parquet_damage(path: Path) -> str:
-    """What is wrong with a parquet file, found by reading all of it; empty where nothing is."""
-    try:
-        read_parquet(path)
-    except DamagedError as error:
-        return str(error)
-    return ""

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from eltbench.core.atomic import check_writable
 from eltbench.core.config import Run
+from eltbench.core.durations import duration
 from eltbench.execution.executors import Executor, Local
 from eltbench.execution.processes import End
-from eltbench.execution.progress import Reporter, duration, reporter
+from eltbench.execution.progress import Reporter, reporter
 from eltbench.execution.store import RunStore
 from eltbench.training.job import Job
 from eltbench.training.loop import check_vectorised

@@ -14,7 +14,8 @@ from contextlib import ExitStack
 from filelock import Timeout
 
 from eltbench.core.config import Run
-from eltbench.execution.progress import duration, reporter
+from eltbench.core.durations import duration
+from eltbench.execution.progress import reporter
 from eltbench.execution.store import WEIGHTS, RunStore
 from eltbench.training import loop as training
 from eltbench.training.job import Job

@@ -42,13 +42,6 @@ REPORT_EVERY = 0.5  # seconds between two events of one phase
 Emit = Callable[[Mapping[str, Any]], None]
 
 
-def thread_environment(threads: int) -> dict[str, str]:
-    """Environment that holds the numerical libraries of a new process to `threads`; they read it when loaded."""
-    names = ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM", "NUMEXPR")
-    variables = {f"{name}_NUM_THREADS": str(threads) for name in names}
-    return {**variables, "NPROC": str(threads)}  # XLA's pool of CPU threads
-
-
 def work(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> None:
     """Train runs that differ in their seed alone and make the measurements that the jobs of each name.
 

@@ -11,19 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-import array_api_compat
 import numpy as np
 
+from eltbench.core.arrays import Array
 from eltbench.core.validation import check_numbers, whole
 from eltbench.data.base import Clean, DataSpec
 
 MOST_STEPS = 100_000  # of a sampler; more is a slip, and would run for days
-Array = Any  # an array of the backend in use
-
-
-def namespace(*arrays: Array) -> Any:
-    """The Array API functions of the arrays' own library."""
-    return array_api_compat.array_namespace(*(array for array in arrays if array is not None))
 
 
 class Batch(NamedTuple):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from eltbench.tasks.base import Array, Ops, Predict, namespace
+from eltbench.core.arrays import Array, namespace
+from eltbench.tasks.base import Ops, Predict
 
 
 def check_guidance(scale: float, classes: int, label_dropout: float) -> None:

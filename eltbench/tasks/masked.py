@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from eltbench.core.arrays import Array, namespace
 from eltbench.core.validation import build
 from eltbench.data.base import Clean, DataSpec
 from eltbench.tasks import register, schedules
-from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Predict, Predictor, Task, check_sampling, namespace
+from eltbench.tasks.base import Batch, ExitOutput, Ops, Predict, Predictor, Task, check_sampling
 from eltbench.tasks.guidance import drop_labels, guided
 
 

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from eltbench.accounting import Depth
+from eltbench.core.arrays import Array
 from eltbench.core.config import Architecture
 from eltbench.core.equilibrium import Solver, check_fixed_point
-from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Task
+from eltbench.tasks.base import Batch, ExitOutput, Ops, Task
 
 
 class Trainer(ABC):

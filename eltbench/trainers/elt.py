@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from eltbench.tasks.base import Array, namespace
+from eltbench.core.arrays import Array, namespace
 from eltbench.trainers import register
 from eltbench.trainers.base import Trainer
 

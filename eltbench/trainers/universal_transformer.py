@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from eltbench.tasks.base import namespace
+from eltbench.core.arrays import namespace
 from eltbench.trainers import register
 from eltbench.trainers.base import Trainer
 

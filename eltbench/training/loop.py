@@ -12,11 +12,12 @@ from eltbench import accounting, backends, data, tasks, trainers
 from eltbench.backends.base import Engine, Report
 from eltbench.backends.checkpoint import snapshot_name
 from eltbench.backends.dropout import draw_dropped
+from eltbench.core.arrays import Array
 from eltbench.core.config import Optimisation, Run
 from eltbench.core.streams import stream
 from eltbench.data.base import Dataset
 from eltbench.data.form import check_clean, check_splits
-from eltbench.tasks.base import Array, Batch, Task
+from eltbench.tasks.base import Batch, Task
 from eltbench.trainers.base import Trainer
 from eltbench.training.log import DivergedError, Log
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,22 +15,18 @@ from eltbench.backends import check_exits, checkpoint
 from eltbench.backends.base import Engine
 from eltbench.backends.dropout import draw_dropped
 from eltbench.core import atomic
+from eltbench.core.arrays import Array
 from eltbench.core.atomic import expanded
 from eltbench.core.config import Run, run_from_dict
 from eltbench.core.streams import stream
 from eltbench.core.validation import whole
 from eltbench.data import form
 from eltbench.data.base import Clean, DataSpec
-from eltbench.execution.store import CHECKPOINT, WEIGHTS, file_damage, read_record
-from eltbench.tasks.base import Array, Batch
+from eltbench.tasks.base import Batch
 from eltbench.tasks.guidance import check_guidance
 from eltbench.training.identity import run_id
 from eltbench.training.loop import Parts, build_engine, parts
-
-if TYPE_CHECKING:
-    from eltbench.evaluation.signals.probe import Gate
-    from eltbench.evaluation.stopping.anytime import Clock, Current
-    from eltbench.evaluation.stopping.rules import Rule
+from eltbench.training.record import CHECKPOINT, WEIGHTS, file_damage, read_record
 
 SHOWN = 20  # steps of snapshots that a message lists
 
@@ -130,46 +125,6 @@ class Model:
         context = None if context is None else form.context(context, spec, "predict", items)
         level = None if log_snr is None else form.noise_levels(log_snr, "predict", items)
         return Batch(inputs, labels, context, level, None, None)
-
-    def anytime(
-        self,
-        inputs: np.ndarray,
-        labels: np.ndarray | None = None,
-        log_snr: np.ndarray | float | None = None,
-        context: np.ndarray | None = None,
-        *,
-        deadline_ms: float | None = None,
-        rule: str | Rule | None = None,
-        threshold: float | None = None,
-        gate: Gate | None = None,
-        exits: Sequence[int] | None = None,
-        signals: Collection[str] | None = None,
-        clock: Clock = time.perf_counter,
-    ) -> Iterator[Current]:
-        """The current prediction with its signals after every loop, until the deadline, the rule or L_max ends it.
-
-        inputs, labels, log_snr, context: as for `predict`. deadline_ms: since the call, the caller's own time
-        included; no loop begins that would end after it if it took as long as the one before, but the first runs in any
-        case. rule: of `evaluation.stopping`, by name or as it is; an item that it stops leaves the batch, and its later
-        loops are not computed. threshold: of the rule, in place of that of its source. gate: of the rule
-        "learned-gate". exits: where predictions are read, by default every loop from L_min to L_max; previous means the
-        previous of these. signals: of `evaluation.uncertainty`, by default all that can be read while the loops run.
-        clock: in seconds. At equilibrium depth exits are iterations of the solver. Raises ValueError for what cannot be
-        done, before the first loop; rules need exits to stop at, which unique depth has not.
-        """
-        from eltbench.evaluation.stopping.anytime import anytime
-
-        return anytime(
-            self,
-            self.batch(inputs, labels, log_snr, context),
-            deadline_ms=deadline_ms,
-            rule=rule,
-            threshold=threshold,
-            gate=gate,
-            exits=exits,
-            signals=signals,
-            clock=clock,
-        )
 
     def trajectory(
         self, labels: np.ndarray, loops: int, *, seed: int = 0, given: Clean | None = None, **settings: Any

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from eltbench.core.config import Architecture, Run
-from eltbench.evaluation.stopping import anytime
+from eltbench.evaluation.stopping.anytime import anytime
 from eltbench.training.loop import build_engine, parts
 from eltbench.training.model import Model
 
@@ -65,7 +65,7 @@ def test_the_time_falls_with_the_mean_exit(backend, request, monkeypatch):
 
         monkeypatch.setattr(anytime.Plan, "stop", stop)
         started = time.perf_counter(), time.process_time()
-        *_, last = model.anytime(*given, rule="fixed", threshold=-float(loops), signals=signals)
+        *_, last = anytime(model, *given, rule="fixed", threshold=-float(loops), signals=signals)
         assert np.array_equal(last.exits, plans[mean])
         return 1000 * (time.perf_counter() - started[0]), 1000 * (time.process_time() - started[1])
 
@@ -102,7 +102,7 @@ def test_what_all_signals_cost_by_width(backend, request):
         for repeat in range(repeats + 1):  # the first is compiled and warms up
             for signals, taken in times.items():
                 started = time.process_time()
-                *_, last = model.anytime(batch.inputs, batch.labels, signals=signals)
+                *_, last = anytime(model, batch.inputs, batch.labels, signals=signals)
                 taken += [1000 * (time.process_time() - started)] if repeat else []
                 assert bool(last.signals) == (signals is None)
         plain, watched = (float(np.median(taken)) for taken in times.values())

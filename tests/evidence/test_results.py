@@ -16,6 +16,7 @@ from eltbench.core.config import Architecture, Run
 from eltbench.core.provenance import provenance, row_provenance
 from eltbench.evidence import results
 from eltbench.evidence.schema import COLUMNS, part_schema, row_schema, validate
+from eltbench.execution.collect import collect
 from eltbench.execution.store import RunStore
 from eltbench.training.job import Job
 
@@ -281,7 +282,7 @@ class TestCollect:
         store = RunStore(tmp_path)
         jobs = [Job(RUN, study, keys={"role": "main"}), Job(RUN, study, keys={"role": "control"})]
         self.write_part(store, jobs[0], study)
-        frame = results.collect(jobs, store, study, "smoke", EXTRA)
+        frame = collect(jobs, store, study, "smoke", EXTRA)
         assert list(zip(frame.role, frame.loops, strict=True)) == [
             ("main", 1),
             ("main", 2),
@@ -294,11 +295,11 @@ class TestCollect:
     def test_runs_without_a_measurement_give_no_rows(self, tmp_path, study):
         store, other = RunStore(tmp_path), replace(RUN, seed=4)
         self.write_part(store, Job(RUN, study), study)
-        frame = results.collect([Job(RUN, study), Job(other, study)], store, study, "smoke", EXTRA)
+        frame = collect([Job(RUN, study), Job(other, study)], store, study, "smoke", EXTRA)
         assert set(frame.seed) == {3}
 
     def test_no_measurement_at_all_gives_an_empty_table_of_the_schema(self, tmp_path, study):
-        frame = results.collect([Job(RUN, study)], RunStore(tmp_path), study, "smoke", EXTRA)
+        frame = collect([Job(RUN, study)], RunStore(tmp_path), study, "smoke", EXTRA)
         assert frame.empty
         assert list(frame.columns) == row_schema(EXTRA).names
 
@@ -307,7 +308,7 @@ class TestCollect:
         path = self.write_part(store, job, study)
         path.write_bytes(path.read_bytes()[:-30])
         with pytest.raises(ValueError, match=r"damaged-1.*\n.*repeat the command"):
-            results.collect([job], store, study, "smoke", EXTRA)
+            collect([job], store, study, "smoke", EXTRA)
         assert [file.name for file in path.parent.iterdir()] == [f"{path.name}.damaged-1"]
 
 

@@ -17,6 +17,7 @@ from eltbench.evidence import results
 from eltbench.execution import cluster, gpus
 from eltbench.execution.cache_merge import tensors
 from eltbench.execution.cluster import Dask, described
+from eltbench.execution.collect import collect
 from eltbench.execution.executors import opened
 from eltbench.execution.progress import Lines
 from eltbench.execution.store import RunStore
@@ -62,7 +63,7 @@ def plugin(monkeypatch, tmp_path):
 def made(jobs, store):
     """What the runs left: every tensor, and every row but where and when it was measured."""
     weights = [tensors(store.directory(each.run_id) / "checkpoint.safetensors") for each in jobs]
-    rows = results.collect(jobs, store, "weighing", "tiny", {"role": results.pa.string(), "turn": results.pa.int64()})
+    rows = collect(jobs, store, "weighing", "tiny", {"role": results.pa.string(), "turn": results.pa.int64()})
     return weights, rows.drop(columns=list(TOLD)).astype(object).fillna("").to_dict("records")
 
 

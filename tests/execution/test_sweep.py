@@ -7,8 +7,9 @@ import pytest
 from faulty_plugin import STEPS, Weighing, job, logged, plug_in
 
 from eltbench.core.atomic import NotWritableError
-from eltbench.evidence import results
-from eltbench.execution.progress import Lines, duration
+from eltbench.core.durations import duration
+from eltbench.execution.collect import collect, collect_table
+from eltbench.execution.progress import Lines
 from eltbench.execution.store import RunStore
 from eltbench.execution.sweep import Durations, plan, sweep
 from eltbench.training.job import Job
@@ -86,7 +87,7 @@ class TestOneSweep:
 
     def test_the_rows_carry_what_the_model_costs(self, swept):
         jobs, store, _, _, _ = swept
-        rows = results.collect([replace(jobs[2], keys={"role": "main"})], store, "weighing", "tiny", Weighing.columns)
+        rows = collect([replace(jobs[2], keys={"role": "main"})], store, "weighing", "tiny", Weighing.columns)
         weights = rows[rows.metric == "weight"]
         assert list(weights.turn) == [0, 1]
         assert list(weights.params) == list(weights.value)  # closed form against the engine's own count
@@ -97,12 +98,12 @@ class TestOneSweep:
 
     def test_a_process_keeps_to_the_threads_of_its_run(self, swept):
         jobs, store, _, _, _ = swept
-        rows = results.collect([jobs[1]], store, "weighing", "tiny", Weighing.columns)
+        rows = collect([jobs[1]], store, "weighing", "tiny", Weighing.columns)
         assert list(rows[rows.metric == "threads"].value) == [jobs[1].run.threads]
 
     def test_raw_tables_are_gathered_by_run(self, swept):
         jobs, store, _, _, _ = swept
-        turns = results.collect_table([jobs[0], jobs[2]], store, "turns")
+        turns = collect_table([jobs[0], jobs[2]], store, "turns")
         assert list(turns.turn) == [0, 1]
         assert set(turns.run_id) == {jobs[2].run_id}
 

@@ -7,7 +7,7 @@ import pytest
 from faulty_plugin import RUN, STEPS, Weighing, job, logged, plug_in
 from jax_processes import compile_quickly
 
-from eltbench.evidence import results
+from eltbench.execution.collect import collect
 from eltbench.execution.progress import Lines
 from eltbench.execution.store import RunStore
 from eltbench.execution.sweep import grouped, plan, sweep
@@ -75,7 +75,7 @@ class TestOneSweep:
 
     def test_each_is_measured_by_itself(self, swept):
         jobs, store, _, _, _, _ = swept
-        rows = results.collect(jobs, store, "weighing", "tiny", Weighing.columns)
+        rows = collect(jobs, store, "weighing", "tiny", Weighing.columns)
         assert sorted(rows["seed"].unique()) == [1, 2]
         assert all(store.is_cached(job) for job in jobs[1:])
 

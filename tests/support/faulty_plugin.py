@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 
 from eltbench import studies, trainers
+from eltbench.core.arrays import namespace
 from eltbench.core.config import Architecture, Optimisation, Run
-from eltbench.tasks.base import namespace
 from eltbench.trainers.no_ilsd import NoILSD
 from eltbench.training.job import Job
 

@@ -20,10 +20,11 @@ from eltbench.backends.torch.ops import TorchOps
 from eltbench.backends.torch.precision import Converted
 from eltbench.backends.torch.recurrence import TorchRecurrence
 from eltbench.backends.torch.steps import TorchSteps
+from eltbench.core.arrays import Array
 from eltbench.core.config import Run
 from eltbench.core.streams import stream
 from eltbench.data.base import DataSpec
-from eltbench.tasks.base import Array, Batch, ExitOutput, Task
+from eltbench.tasks.base import Batch, ExitOutput, Task
 from eltbench.trainers.base import Trainer
 
 

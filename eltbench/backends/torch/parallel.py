@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eltbench.backends.base import Report
+from eltbench.core.arrays import Array
 from eltbench.core.config import Run
 from eltbench.core.registry import allow_named, allowed
-from eltbench.tasks.base import Array, Batch, ExitOutput, Ops, Task
+from eltbench.tasks.base import Batch, ExitOutput, Ops, Task
 
 ORPHANED = 3  # exit code of a rank whose parent is gone
 LISTEN_EVERY = 0.1  # seconds

@@ -16,7 +16,8 @@ from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
 from eltbench.backends.torch.parallel import available_device
 from eltbench.backends.torch.precision import converted
-from eltbench.tasks.base import Array, Predict
+from eltbench.core.arrays import Array
+from eltbench.tasks.base import Predict
 
 PATTERN = 2**20  # values that are drawn; all weights repeat them, which is faster than drawing a billion
 

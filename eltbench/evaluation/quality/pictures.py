@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eltbench.core.atomic import replacing
-from eltbench.execution.store import RunStore
 from eltbench.training.job import Job
 from eltbench.training.model import Model, load_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ABOUT = "eltbench"  # the text of a picture that says what it shows
 SAMPLES = 10  # in a row
 
 
@@ -43,22 +41,25 @@ def title(model: Model) -> str:
 
 def save(figure: Figure, path: Path, caption: str) -> None:
     """Write a PNG, whole, that says in its own text what it shows; without a date."""
+    from eltbench.evidence import figures
+
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None, ABOUT: caption})
+        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None, figures.ABOUT: caption})
 
 
-def write(folder: Path, jobs: Sequence[Job], store: RunStore, trained: Collection[str]) -> list[Path]:
-    """Write samples-TASK-DATASET-BACKEND.png for each world of which elt was sampled, from its first seed that is done.
+def write(folder: Path, jobs: Sequence[Job], runs: Path, trained: Collection[str]) -> list[Path]:
+    """Write samples-TASK-DATASET-BACKEND.png for each world of which elt was sampled, from the first seed of `jobs`.
 
-    trained: the runs that this command trained or measured; a picture that is there is made anew for these alone. The
-    sampler's settings are those of the measurement. Returns what was written.
+    jobs: of models that are there. runs: the run cache. trained: the runs that this command trained or measured; a
+    picture that is there is made anew for these alone. The sampler's settings are those of the measurement. Returns
+    what was written.
     """
     from eltbench.evidence import figures
 
     written = []
-    for path, job in _chosen(folder, jobs, store).items():
+    for path, job in _chosen(folder, jobs).items():
         if job.run_id in trained or not path.exists():
-            model = load_model(job.run_id, runs=store.root)
+            model = load_model(job.run_id, runs=runs)
             settings: Mapping[str, Any] = job.settings["sampling"]
             about = f"Samples of {title(model)} (seed {job.run.seed}), a row a loop count, all from the same noise"
             with figures.plain():
@@ -68,12 +69,12 @@ def write(folder: Path, jobs: Sequence[Job], store: RunStore, trained: Collectio
     return written
 
 
-def _chosen(folder: Path, jobs: Sequence[Job], store: RunStore) -> dict[Path, Job]:
+def _chosen(folder: Path, jobs: Sequence[Job]) -> dict[Path, Job]:
     """The picture of each world and the job whose model it shows."""
     chosen: dict[Path, Job] = {}
     for job in jobs:
         run = job.run
         headline = run.trainer == "elt" and job.keys.get("role") == "main"
-        if headline and job.settings.get("sample_loops") and store.state(job.run_id) == "done":
+        if headline and job.settings.get("sample_loops"):
             chosen.setdefault(folder / f"samples-{run.task}-{run.dataset}-{run.backend}.png", job)
     return chosen

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 
+from eltbench.core.arrays import Array
 from eltbench.evaluation.signals.trace import Distribution, Trace
-from eltbench.tasks.base import Array
 
 # One exit
 

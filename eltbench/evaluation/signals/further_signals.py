@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from eltbench.backends.base import Recurrence
+from eltbench.core.arrays import Array, namespace
 from eltbench.core.streams import stream
 from eltbench.evaluation import trajectory
-from eltbench.tasks.base import Array, Batch, namespace
+from eltbench.tasks.base import Batch
 from eltbench.training.model import Model
 
 

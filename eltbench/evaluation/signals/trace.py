@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple
 import array_api_compat
 import numpy as np
 
-from eltbench.tasks.base import Array, Batch, ExitOutput, Task, namespace
+from eltbench.core.arrays import Array, namespace
+from eltbench.tasks.base import Batch, ExitOutput, Task
 from eltbench.training.model import Model
 
 TINY = 1e-37  # added to probabilities so that 0·ln 0 is 0 and not NaN; lost in rounding above 1e-30

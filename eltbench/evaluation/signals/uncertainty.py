@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from eltbench.core.arrays import Array
 from eltbench.core.validation import unknown
 from eltbench.evaluation.signals import exit_signals, further_signals, member_signals
 from eltbench.evaluation.signals.trace import Trace
-from eltbench.tasks.base import Array
 
 TOKENS, CONTINUOUS = ("tokens",), ("continuous",)
 ANY = TOKENS + CONTINUOUS

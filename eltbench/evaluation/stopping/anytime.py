@@ -1,7 +1,6 @@
 """Predictions that can be had at any time: loop after loop until a deadline, a stopping rule or L_max ends them.
 
-`Model.anytime` is the door to this room. Stopped items leave the batch, so what they no longer loop is not computed;
-nothing here knows of a backend.
+Stopped items are dropped from the batch. Nothing here knows of a backend.
 """
 
 from __future__ import annotations
@@ -17,12 +16,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from eltbench.backends.steps import Steps
+from eltbench.core.arrays import Array
 from eltbench.evaluation.signals import uncertainty
 from eltbench.evaluation.signals.trace import Trace, estimated
 from eltbench.evaluation.signals.uncertainty import SIGNALS
-from eltbench.evaluation.stopping import rules as stopping
+from eltbench.evaluation.stopping import rules
 from eltbench.evaluation.stopping.rules import Rule
-from eltbench.tasks.base import Array, Batch, ExitOutput
+from eltbench.tasks.base import Batch, ExitOutput
 from eltbench.training.model import Model
 
 if TYPE_CHECKING:
@@ -81,17 +81,20 @@ class Plan:
         if self.rule is None:
             return np.zeros(items, bool)
         if self.rule.signal == "minus_loops":
-            values = stopping.minus_loops(self.exits[:read], items)
+            values = rules.minus_loops(self.exits[:read], items)
         elif self.gate is not None:
             values = self.gate({name: seen[name] for name in self.gate.names}, self.exits[:read])
         else:
             values = seen[self.rule.signal]
-        return stopping.fired(values, self.threshold, self.rule.hits)[-1]
+        return rules.fired(values, self.threshold, self.rule.hits)[-1]
 
 
 def anytime(
     model: Model,
-    batch: Batch,
+    inputs: np.ndarray,
+    labels: np.ndarray | None = None,
+    log_snr: np.ndarray | float | None = None,
+    context: np.ndarray | None = None,
     *,
     deadline_ms: float | None = None,
     rule: str | Rule | None = None,
@@ -101,8 +104,18 @@ def anytime(
     signals: Collection[str] | None = None,
     clock: Clock = time.perf_counter,
 ) -> Iterator[Current]:
-    """The predictions of `Model.anytime`, which see, for a host batch. Raises ValueError before any loop has run."""
-    began = clock()
+    """The current prediction with its signals after every loop, until the deadline, the rule or L_max ends it.
+
+    inputs, labels, log_snr, context: as for `Model.predict`. deadline_ms: since the call, the caller's own time
+    included; no loop begins that would end after it if it took as long as the one before, but the first runs in any
+    case. rule: of `evaluation.stopping.rules`, by name or as it is; an item that it stops leaves the batch, and its
+    later loops are not computed. threshold: of the rule, in place of that of its source. gate: of the rule
+    "learned-gate". exits: where predictions are read, by default every loop from L_min to L_max; previous means the
+    previous of these. signals: of `evaluation.signals.uncertainty`, by default all that can be read while the loops
+    run. clock: in seconds. At equilibrium depth exits are iterations of the solver. Raises ValueError for what cannot
+    be done, before the first loop; rules need exits to stop at, which unique depth has not.
+    """
+    began, batch = clock(), model.batch(inputs, labels, log_snr, context)
     items = len(batch.labels)
     if not items:
         raise ValueError("anytime: give one item or more, given none")
@@ -193,7 +206,7 @@ def planned(
     exits = model.exits(exits)
     if deadline_ms is not None and not deadline_ms > 0:
         raise ValueError(f"anytime: deadline_ms must be above 0, given {deadline_ms}")
-    rule = stopping.get(rule) if isinstance(rule, str) else rule
+    rule = rules.get(rule) if isinstance(rule, str) else rule
     if rule is None and (threshold is not None or gate is not None):
         raise ValueError("anytime: a threshold and a gate belong to a rule; name the rule, or leave them out")
     readable = [name for name in SIGNALS if _readable(model, name)]
@@ -208,7 +221,7 @@ def planned(
         if threshold is None or math.isnan(threshold):
             raise ValueError(
                 f"anytime: the rule of {rule.signal!r} needs a threshold, given {threshold}; take one from "
-                "`stopping.thresholds` that calibration items have accepted (`evaluation.guarantees`)"
+                "`rules.thresholds` that calibration items have accepted (`evaluation.guarantees`)"
             )
     for name in chosen:
         if uncertainty.get(name) and name not in readable:

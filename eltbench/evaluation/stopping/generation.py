@@ -15,6 +15,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
 
+from eltbench.core.arrays import Array
 from eltbench.core.streams import stream
 from eltbench.data import form
 from eltbench.data.latin import Latin, valid
@@ -24,7 +25,7 @@ from eltbench.evaluation.signals.probe import Gate
 from eltbench.evaluation.signals.trace import Trace, estimated, observed_fields
 from eltbench.evaluation.signals.uncertainty import measure
 from eltbench.evaluation.stopping import rules as stopping
-from eltbench.tasks.base import Array, Batch
+from eltbench.tasks.base import Batch
 from eltbench.training.model import Model
 
 

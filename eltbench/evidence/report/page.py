@@ -18,13 +18,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from eltbench.evaluation.quality.pictures import ABOUT
+from eltbench.core.durations import duration
 from eltbench.evidence import verdicts
 from eltbench.evidence.claims import COVERS, Claim
+from eltbench.evidence.figures import ABOUT
 from eltbench.evidence.report.forest import forest
 from eltbench.evidence.report.published import Published
 from eltbench.evidence.schema import CONTROL
-from eltbench.execution.progress import duration
 
 MARKS = {"supported": "✔", "contradicted": "✘", "inconclusive": "?"}  # a verdict is never told by colour alone
 FIGURE_WIDTH = 1400  # pixels; wider figures are made smaller, the PDF keeps every detail

@@ -18,12 +18,12 @@ from rich.console import Console
 from eltbench import backends
 from eltbench.cli import command_line
 from eltbench.core.atomic import check_writable
+from eltbench.core.durations import duration
 from eltbench.core.processors import processors
 from eltbench.core.provenance import provenance, row_provenance
 from eltbench.evidence import publishing, results, verdicts
 from eltbench.evidence.claims import Decision
 from eltbench.evidence.schema import row_schema, validate
-from eltbench.execution.progress import duration
 from eltbench.studies.presets import load_table
 from eltbench.studies.throughput import measuring, tables
 from eltbench.studies.throughput.measuring import Record, Report

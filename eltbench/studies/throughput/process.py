@@ -71,7 +71,7 @@ class Nursery:
         return answer
 
     def _start(self) -> subprocess.Popen[bytes]:
-        from eltbench.execution.worker import thread_environment  # loads pyarrow, whose threads a nursery must not have
+        from eltbench.core.child import thread_environment  # loads pyarrow, whose threads a nursery must not have
 
         return subprocess.Popen(
             [sys.executable, "-P", "-m", self.module],

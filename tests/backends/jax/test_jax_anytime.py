@@ -9,6 +9,7 @@ import pytest
 from two_backends import TRAINERS, compilations, pair_of, relative, small_run
 
 from eltbench.evaluation.stopping import rules as stopping
+from eltbench.evaluation.stopping.anytime import anytime
 from eltbench.training.model import Model
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -34,12 +35,12 @@ def test_every_prediction_is_that_of_predict_also_where_items_leave(trainer, blo
     pair = pair_of(small_run(trainer, "diffusion" if block == "dit" else "masked", block=block), tmp_path)
     model, batch = model_of(pair), pair.batch()
     if trainer == "unique-depth":
-        (only,) = model.anytime(**given(batch))
+        (only,) = anytime(model, **given(batch))
         assert relative(model.predict(**given(batch), exits=(1,))[0], only.prediction) < 1e-5
         with pytest.raises(ValueError, match="no exits to stop at"):
-            model.anytime(**given(batch), rule="cosine")
+            anytime(model, **given(batch), rule="cosine")
         return
-    whole = list(model.anytime(**given(batch), signals=["relative_update_norm"]))  # nothing leaves
+    whole = list(anytime(model, **given(batch), signals=["relative_update_norm"]))  # nothing leaves
     values = np.stack([now.signals["relative_update_norm"] for now in whole])
     order = np.sort(values[0])
     threshold = float(order[1:3].mean())  # two of the four stop at once: less than half of the program's items go on
@@ -47,7 +48,7 @@ def test_every_prediction_is_that_of_predict_also_where_items_leave(trainer, blo
     expected = np.stack(model.predict(**given(batch), exits=EXITS))
     assert all(relative(left, now.prediction) < 1e-5 for left, now in zip(expected, whole, strict=True))
     rule = {"rule": "latent-difference", "threshold": threshold, "signals": ()}
-    for place, now in enumerate(model.anytime(**given(batch), **rule)):
+    for place, now in enumerate(anytime(model, **given(batch), **rule)):
         read = np.minimum(stop, place)
         assert np.array_equal(now.exits, np.array(EXITS)[read])
         assert relative(expected[read, np.arange(4)], now.prediction) < 1e-5
@@ -56,7 +57,7 @@ def test_every_prediction_is_that_of_predict_also_where_items_leave(trainer, blo
 
 def test_the_signals_are_those_of_torch(tmp_path):
     pair = pair_of(small_run("universal-transformer", "masked", block="bert"), tmp_path)
-    ours, theirs = (list(model_of(pair, backend).anytime(**given(pair.batch()))) for backend in ("torch", "jax"))
+    ours, theirs = (list(anytime(model_of(pair, backend), **given(pair.batch()))) for backend in ("torch", "jax"))
     for left, right in zip(ours, theirs, strict=True):
         assert left.signals.keys() == right.signals.keys()
         for name, values in left.signals.items():

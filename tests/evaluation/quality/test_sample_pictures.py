@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from eltbench import studies
-from eltbench.evaluation.quality import pictures as sample_pictures
-from eltbench.evidence import report
+from eltbench.evaluation.quality import pictures
+from eltbench.evidence import figures, report
 from eltbench.execution.store import RunStore
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training.loop import fit
@@ -38,7 +38,7 @@ def jobs():
 
 @pytest.fixture(scope="module")
 def store(jobs, tmp_path_factory):
-    """The runs of a study, of which elt's first seed on digits was not finished."""
+    """The runs of a study, of which elt's second seed on digits alone was finished."""
     store = RunStore(tmp_path_factory.mktemp("runs"))
     for job in jobs:
         if job.run.trainer == "elt" and job.run.seed == 4:
@@ -47,30 +47,34 @@ def store(jobs, tmp_path_factory):
     return store
 
 
+def there(jobs, store):
+    return [job for job in jobs if store.state(job.run_id) == "done"]
+
+
 def test_each_world_with_samples_has_a_picture_of_elt_from_the_first_seed_that_is_done(jobs, store, tmp_path):
-    (path,) = sample_pictures.write(tmp_path, jobs, store, trained=())
+    (path,) = pictures.write(tmp_path, there(jobs, store), store.root, trained=())
     assert path.name == "samples-diffusion-digits-torch.png"  # and none of relay, which holds no images
     with Image.open(path) as picture:
-        said = picture.info[sample_pictures.ABOUT]
+        said = picture.info[figures.ABOUT]
         assert picture.height > 3 * 40  # a row a loop count
     assert said.startswith("Samples of elt diffusion digits, trained with L_max = 2 (seed 4)")
     assert path.stat().st_size < 100_000
     whole = path.read_bytes()
-    assert sample_pictures.write(tmp_path, jobs, store, trained=()) == []
-    assert sample_pictures.write(tmp_path, jobs, store, trained=[job.run_id for job in jobs]) == [path]
+    assert pictures.write(tmp_path, there(jobs, store), store.root, trained=()) == []
+    assert pictures.write(tmp_path, there(jobs, store), store.root, trained=[job.run_id for job in jobs]) == [path]
     assert path.read_bytes() == whole  # one model draws one picture
 
 
 def test_the_report_shows_the_picture_with_its_words(jobs, store, tmp_path):
     folder = tmp_path / "results" / "extrapolation" / "relay"
     shutil.copytree(RESULTS / "extrapolation" / "relay", folder)
-    sample_pictures.write(folder, jobs, store, trained=())
-    page, _ = report.write(tmp_path / "results", tmp_path / "report.html")
+    pictures.write(folder, there(jobs, store), store.root, trained=())
+    page, _ = report.write(tmp_path / "results", tmp_path / "report.html", studies.claims())
     text = page.read_text(encoding="utf-8")
     assert text.count("trained with L_max = 2 (seed 4), a row a loop count, all from the same noise") == 2
 
 
 def test_a_study_leaves_pictures_only_where_runs_are_done(jobs, tmp_path):
-    assert sample_pictures.write(tmp_path, jobs, RunStore(tmp_path / "none"), trained=()) == []
+    assert pictures.write(tmp_path, [], tmp_path / "none", trained=()) == []
     unsampled = [replace(job, settings={**job.settings, "sample_loops": []}) for job in jobs]
-    assert sample_pictures.write(tmp_path, unsampled, RunStore(tmp_path / "none"), trained=()) == []
+    assert pictures.write(tmp_path, unsampled, tmp_path / "none", trained=()) == []

@@ -17,6 +17,7 @@ from eltbench.evaluation.signals.probe import Gate
 from eltbench.evaluation.signals.trace import trace
 from eltbench.evaluation.signals.uncertainty import SIGNALS
 from eltbench.evaluation.stopping import rules as stopping
+from eltbench.evaluation.stopping.anytime import anytime
 from eltbench.evaluation.stopping.rules import Rule
 from eltbench.tasks.base import ExitOutput
 from eltbench.training.loop import build_engine, fit, parts
@@ -113,7 +114,7 @@ def test_every_prediction_is_that_of_predict_at_its_exit(trainer, block):
     model = model_of(trainer, block)
     exits = (1,) if trainer == "unique-depth" else EXITS
     expected = model.predict(**inputs_of(model), exits=exits)
-    given = list(model.anytime(**inputs_of(model)))
+    given = list(anytime(model, **inputs_of(model)))
     assert [current.loops for current in given] == list(exits)
     for current, prediction in zip(given, expected, strict=True):
         assert same(current.prediction, prediction)
@@ -133,7 +134,7 @@ def test_items_that_stop_leave_the_batch_and_no_other_notices(trainer, block, mo
     assert len(set(stop)) > 1
     expected = np.stack(model.predict(**inputs_of(model), exits=EXITS))
     watch = Watch(model, monkeypatch)
-    given = list(model.anytime(**inputs_of(model), rule="latent-difference", threshold=threshold))
+    given = list(anytime(model, **inputs_of(model), rule="latent-difference", threshold=threshold))
     for place, current in enumerate(given):
         read = np.minimum(stop, place)
         assert same(current.prediction, expected[read, np.arange(ITEMS)])
@@ -146,15 +147,15 @@ def test_items_that_stop_leave_the_batch_and_no_other_notices(trainer, block, mo
 def test_half_precision_is_that_of_predict():
     model = model_of(precision="bf16")
     expected = model.predict(**inputs_of(model), exits=EXITS)
-    for current, prediction in zip(model.anytime(**inputs_of(model)), expected, strict=True):
+    for current, prediction in zip(anytime(model, **inputs_of(model)), expected, strict=True):
         assert current.prediction.dtype == np.float32
         assert same(current.prediction, prediction)
 
 
 def test_exits_may_be_chosen_and_begin_where_training_began_to_read():
     model = model_of(min_loops=3)
-    assert [current.loops for current in model.anytime(**inputs_of(model))] == [3, 4]
-    given = list(model.anytime(**inputs_of(model), exits=(2, 6)))
+    assert [current.loops for current in anytime(model, **inputs_of(model))] == [3, 4]
+    given = list(anytime(model, **inputs_of(model), exits=(2, 6)))
     for current, prediction in zip(given, model.predict(**inputs_of(model), exits=(2, 6)), strict=True):
         assert same(current.prediction, prediction)
 
@@ -163,14 +164,14 @@ def test_exits_may_be_chosen_and_begin_where_training_began_to_read():
 def test_signals_are_those_of_one_pass(trainer, block):
     model = model_of(trainer, block)
     expected = measured(model)
-    given = list(model.anytime(**inputs_of(model)))
+    given = list(anytime(model, **inputs_of(model)))
     assert given[0].signals.keys() == {name for name in expected if uncertainty.get(name).may_stop}
     for place, current in enumerate(given):
         assert current.nonfinite == ()
         for name, values in current.signals.items():
             assert np.allclose(values, expected[name][place], rtol=1e-3, atol=1e-5, equal_nan=True), name
-    assert list(model.anytime(**inputs_of(model), signals=()))[-1].signals == {}
-    (name,) = list(model.anytime(**inputs_of(model), signals=["update_turn"]))[-1].signals
+    assert list(anytime(model, **inputs_of(model), signals=()))[-1].signals == {}
+    (name,) = list(anytime(model, **inputs_of(model), signals=["update_turn"]))[-1].signals
     assert name == "update_turn"
 
 
@@ -180,7 +181,7 @@ def test_what_is_not_finite_is_reported_with_its_item_and_never_stops():
     threshold = between(measured(model)["relative_update_norm"])
     inputs["inputs"] = inputs["inputs"].copy()
     inputs["inputs"][[7, 9]] = 3e38  # finite, but not what is computed from it
-    given = list(model.anytime(**inputs, rule="latent-difference", threshold=threshold))
+    given = list(anytime(model, **inputs, rule="latent-difference", threshold=threshold))
     assert not given[-2].running.all()  # others have stopped: items are counted as they were given
     assert given[-1].exits[7] == 4
     for current in given:
@@ -204,7 +205,7 @@ def test_each_rule_stops_where_it_does_on_a_whole_pass(block, name):
     values = stopping.minus_loops(EXITS, ITEMS) if name == "fixed" else measured(model)[rule.signal]
     whole = {"fixed": -2.0, "argmax-stability": -0.5}  # signals that count
     threshold = whole[name] if name in whole else between(values)
-    *_, last = model.anytime(**inputs_of(model), rule=name, threshold=threshold, signals=())
+    *_, last = anytime(model, **inputs_of(model), rule=name, threshold=threshold, signals=())
     assert np.array_equal(last.exits, np.array(EXITS)[stopping.stops(values, threshold, rule.hits)])
     assert last.exits.min() < 4
 
@@ -216,7 +217,7 @@ def test_a_learned_gate_stops_where_it_does_on_a_whole_pass():
     gate = Gate(values, errors, EXITS, tolerance=0.3)
     not_ready = gate(values, EXITS)
     threshold = between(not_ready)
-    *_, last = model.anytime(**inputs_of(model), rule="learned-gate", gate=gate, threshold=threshold, signals=())
+    *_, last = anytime(model, **inputs_of(model), rule="learned-gate", gate=gate, threshold=threshold, signals=())
     assert np.array_equal(last.exits, np.array(EXITS)[stopping.stops(not_ready, threshold)])
     assert last.signals.keys() == values.keys()
 
@@ -224,8 +225,8 @@ def test_a_learned_gate_stops_where_it_does_on_a_whole_pass():
 def test_a_rule_brings_the_threshold_of_its_source_and_the_safest_never_stops():
     model = model_of()
     easy = Rule("relative_update_norm", threshold=np.inf)
-    assert [current.ended_by for current in model.anytime(**inputs_of(model), rule=easy)] == ["rule"]
-    *_, last = model.anytime(**inputs_of(model), rule=easy, threshold=-np.inf)
+    assert [current.ended_by for current in anytime(model, **inputs_of(model), rule=easy)] == ["rule"]
+    *_, last = anytime(model, **inputs_of(model), rule=easy, threshold=-np.inf)
     assert (last.exits == 4).all()
     assert last.ended_by == "loops"
 
@@ -233,7 +234,7 @@ def test_a_rule_brings_the_threshold_of_its_source_and_the_safest_never_stops():
 @pytest.mark.parametrize(("deadline", "loops"), [(1, 1), (19.9, 1), (20.1, 2), (35, 3), (1000, 4)])
 def test_no_loop_begins_that_would_end_after_the_deadline(deadline, loops, monkeypatch):
     model = model_of()
-    given = list(model.anytime(**inputs_of(model), deadline_ms=deadline, clock=Watch(model, monkeypatch)))
+    given = list(anytime(model, **inputs_of(model), deadline_ms=deadline, clock=Watch(model, monkeypatch)))
     assert len(given) == loops  # the first runs in any case: there must be a prediction
     assert [current.elapsed_ms for current in given] == pytest.approx([10.0 * (1 + place) for place in range(loops)])
     assert given[-1].ended_by == ("loops" if loops == 4 else "deadline")
@@ -245,7 +246,7 @@ def test_no_loop_begins_that_would_end_after_the_deadline(deadline, loops, monke
 def test_loops_without_an_exit_count_before_they_run(monkeypatch):
     model = model_of()
     clock = Watch(model, monkeypatch)
-    (only,) = model.anytime(**inputs_of(model), exits=(2, 5), deadline_ms=45, clock=clock)  # three more would be 50
+    (only,) = anytime(model, **inputs_of(model), exits=(2, 5), deadline_ms=45, clock=clock)  # three more would be 50
     assert only.ended_by == "deadline"
 
 
@@ -253,7 +254,7 @@ def test_the_callers_own_time_counts(monkeypatch):
     model = model_of()
     clock = Watch(model, monkeypatch)
     given = []
-    for current in model.anytime(**inputs_of(model), deadline_ms=35, clock=clock):
+    for current in anytime(model, **inputs_of(model), deadline_ms=35, clock=clock):
         given.append(current)
         clock.seconds += 0.02
     assert [current.loops for current in given] == [1]
@@ -288,13 +289,13 @@ def test_what_cannot_be_done_is_refused_before_any_loop(asked, message, monkeypa
     model = model_of()
     monkeypatch.setattr(model.engine, "steps", None)
     with pytest.raises(ValueError, match=message):
-        model.anytime(**inputs_of(model), **asked)
+        anytime(model, **inputs_of(model), **asked)
 
 
 def test_a_rule_for_a_network_without_exits_is_refused():
     model = model_of("unique-depth")
     with pytest.raises(ValueError, match="trainer 'unique-depth' has no exits to stop at; give no rule"):
-        model.anytime(**inputs_of(model), rule="cosine")
+        anytime(model, **inputs_of(model), rule="cosine")
 
 
 def test_inputs_without_a_question_are_refused():
@@ -303,10 +304,10 @@ def test_inputs_without_a_question_are_refused():
     given["inputs"] = given["inputs"].copy()
     given["inputs"][5] = 0
     with pytest.raises(ValueError, match="item 5 masks none"):
-        model.anytime(**given)
-    assert len(list(model.anytime(**given, signals=()))) == 4
+        anytime(model, **given)
+    assert len(list(anytime(model, **given, signals=()))) == 4
     with pytest.raises(ValueError, match="give one item or more, given none"):
-        model.anytime(**{name: None if array is None else array[:0] for name, array in given.items()})
+        anytime(model, **{name: None if array is None else array[:0] for name, array in given.items()})
 
 
 # The page
