@@ -16,6 +16,7 @@ from PIL import Image
 from eltbench import studies
 from eltbench.core.atomic import replacing
 from eltbench.evidence import report
+from eltbench.studies import deciding
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "report.png"
@@ -32,7 +33,7 @@ def main() -> int:
         print(f"error: none of {', '.join(names)} is here; install one", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as place:
-        page, *_ = report.write(ROOT / "results", Path(place) / "report.html", studies.claims())
+        page, *_ = report.write(ROOT / "results", Path(place) / "report.html", studies.claims(), deciding.read_folder)
         shot = Path(place) / "report.png"
         valued = [f"screenshot={shot}", f"window-size={WIDTH},{HEIGHT}", f"user-data-dir={place}/profile"]
         options = [f"--{name}" for name in (*SWITCHES.split(), *valued)]

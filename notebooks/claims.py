@@ -27,13 +27,14 @@ import pandas as pd
 import eltbench
 from eltbench.evidence import verdicts
 from eltbench.evidence.report import published
+from eltbench.studies import deciding
 
 results, found = Path("../results"), []
 # smoke and quick are left out: what they print is no result; without any, the error says what to run
 for folder in [*published.folders(results)] or [results / "extrapolation" / "digits"]:
     rows = eltbench.load_rows(folder)
     study, preset = (rows[name].iloc[0] for name in ("study", "preset"))
-    decided = verdicts.frame(verdicts.decide_published(folder))
+    decided = verdicts.frame(deciding.decide_published(folder))
     found.append(decided.assign(study=study, preset=preset))
 found = pd.concat(found, ignore_index=True)
 found.groupby(["study", "preset", "claim"])["cell_verdict"].agg(lambda here: ", ".join(sorted(set(here))))

@@ -29,6 +29,7 @@ import seaborn as sns
 import eltbench
 from eltbench import studies
 from eltbench.evidence import figures, verdicts
+from eltbench.studies import deciding
 
 folder = Path("../results/depth_grid/digits")
 rows = eltbench.load_rows(folder)
@@ -77,5 +78,5 @@ for axis, ((task, world), here) in zip(axes.flat, cells, strict=True):
 # Each effect is a loss over another, paired by seed; intervals are widened over the claims of the study.
 
 # %%
-decided = verdicts.frame(verdicts.decide_published(folder))
+decided = verdicts.frame(deciding.decide_published(folder))
 decided[["claim", "task", "estimand", "witness", "estimate", "low", "high", "verdict", "cell_verdict", "n"]]

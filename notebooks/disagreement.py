@@ -30,6 +30,7 @@ import eltbench
 from eltbench.evaluation.signals.per_sample import ERRORS
 from eltbench.evidence import figures, verdicts
 from eltbench.evidence.report import published
+from eltbench.studies import deciding
 from eltbench.studies.disagreement import figure as disagreement_curves
 
 root = Path("../results/disagreement")
@@ -112,6 +113,6 @@ held.pivot_table(index=["task", "dataset", "guarantee", "rule"], columns="metric
 # ## The verdicts that follow
 
 # %%
-decided = {name: verdicts.frame(verdicts.decide_published(root / name)) for name in presets}
+decided = {name: verdicts.frame(deciding.decide_published(root / name)) for name in presets}
 shown = ["claim", "task", "dataset", "estimand", "estimate", "low", "high", "cell_verdict", "n"]
 pd.concat(decided, names=["preset"])[shown]

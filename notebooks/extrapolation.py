@@ -28,6 +28,7 @@ from IPython.display import Image, display
 import eltbench
 from eltbench import studies
 from eltbench.evidence import figures, verdicts
+from eltbench.studies import deciding
 
 folder = Path("../results/extrapolation/digits")
 rows = eltbench.load_rows(folder)
@@ -97,5 +98,5 @@ key = axes[0, 0].legend(fontsize=7)
 # The command prints this table as well; [claims](claims.ipynb) shows all studies together.
 
 # %%
-decided = verdicts.frame(verdicts.decide_published(folder))
+decided = verdicts.frame(deciding.decide_published(folder))
 decided[["claim", "task", "estimand", "witness", "estimate", "low", "high", "verdict", "cell_verdict", "n"]]

@@ -32,6 +32,7 @@ import eltbench
 from eltbench import studies
 from eltbench.evidence import figures, verdicts
 from eltbench.evidence.report import published
+from eltbench.studies import deciding
 from eltbench.studies.throughput import tables
 
 root = Path("../results/throughput")
@@ -104,6 +105,6 @@ for rows in presets.values():
 
 # %%
 for name in presets:
-    decided = verdicts.frame(verdicts.decide_published(root / name))
+    decided = verdicts.frame(deciding.decide_published(root / name))
     shown = ["claim", "task", "dataset", "estimand", "estimate", "low", "high", "cell_verdict", "n"]
     display(decided[shown] if len(decided) else f"{name}: no claim's cells were all measured")

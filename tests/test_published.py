@@ -10,6 +10,7 @@ import eltbench
 from eltbench import studies
 from eltbench.evidence import verdicts
 from eltbench.evidence.report import published
+from eltbench.studies import deciding
 from eltbench.studies.presets import load_preset
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -24,7 +25,7 @@ def folder(request):
 
 
 def test_the_verdicts_are_those_of_the_rows(folder):
-    decisions = verdicts.decide_published(folder)
+    decisions = deciding.decide_published(folder)
     assert (folder / "claims.json").read_text() == verdicts.as_json(folder.parent.name, folder.name, decisions)
 
 

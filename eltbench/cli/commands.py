@@ -26,6 +26,7 @@ from eltbench.core.registry import allow_named
 from eltbench.core.validation import unknown
 from eltbench.execution.store import RunStore
 from eltbench.execution.sweep import sweep
+from eltbench.studies import deciding
 from eltbench.training.identity import run_id
 from eltbench.training.job import Job
 from eltbench.training.model import load_model, runs_root
@@ -228,7 +229,7 @@ def report(arguments: list[str]) -> int:
     from eltbench.evidence.report import write
 
     asked = command_line.read(ReportCommand, "eltbench report", arguments)
-    for path in write(asked.results, asked.out, studies.claims(), narrow=asked.narrow):
+    for path in write(asked.results, asked.out, studies.claims(), deciding.read_folder, narrow=asked.narrow):
         print(path)
     return 0
 

@@ -25,7 +25,7 @@ from eltbench.evidence import publishing
 from eltbench.evidence.claims import Cell, Condition
 from eltbench.evidence.intervals import Interval, welch_interval
 from eltbench.evidence.regions import quantity
-from eltbench.studies import recipes
+from eltbench.studies import deciding, recipes
 from eltbench.studies.base import Study
 
 
@@ -109,7 +109,7 @@ def _sides(folder: Path) -> tuple[str, dict[tuple[str, str], list[Side]]]:
         raise ValueError(f"{folder} is no folder of results: {error}") from error
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or of another version: {error!r}") from error
-    retold = publishing.retell(folder, _commands(folder), most=math.inf)
+    retold = deciding.retell(folder, _commands(folder), most=math.inf)
     evidence, decided = study.evidence(retold.rows), retold.content["claims"]
     for id, cell in told:
         if cell not in evidence.get(id, {}):
@@ -131,7 +131,7 @@ def preliminaries(first: str | Path, second: str | Path) -> list[str]:
     """
     folders = [expanded(folder) for folder in (first, second)]
     commands = [_commands(folder) for folder in folders]
-    told = [publishing.retell(folder, made, most=math.inf) for folder, made in zip(folders, commands, strict=True)]
+    told = [deciding.retell(folder, made, most=math.inf) for folder, made in zip(folders, commands, strict=True)]
     said = [f"{folder}: {note}" for folder, each in zip(folders, told, strict=True) for note in each.notes]
     study = studies.create(told[0].content["study"])
     if not all(commands):

@@ -23,7 +23,7 @@ from eltbench.core.registry import allow_named, without_allowed
 from eltbench.core.validation import check_name
 from eltbench.evaluation.quality import pictures
 from eltbench.evidence import claims, results, verdicts
-from eltbench.evidence.publishing import lock, publish, read_commands
+from eltbench.evidence.publishing import lock, read_commands
 from eltbench.execution import executors, torchrun
 from eltbench.execution.collect import collect
 from eltbench.execution.estimate import estimate
@@ -32,6 +32,7 @@ from eltbench.execution.sweep import Durations, Outcome, grouped, sweep, with_co
 from eltbench.execution.sweep import plan as plan_sweep
 from eltbench.studies import recipes
 from eltbench.studies import tables_only as reading
+from eltbench.studies.deciding import publish
 from eltbench.studies.presets import MOST_SEEDS, Preset, load_preset
 from eltbench.training.job import Job
 from eltbench.training.loop import check_vectorised

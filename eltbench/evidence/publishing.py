@@ -1,10 +1,9 @@
-"""A study's folder of results: written from its rows, and read back with verdicts that are decided from them anew."""
+"""A study's folder of results: every file written whole, and read back with plain words for what is odd."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,10 @@ import pandas as pd
 import pyarrow as pa
 from filelock import FileLock
 
-from eltbench import studies
 from eltbench.core import atomic
 from eltbench.core.atomic import replacing, write_json, write_text
-from eltbench.evidence import claims, results, verdicts
-from eltbench.evidence.schema import row_schema
-from eltbench.studies.base import Study
-from eltbench.studies.presets import Preset, presets_of
-
-MOST_ROWS = 500_000  # that are decided anew when a folder is read: ten seconds and half a GiB
+from eltbench.evidence import results
+from eltbench.evidence.question import Question
 
 
 def lock(folder: Path) -> FileLock:
@@ -28,19 +22,9 @@ def lock(folder: Path) -> FileLock:
     return FileLock(folder / ".lock")
 
 
-def publish(
-    folder: Path, study: Study, preset: Preset, rows: pd.DataFrame, commands: list[dict[str, Any]]
-) -> list[claims.Decision]:
-    """Decide a study's claims and `write` everything into its folder."""
-    decisions = verdicts.decide_all(study, rows, presets=presets_of(commands), smoke=preset.smoke)
-    content = verdicts.content(study, preset.name, decisions, rows)
-    write(folder, study, rows, row_schema(study.columns), content, commands)
-    return decisions
-
-
 def write(
     folder: Path,
-    study: Study,
+    study: Question,
     rows: pd.DataFrame,
     schema: pa.Schema,
     content: dict[str, Any],
@@ -63,65 +47,6 @@ def write(
         *earlier, last = ({key: it for key, it in each.items() if key != results.CHECKSUM} for each in commands)
         made = [*earlier, {**last, results.CHECKSUM: results.checksum(temporary)}]
         write_json(folder / "provenance.json", {"commands": made}, indent=1)
-
-
-@dataclass(frozen=True)
-class Retold:
-    """A folder of results as its rows have it, and what is to be said of files that have it otherwise."""
-
-    content: dict[str, Any]  # of claims.json
-    rows: pd.DataFrame  # all columns, or those of `models` where they are too many
-    notes: tuple[str, ...]
-    summary: pd.DataFrame | None = None  # of a study without claims, whose verdicts stand there
-
-
-def retell(
-    folder: Path, commands: Sequence[dict[str, Any]], models: Sequence[str] = (), most: float = MOST_ROWS
-) -> Retold:
-    """Read a folder and decide its claims anew where its study is known here.
-
-    commands: of its provenance.json. models: the columns that are read of more rows than `most`, which are not decided
-    anew. Raises ValueError for rows and claims that cannot be read or decided.
-    """
-    path, notes = folder / "rows.parquet", []
-    if said := results.of_two_states(path):
-        notes.append(said)
-    found = read_json(folder / "claims.json")
-    if not isinstance(found, dict) or not isinstance(found.get("claims"), dict):
-        raise ValueError(f"{folder / 'claims.json'} cannot be read: it holds no claims")
-    if (count := results.count(path)) > most:
-        notes.append(
-            f"its {count} rows were not decided anew, since they are more than {most}: verdicts are those of "
-            "claims.json"
-        )
-        return Retold(found, results.read_columns(path, models), tuple(notes))
-    rows = results.read_published(path).to_pandas()
-    names, presets = (sorted(rows[name].unique()) for name in ("study", "preset"))
-    if len(names) != 1:
-        raise ValueError(f"{path} holds rows of the studies {names}: keep them apart")
-    if names[0] not in studies.names():
-        notes.append(f"study {names[0]!r} is not registered here: verdicts are those of claims.json, not decided anew")
-        return Retold(found, rows, tuple(notes))
-    study = studies.create(names[0])
-    name = presets[0] if len(presets) == 1 else str(found.get("preset"))
-    try:
-        results.read_published(path, study.columns)
-        decisions = (
-            verdicts.decide_all(study, rows, presets=presets_of(commands), smoke=_smoke(commands))
-            if study.claims
-            else []
-        )
-        content = json.loads(json.dumps(verdicts.content(study, name, decisions, rows)))
-    except Exception as error:  # rows may fit the schema and yet be of no models that the study can compare
-        raise ValueError(f"{path} gives no verdicts: {type(error).__name__}: {error}") from error
-    if content != found:
-        notes.append("claims.json does not follow from the rows; what is shown was decided from the rows anew")
-    return Retold(content, rows, tuple(notes), None if study.claims else study.summarise(rows))
-
-
-def _smoke(commands: Sequence[dict[str, Any]]) -> bool:
-    """Whether the last command's preset was one that judges nothing."""
-    return any(preset.get("smoke") is True for command in commands[-1:] for preset in command["presets"][:1])
 
 
 def read_commands(path: Path) -> list[dict[str, Any]]:

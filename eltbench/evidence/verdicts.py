@@ -7,62 +7,35 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
-from eltbench import studies
 from eltbench.core import tables
 from eltbench.evidence import claims
 from eltbench.evidence.claims import Decision, Finding
+from eltbench.evidence.question import Found, Question
 from eltbench.evidence.regions import Region, quantity
-from eltbench.evidence.results import load_rows
-from eltbench.studies import learned
-from eltbench.studies.base import Study
-from eltbench.studies.presets import Preset, presets_of
 
 LEVEL = 0.95
 MANY = 4  # cells of a claim, above which an overview counts them
 COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow"}
 
 
-def decide_all(study: Study, rows: pd.DataFrame, *, presets: Sequence[Preset] | None, smoke: bool) -> list[Decision]:
-    """One decision per claim of the study, intervals widened over all of them, decided or not.
-
-    presets: those that the rows were made by, so that models which have not learned get no verdict (`studies.learned`);
-    None where nothing is known of them, as of effects that are made up.
-    """
-    evidence = study.evidence(rows)
-    if presets is not None and study.trained:
-        evidence = learned.withheld(study, rows, presets, evidence)
-    shared: dict[str, Any] = {"level": LEVEL, "comparisons": len(study.claims)}
+def decide(question: Question, rows: pd.DataFrame, evidence: Found, *, smoke: bool) -> list[Decision]:
+    """One decision a claim, intervals widened over all of them, decided or not."""
+    shared: dict[str, Any] = {"level": LEVEL, "comparisons": len(question.claims)}
     found = []
-    for claim in study.claims:
+    for claim in question.claims:
         if claim.undecidable:
             found.append(Decision(claim, "inconclusive", claim.undecidable, **shared, cells=()))
         else:
             decision = claims.decide(claim, evidence.get(claim.id, {}), **shared, preset_is_smoke=smoke)
-            absent = "" if decision.cells else study.why_nothing(rows, claim)
+            absent = "" if decision.cells else question.why_nothing(rows, claim)
             found.append(replace(decision, reason=absent) if absent else decision)
     return found
-
-
-def decide_published(folder: Path) -> list[Decision]:
-    """The decisions that the rows and commands of a results folder lead to, whatever its claims.json says.
-
-    Raises ValueError where its rows or provenance.json cannot be read.
-    """
-    rows = load_rows(folder / "rows.parquet")
-    path = folder / "provenance.json"
-    try:
-        presets = presets_of(json.loads(path.read_bytes())["commands"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; it says how the rows were made") from None
-    study = studies.create(rows["study"].iloc[0])
-    return decide_all(study, rows, presets=presets, smoke=any(preset.smoke for preset in presets))
 
 
 def withheld(decisions: Sequence[Decision]) -> list[str]:
@@ -83,7 +56,7 @@ def as_json(study: str, preset: str, decisions: Sequence[Decision]) -> str:
     return json.dumps({"study": study, "preset": preset, "claims": found}, indent=1, allow_nan=False) + "\n"
 
 
-def content(study: Study, preset: str, decisions: Sequence[Decision], rows: pd.DataFrame) -> dict[str, Any]:
+def content(study: Question, preset: str, decisions: Sequence[Decision], rows: pd.DataFrame) -> dict[str, Any]:
     """The content of claims.json: the decisions, and what else the study tells of its rows."""
     found = {decision.claim.id: {**decision.to_dict(), "intervals_cover": study.covers} for decision in decisions}
     return {"study": study.name, "preset": preset, "claims": found, **study.told(rows)}

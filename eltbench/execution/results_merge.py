@@ -16,9 +16,10 @@ from eltbench import studies
 from eltbench.core import atomic
 from eltbench.evidence import results
 from eltbench.evidence.merging import ContradictionError, check_repeated, merged_rows
-from eltbench.evidence.publishing import lock, publish, read_commands
+from eltbench.evidence.publishing import lock, read_commands
 from eltbench.studies import recipes
 from eltbench.studies.base import Study
+from eltbench.studies.deciding import publish
 from eltbench.studies.presets import preset_from_dict, presets_of
 
 MADE = re.compile(r"(rows\.parquet|summary\.csv|claims\.json|provenance\.json|figure\.(png|pdf))")

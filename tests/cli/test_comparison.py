@@ -15,6 +15,7 @@ from eltbench.cli.compare import compare
 from eltbench.evidence import results, verdicts
 from eltbench.evidence.intervals import welch_interval
 from eltbench.evidence.schema import row_schema
+from eltbench.studies import deciding
 from eltbench.studies.extrapolation.study import Extrapolation
 
 
@@ -28,7 +29,7 @@ def published(folder, halves, *, backend="torch", task="diffusion"):
     table = frame(rows)
     folder.mkdir()
     results.write_rows(folder / "rows.parquet", table, row_schema(Extrapolation.columns))
-    decided = verdicts.decide_all(studies.create("extrapolation"), table, presets=None, smoke=False)
+    decided = deciding.decide_all(studies.create("extrapolation"), table, presets=None, smoke=False)
     (folder / "claims.json").write_text(verdicts.as_json("extrapolation", "made-up", decided))
     return folder
 

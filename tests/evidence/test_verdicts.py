@@ -16,6 +16,7 @@ from synthetic_rows import frame, losses
 from eltbench import studies
 from eltbench.evidence import verdicts
 from eltbench.evidence.claims import Cell, Evidence, Witness, decide
+from eltbench.studies import deciding
 
 DIGITS, RELAY = Cell("diffusion", "digits", "torch"), Cell("masked", "relay", "torch")
 CLAIMS = ("elastic", "vanilla-collapse", "vanilla-parity", "over-iteration", "modest-extrapolation", "update-norms")
@@ -147,7 +148,7 @@ def test_the_short_form_holds_the_verdict_of_every_claim_and_cell(decisions):
 
 def test_the_table_for_documents_says_that_one_seed_gives_no_interval():
     study = studies.create("extrapolation")
-    decisions = verdicts.decide_all(study, frame(losses({2: 0.2, 4: 0.1})), presets=None, smoke=False)
+    decisions = deciding.decide_all(study, frame(losses({2: 0.2, 4: 0.1})), presets=None, smoke=False)
     shown = verdicts.markdown(json.loads(verdicts.as_json(study.name, "x", decisions)))
     (elastic,) = [line for line in shown.splitlines() if "`elastic`" in line]
     assert "+100.00 %; one seed gives no interval" in elastic
@@ -192,7 +193,7 @@ def test_of_many_cells_the_overview_counts_the_verdicts(decisions):
 
 def test_the_frame_of_decisions_says_what_claims_json_says():
     folder = Path(__file__).parents[2] / "results" / "extrapolation" / "digits"
-    decisions = verdicts.decide_published(folder)
+    decisions = deciding.decide_published(folder)
     shown = verdicts.frame(decisions).set_index(["claim", "task", "condition", "witness"])
     found = json.loads((folder / "claims.json").read_text())["claims"]
     lines = 0

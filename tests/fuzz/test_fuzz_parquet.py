@@ -14,8 +14,8 @@ from start import PUBLISHED
 
 from eltbench import load_rows
 from eltbench.cli import compare as comparison
-from eltbench.evidence.report import published as reading
 from eltbench.evidence.schema import COLUMNS, VERSION_KEY
+from eltbench.studies import deciding
 from eltbench.studies.throughput import recommend as recommending
 
 GRID = PUBLISHED.parents[1] / "depth_grid" / "relay"
@@ -124,7 +124,7 @@ def shaken(rows: pa.Table, random) -> pa.Table:
 def read(place: Path, original: Path) -> None:
     """All that reads a stranger's table without timing anything."""
     rows = load_rows(place)
-    reading.read(place)
+    deciding.read_folder(place)
     comparison.table(comparison.compare(original, place))
     for world in recommending.worlds(rows):
         recommending.quality(rows, world)

@@ -14,7 +14,7 @@ from eltbench.core.config import Architecture, Run
 from eltbench.core.streams import stream
 from eltbench.evaluation import heldout
 from eltbench.evidence import verdicts
-from eltbench.studies import learned
+from eltbench.studies import deciding, learned
 from eltbench.studies.presets import Arm, Preset, World, presets_of
 from eltbench.tasks import create
 from eltbench.tasks.base import ExitOutput, NumpyOps
@@ -38,7 +38,7 @@ def best(task="diffusion", dataset="digits", **options) -> float:
 
 
 def decided(rows, presets, study=STUDY, **settings):
-    found = verdicts.decide_all(study, frame(rows), presets=presets, **{"smoke": False, **settings})
+    found = deciding.decide_all(study, frame(rows), presets=presets, **{"smoke": False, **settings})
     return {each.claim.id: each for each in found}
 
 
@@ -113,7 +113,7 @@ def test_worlds_that_differ_in_their_options_have_floors_of_their_own():
         )
     ]
     table = frame(rows, study.columns)
-    found = verdicts.decide_all(study, table, presets=[preset], smoke=False)
+    found = deciding.decide_all(study, table, presets=[preset], smoke=False)
     (small,) = (each for each in found if each.claim.id == "small-n")
     few, many = small.cells
     assert "not trained" in few.reason  # 1.2 to 1.4 of ln 4

@@ -12,6 +12,7 @@ from eltbench import studies
 from eltbench.cli import main as cli
 from eltbench.evidence import publishing, results
 from eltbench.evidence.report import published
+from eltbench.studies import deciding
 from eltbench.studies.presets import load_preset
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -25,14 +26,12 @@ def folder(tmp_path) -> Path:
     made.mkdir(parents=True)
     commands = publishing.read_commands(RELAY / "provenance.json")
     preset = load_preset("extrapolation", "relay")
-    publishing.publish(
-        made, studies.create("extrapolation"), preset, results.read_rows(RELAY / "rows.parquet"), commands
-    )
+    deciding.publish(made, studies.create("extrapolation"), preset, results.read_rows(RELAY / "rows.parquet"), commands)
     return made
 
 
 def retold(folder):
-    return publishing.retell(folder, publishing.read_commands(folder / "provenance.json"))
+    return deciding.retell(folder, publishing.read_commands(folder / "provenance.json"))
 
 
 def forge(folder):
@@ -82,7 +81,7 @@ def test_rows_of_another_state_than_the_files_beside_them_are_noticed(folder, ca
 def test_too_many_rows_are_not_decided_anew_which_is_told(folder):
     forge(folder)
     commands = publishing.read_commands(folder / "provenance.json")
-    told = publishing.retell(folder, commands, ("run_id",), most=10)
+    told = deciding.retell(folder, commands, ("run_id",), most=10)
     assert "rows were not decided anew, since they are more than 10" in told.notes[0]
     assert list(told.rows.columns) == ["run_id"]
 

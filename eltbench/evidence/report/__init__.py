@@ -5,7 +5,7 @@ Nothing on the page is fetched from elsewhere: pictures are part of the file, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from eltbench.core.atomic import check_writable, expanded, replacing, write_text
@@ -16,13 +16,17 @@ from eltbench.evidence.report.published import Published
 
 __all__ = ["write"]
 
+Read = Callable[[Path], Published]
 
-def write(results: Path, out: Path, asked: Mapping[str, Sequence[Claim]], *, narrow: bool = False) -> tuple[Path, ...]:
+
+def write(
+    results: Path, out: Path, asked: Mapping[str, Sequence[Claim]], read: Read, *, narrow: bool = False
+) -> tuple[Path, ...]:
     """Write `out` (HTML) and, where a figure is there, a PDF of all beside it; returns what was written.
 
-    asked: the claims of every study. narrow: also presets made to show the way (smoke, quick). A folder that cannot be
-    read is named on the page with its reason. Raises ValueError where `results` holds no rows, and for a place that
-    cannot be written.
+    asked: the claims of every study. read: gives a folder's content, decided anew. narrow: also presets made to show
+    the way (smoke, quick). A folder that cannot be read is named on the page with its reason. Raises ValueError where
+    `results` holds no rows, and for a place that cannot be written.
     """
     results, out = expanded(results), expanded(out)
     if out.suffix != ".html":
@@ -32,7 +36,7 @@ def write(results: Path, out: Path, asked: Mapping[str, Sequence[Claim]], *, nar
     unreadable: dict[str, str] = {}
     for folder in published.folders(results, narrow=narrow):
         try:
-            each = published.read(folder)
+            each = read(folder)
             page.render([each], {}, asked)
         except Exception as error:  # files of strangers: one folder, however odd, must not cost the others
             unreadable[str(folder)] = (

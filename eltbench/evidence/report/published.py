@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from eltbench.evidence import claims, publishing
+from eltbench.evidence import claims
 
 MODEL = ("run_id", "trainer", "role", "task", "dataset", "backend", "unique_layers", "max_loops", "seed")
 NARROW = ("smoke", "quick")  # presets that show the way; what they print is no result
@@ -62,20 +62,6 @@ class Published:
         for command in self.commands:
             failed |= command.get("runs", {}).get("failed", {})
         return {run: said for run, said in failed.items() if run not in set(self.models["run_id"])}
-
-
-def read(folder: Path) -> Published:
-    """The results in a folder, its verdicts decided anew; raises ValueError naming what is missing, damaged or odd."""
-    commands = publishing.read_commands(folder / "provenance.json")
-    told = publishing.retell(folder, commands, (*MODEL, "study", "preset"))
-    models = told.rows[[name for name in MODEL if name in told.rows]]
-    models = models.dropna(subset="run_id").drop_duplicates(ignore_index=True)
-    try:
-        about = told.content["study"], told.content["preset"], told.content["claims"], commands
-        summary = pd.read_csv(folder / "summary.csv") if told.summary is None else told.summary
-        return Published(folder, *about, summary, models, len(told.rows), told.content, told.notes)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder} cannot be read: {type(error).__name__}: {error}") from None
 
 
 def folders(root: Path, *, narrow: bool = False) -> Iterator[Path]:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from eltbench.core.config import Run
-from eltbench.evidence import verdicts
 from eltbench.evidence.claims import Cell, Claim, Decision, Evidence
-from eltbench.studies import register
+from eltbench.studies import deciding, register
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.studies.throughput import evidence, figure, sentences, summary, tables
@@ -70,7 +69,7 @@ class Throughput(Study):
 
     def decide(self, rows: pd.DataFrame, *, smoke: bool) -> list[Decision]:
         """One decision a claim; operating-point is inconclusive by itself (`eltbench recommend` answers it locally)."""
-        return verdicts.decide_all(self, rows, presets=None, smoke=smoke)
+        return deciding.decide_all(self, rows, presets=None, smoke=smoke)
 
     def why_nothing(self, rows: pd.DataFrame, claim: Claim) -> str:
         return evidence.why_nothing(rows, claim.id)

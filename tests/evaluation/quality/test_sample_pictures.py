@@ -13,6 +13,7 @@ from eltbench import studies
 from eltbench.evaluation.quality import pictures
 from eltbench.evidence import figures, report
 from eltbench.execution.store import RunStore
+from eltbench.studies import deciding
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training.loop import fit
 
@@ -69,7 +70,7 @@ def test_the_report_shows_the_picture_with_its_words(jobs, store, tmp_path):
     folder = tmp_path / "results" / "extrapolation" / "relay"
     shutil.copytree(RESULTS / "extrapolation" / "relay", folder)
     pictures.write(folder, there(jobs, store), store.root, trained=())
-    page, _ = report.write(tmp_path / "results", tmp_path / "report.html", studies.claims())
+    page, _ = report.write(tmp_path / "results", tmp_path / "report.html", studies.claims(), deciding.read_folder)
     text = page.read_text(encoding="utf-8")
     assert text.count("trained with L_max = 2 (seed 4), a row a loop count, all from the same noise") == 2
 

@@ -21,6 +21,7 @@ from eltbench.cli.main import main
 from eltbench.evidence import report
 from eltbench.evidence.report import published
 from eltbench.evidence.report.forest import forest
+from eltbench.studies import deciding
 
 RESULTS = Path(__file__).parents[3] / "results"
 VOID = {"meta", "link", "img", "br", "rect", "line", "circle"}
@@ -65,7 +66,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    return report.write(RESULTS, tmp_path_factory.mktemp("report") / "report.html", studies.claims())
+    return report.write(
+        RESULTS, tmp_path_factory.mktemp("report") / "report.html", studies.claims(), deciding.read_folder
+    )
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +185,7 @@ def test_a_folder_that_cannot_be_read_is_named_with_its_reason(one, tmp_path):
     }.items():
         shutil.copytree(one / "extrapolation" / "relay", one / "extrapolation" / name)
         harm(one / "extrapolation" / name)
-    (path, _) = report.write(one, tmp_path / "report.html", studies.claims())
+    (path, _) = report.write(one, tmp_path / "report.html", studies.claims(), deciding.read_folder)
     text = Page(path.read_text(encoding="utf-8")).text
     for said in ("cut/rows.parquet is damaged", "unsaid/provenance.json cannot be read", "broken/claims.json cannot"):
         assert said in text
@@ -286,7 +289,7 @@ def test_rows_of_another_schema_are_told_with_both_versions(one, tmp_path, monke
     from eltbench.evidence import results
 
     monkeypatch.setattr(results, "SCHEMA_VERSION", "2")
-    (path,) = report.write(one, tmp_path / "report.html", studies.claims())
+    (path,) = report.write(one, tmp_path / "report.html", studies.claims(), deciding.read_folder)
     assert "has schema version &#39;1&#39;, this eltbench reads version &#39;2&#39;" in path.read_text()
 
 
@@ -296,7 +299,7 @@ def test_runs_that_failed_are_told_unless_a_later_command_finished_them(one, tmp
     finished = eltbench.load_rows(one)["run_id"].iloc[0]
     made["commands"][0]["runs"]["failed"] = {"0123456789abcdef": "RuntimeError: <no> more", finished: "interrupted"}
     place.write_text(json.dumps(made))
-    (path, _) = report.write(one, tmp_path / "report.html", studies.claims())
+    (path, _) = report.write(one, tmp_path / "report.html", studies.claims(), deciding.read_folder)
     text = path.read_text()
     assert "0123456789abcdef</code>: RuntimeError: &lt;no&gt; more" in text
     assert "interrupted" not in text
@@ -304,9 +307,9 @@ def test_runs_that_failed_are_told_unless_a_later_command_finished_them(one, tmp
 
 def test_results_without_rows_and_other_names_than_html_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no results: run a study"):
-        report.write(tmp_path, tmp_path / "report.html", studies.claims())
+        report.write(tmp_path, tmp_path / "report.html", studies.claims(), deciding.read_folder)
     with pytest.raises(ValueError, match=r"give the name of an \.html file"):
-        report.write(RESULTS, tmp_path / "report.pdf", studies.claims())
+        report.write(RESULTS, tmp_path / "report.pdf", studies.claims(), deciding.read_folder)
 
 
 def test_the_command_names_what_it_wrote_and_what_it_refuses(one, tmp_path, capsys):
@@ -338,7 +341,7 @@ def test_the_forest_places_what_it_shows():
 
 
 def test_what_names_models_is_read_once_each(one):
-    found = published.read(one / "extrapolation" / "relay")
+    found = deciding.read_folder(one / "extrapolation" / "relay")
     rows = eltbench.load_rows(one)
     assert found.rows == len(rows)
     assert len(found.models) == rows["run_id"].nunique()

@@ -11,10 +11,10 @@ from scipy import stats
 from synthetic_rows import MODEL, distances, frame
 
 from eltbench import studies
-from eltbench.evidence import verdicts
 from eltbench.evidence.claims import Cell
 from eltbench.evidence.intervals import paired_interval
 from eltbench.evidence.steps_to_target import steps_to_target
+from eltbench.studies import deciding
 from eltbench.studies.convergence import arrivals as targets
 from eltbench.studies.convergence import variants
 
@@ -79,7 +79,7 @@ def table(rows) -> pd.DataFrame:
 
 
 def decided(rows, **settings):
-    found = verdicts.decide_all(STUDY, table(rows), presets=None, **{"smoke": False, **settings})
+    found = deciding.decide_all(STUDY, table(rows), presets=None, **{"smoke": False, **settings})
     return {decision.claim.id: decision for decision in found}
 
 

@@ -10,8 +10,8 @@ from grid_rows import DEDICATED, ELT_1X8, ELT_2X4, ELT_4X2, UNIQUE, curve, table
 from synthetic_rows import distances
 
 from eltbench import studies
-from eltbench.evidence import verdicts
 from eltbench.evidence.claims import Cell
+from eltbench.studies import deciding
 
 STUDY = studies.create("depth_grid")
 DIGITS = Cell("diffusion", "digits", "torch")
@@ -60,7 +60,7 @@ EXPECTED = {
 
 def decided(rows, *, smoke=False):
     return {
-        decision.claim.id: decision for decision in verdicts.decide_all(STUDY, table(rows), presets=None, smoke=smoke)
+        decision.claim.id: decision for decision in deciding.decide_all(STUDY, table(rows), presets=None, smoke=smoke)
     }
 
 

@@ -15,7 +15,7 @@ from eltbench.cli import run_study as command
 from eltbench.evidence import results
 from eltbench.evidence.claims import Cell
 from eltbench.evidence.schema import part_schema
-from eltbench.evidence.verdicts import decide_all
+from eltbench.studies.deciding import decide_all
 from eltbench.studies.disagreement import study as disagreement
 from eltbench.studies.presets import Arm, Preset, World, load_preset
 from eltbench.training.loop import build_engine, parts

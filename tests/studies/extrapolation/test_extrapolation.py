@@ -10,8 +10,8 @@ import pytest
 from synthetic_rows import distances, frame, losses
 
 from eltbench import studies
-from eltbench.evidence import verdicts
 from eltbench.evidence.claims import Cell
+from eltbench.studies import deciding
 
 STUDY = studies.create("extrapolation")
 DIGITS, RELAY = Cell("diffusion", "digits", "torch"), Cell("masked", "relay", "torch")
@@ -63,7 +63,7 @@ ALL_EFFECTS = {
 
 def decided(rows, *, smoke=False):
     return {
-        decision.claim.id: decision for decision in verdicts.decide_all(STUDY, frame(rows), presets=None, smoke=smoke)
+        decision.claim.id: decision for decision in deciding.decide_all(STUDY, frame(rows), presets=None, smoke=smoke)
     }
 
 
@@ -216,8 +216,8 @@ def test_the_second_witness_is_the_difference_of_kernel_distances_with_the_null_
 def test_a_seed_that_one_side_lacks_leaves_no_verdict_and_is_named():
     rows = frame(curves(**EVERYTHING | {"no_ilsd": {0.5: WORSE, 1: BETTER, 2: WORSE}}))
     failed = rows[(rows["trainer"] != "no-ilsd") | (rows["seed"] != 1)]
-    decisions = {it.claim.id: it for it in verdicts.decide_all(STUDY, failed, presets=None, smoke=False)}
-    complete = {it.claim.id: it for it in verdicts.decide_all(STUDY, rows, presets=None, smoke=False)}
+    decisions = {it.claim.id: it for it in deciding.decide_all(STUDY, failed, presets=None, smoke=False)}
+    complete = {it.claim.id: it for it in deciding.decide_all(STUDY, rows, presets=None, smoke=False)}
     parity = decisions["vanilla-parity"]
     assert (parity.verdict, complete["vanilla-parity"].verdict) == ("inconclusive", "supported")
     assert "seeds [1] lack one side" in parity.reason
@@ -226,7 +226,7 @@ def test_a_seed_that_one_side_lacks_leaves_no_verdict_and_is_named():
 
 def test_a_loop_count_that_an_odd_l_max_does_not_have_is_the_reason():
     rows = frame(curves(elt={1: [0] * 5, 3: WORSE}, no_ilsd={1: MIXED, 2: BETTER}, max_loops=3))
-    found = {decision.claim.id: decision for decision in verdicts.decide_all(STUDY, rows, presets=None, smoke=False)}
+    found = {decision.claim.id: decision for decision in deciding.decide_all(STUDY, rows, presets=None, smoke=False)}
     assert found["elastic"].verdict == "inconclusive"
     assert "0.5 times the L_max = 3 of elt is no loop count" in found["elastic"].reason
     assert found["over-iteration"].verdict != "inconclusive"

@@ -1,0 +1,130 @@
+"""From the rows of a study to its verdicts: when they are published, and whenever they are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from eltbench import studies
+from eltbench.evidence import publishing, results, verdicts
+from eltbench.evidence.claims import Decision
+from eltbench.evidence.report.published import MODEL, Published
+from eltbench.evidence.schema import row_schema
+from eltbench.studies import learned
+from eltbench.studies.base import Study
+from eltbench.studies.presets import Preset, presets_of
+
+MOST_ROWS = 500_000  # that are decided anew when a folder is read: ten seconds and half a GiB
+
+
+def decide_all(study: Study, rows: pd.DataFrame, *, presets: Sequence[Preset] | None, smoke: bool) -> list[Decision]:
+    """One decision per claim of the study, intervals widened over all of them, decided or not.
+
+    presets: those that the rows were made by, so that models which have not learned get no verdict (`studies.learned`);
+    None where nothing is known of them, as of effects that are made up.
+    """
+    evidence = study.evidence(rows)
+    if presets is not None and study.trained:
+        evidence = learned.withheld(study, rows, presets, evidence)
+    return verdicts.decide(study, rows, evidence, smoke=smoke)
+
+
+def decide_published(folder: Path) -> list[Decision]:
+    """The decisions that the rows and commands of a results folder lead to, whatever its claims.json says.
+
+    Raises ValueError where its rows or provenance.json cannot be read.
+    """
+    rows = results.load_rows(folder / "rows.parquet")
+    path = folder / "provenance.json"
+    try:
+        presets = presets_of(json.loads(path.read_bytes())["commands"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; it says how the rows were made") from None
+    study = studies.create(rows["study"].iloc[0])
+    return decide_all(study, rows, presets=presets, smoke=any(preset.smoke for preset in presets))
+
+
+def publish(
+    folder: Path, study: Study, preset: Preset, rows: pd.DataFrame, commands: list[dict[str, Any]]
+) -> list[Decision]:
+    """Decide a study's claims and write everything into its folder."""
+    decisions = decide_all(study, rows, presets=presets_of(commands), smoke=preset.smoke)
+    content = verdicts.content(study, preset.name, decisions, rows)
+    publishing.write(folder, study, rows, row_schema(study.columns), content, commands)
+    return decisions
+
+
+@dataclass(frozen=True)
+class Retold:
+    """A folder of results as its rows have it, and what is to be said of files that have it otherwise."""
+
+    content: dict[str, Any]  # of claims.json
+    rows: pd.DataFrame  # all columns, or those of `models` where they are too many
+    notes: tuple[str, ...]
+    summary: pd.DataFrame | None = None  # of a study without claims, whose verdicts stand there
+
+
+def retell(
+    folder: Path, commands: Sequence[dict[str, Any]], models: Sequence[str] = (), most: float = MOST_ROWS
+) -> Retold:
+    """Read a folder and decide its claims anew where its study is known here.
+
+    commands: of its provenance.json. models: the columns that are read of more rows than `most`, which are not decided
+    anew. Raises ValueError for rows and claims that cannot be read or decided.
+    """
+    path, notes = folder / "rows.parquet", []
+    if said := results.of_two_states(path):
+        notes.append(said)
+    found = publishing.read_json(folder / "claims.json")
+    if not isinstance(found, dict) or not isinstance(found.get("claims"), dict):
+        raise ValueError(f"{folder / 'claims.json'} cannot be read: it holds no claims")
+    if (count := results.count(path)) > most:
+        notes.append(
+            f"its {count} rows were not decided anew, since they are more than {most}: verdicts are those of "
+            "claims.json"
+        )
+        return Retold(found, results.read_columns(path, models), tuple(notes))
+    rows = results.read_published(path).to_pandas()
+    names, presets = (sorted(rows[name].unique()) for name in ("study", "preset"))
+    if len(names) != 1:
+        raise ValueError(f"{path} holds rows of the studies {names}: keep them apart")
+    if names[0] not in studies.names():
+        notes.append(f"study {names[0]!r} is not registered here: verdicts are those of claims.json, not decided anew")
+        return Retold(found, rows, tuple(notes))
+    study = studies.create(names[0])
+    name = presets[0] if len(presets) == 1 else str(found.get("preset"))
+    try:
+        results.read_published(path, study.columns)
+        decisions = (
+            decide_all(study, rows, presets=presets_of(commands), smoke=_smoke(commands)) if study.claims else []
+        )
+        content = json.loads(json.dumps(verdicts.content(study, name, decisions, rows)))
+    except Exception as error:  # rows may fit the schema and yet be of no models that the study can compare
+        raise ValueError(f"{path} gives no verdicts: {type(error).__name__}: {error}") from error
+    if content != found:
+        notes.append("claims.json does not follow from the rows; what is shown was decided from the rows anew")
+    return Retold(content, rows, tuple(notes), None if study.claims else study.summarise(rows))
+
+
+def read_folder(folder: Path) -> Published:
+    """The results in a folder, its verdicts decided anew; raises ValueError naming what is missing, damaged or odd."""
+    commands = publishing.read_commands(folder / "provenance.json")
+    told = retell(folder, commands, (*MODEL, "study", "preset"))
+    models = told.rows[[name for name in MODEL if name in told.rows]]
+    models = models.dropna(subset="run_id").drop_duplicates(ignore_index=True)
+    try:
+        about = told.content["study"], told.content["preset"], told.content["claims"], commands
+        summary = pd.read_csv(folder / "summary.csv") if told.summary is None else told.summary
+        return Published(folder, *about, summary, models, len(told.rows), told.content, told.notes)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder} cannot be read: {type(error).__name__}: {error}") from None
+
+
+def _smoke(commands: Sequence[dict[str, Any]]) -> bool:
+    """Whether the last command's preset was one that judges nothing."""
+    return any(preset.get("smoke") is True for command in commands[-1:] for preset in command["presets"][:1])
