@@ -26,7 +26,6 @@ from eltbench.evidence.claims import Cell, Condition
 from eltbench.evidence.intervals import Interval, welch_interval
 from eltbench.evidence.regions import quantity
 from eltbench.studies import deciding, recipes
-from eltbench.studies.base import Study
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def preliminaries(first: str | Path, second: str | Path) -> list[str]:
     study = studies.create(told[0].content["study"])
     if not all(commands):
         return [*said, "how the two were trained is not known: provenance.json is missing"]
-    if type(study).main is not Study.main:
+    if not study.trained:
         return said  # its presets describe no training
     one, two = map(recipes.presets_of, commands)
     shared = {preset.backend for preset in one} & {preset.backend for preset in two}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -28,18 +28,19 @@ from eltbench.execution import executors, torchrun
 from eltbench.execution.collect import collect
 from eltbench.execution.estimate import estimate
 from eltbench.execution.store import RunStore, set_aside
-from eltbench.execution.sweep import Durations, Outcome, grouped, sweep, with_companions
+from eltbench.execution.sweep import Durations, grouped, sweep, with_companions
 from eltbench.execution.sweep import plan as plan_sweep
 from eltbench.studies import recipes
-from eltbench.studies import tables_only as reading
+from eltbench.studies.base import Study
 from eltbench.studies.deciding import publish
 from eltbench.studies.presets import MOST_SEEDS, Preset, load_preset
+from eltbench.studies.untrained import UnmeasuredError, Untrained
 from eltbench.training.job import Job
 from eltbench.training.loop import check_vectorised
 from eltbench.training.model import runs_root
 
 FAILED = 1
-PIPED_WIDTH = 160  # columns of the table where stdout is no terminal, whose width could be asked
+PIPED_WIDTH = 160  # columns of tables where stdout is no terminal, whose width could be asked
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,41 @@ def main(study: str, arguments: Sequence[str] | None = None) -> int:
 def _main(study: str, arguments: Sequence[str] | None) -> int:
     arguments = without_allowed(sys.argv[1:] if arguments is None else arguments, adding="--trainers")
     found = studies.create(study)
-    if isinstance(found, reading.Reading):
-        return reading.main(found, arguments)
-    if (code := found.main(arguments)) is not None:
-        return code
-    about = StudyCommand.__doc__
-    return execute(study, command_line.read(StudyCommand, f"eltbench study {study}", arguments, about))
+    kind: type[Any] = found.options if isinstance(found, Untrained) else StudyCommand
+    options = command_line.read(kind, f"eltbench study {study}", arguments, kind.__doc__)
+    return execute_untrained(found, options) if isinstance(found, Untrained) else execute(study, options)
+
+
+def execute_untrained(study: Untrained, options: Any) -> int:
+    """What `main` does for a study without runs: its rows are made at once, and replace earlier ones only if forced."""
+    started = time.monotonic()
+    asked = study.prepared(options)
+    if asked.listing is not None:
+        _say(asked.listing, to=sys.stdout)
+        return 0
+    folder = options.results / study.name / asked.folder
+    check_writable(folder)
+    if (folder / "rows.parquet").exists() and not asked.replaces:
+        raise ValueError(
+            f"{folder} holds an earlier run; repeat with --force to replace it, or choose another --results"
+        )
+    try:
+        made = asked.make()
+    except UnmeasuredError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    rows = study.stamped(asked.name, made.rows)
+    for name, table in made.tables.items():
+        results.write_table(folder / f"{name}.parquet", table)
+    seconds = round(time.monotonic() - started, 1)
+    entry = {**provenance(), "wall_seconds": seconds, "presets": list(asked.presets), "runs": dict(made.runs)}
+    with lock(folder):
+        decisions = publish(folder, study, asked.name, rows, [entry], smoke=asked.smoke)
+    console = _console()
+    for shown in study.tables(rows):
+        console.print(shown)
+    _print(study, asked.name, folder, decisions, study.remarks(rows), made.failures, study.said(rows))
+    return FAILED if made.failures else 0
 
 
 def execute(study_name: str, command: StudyCommand) -> int:
@@ -164,12 +194,15 @@ def execute(study_name: str, command: StudyCommand) -> int:
                 "runs": {"done": outcome.done, "cached": outcome.cached, "failed": outcome.failed},
             }
             commands = still_told([*earlier, entry], set(rows["run_id"]))
-            decisions = publish(folder, study, presets[0], rows, commands)
+            decisions = publish(folder, study, presets[0].name, rows, commands, smoke=presets[0].smoke)
             if study.sample_pictures and not presets[0].smoke:
                 there = [job for job in jobs if store.state(job.run_id) == "done"]
                 pictures.write(folder, there, store.root, outcome.done)
             remarks = [*([] if presets[0].smoke else verdicts.withheld(decisions)), *study.remarks(rows)]
-    _print(study.name, presets[0], folder, decisions, remarks, doubts, outcome)
+    counts = {f"runs_{how}": len(getattr(outcome, how)) for how in ("done", "cached", "failed")}
+    said = {**({"warnings": doubts} if doubts else {}), **counts}
+    failures = [f"run {run_id}: {message}" for run_id, message in outcome.failed.items()]
+    _print(study, presets[0].name, folder, decisions, remarks, failures, said)
     return FAILED if outcome.failed else 0
 
 
@@ -263,32 +296,28 @@ def _say(lines: Sequence[str], to: TextIO) -> None:
         print(*lines, sep="\n", file=to, flush=True)
 
 
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
 def _print(
-    study: str,
-    preset: Preset,
+    study: Study,
+    preset: str,
     folder: Path,
     decisions: Sequence[claims.Decision],
     remarks: Sequence[str],
-    doubts: Sequence[str],
-    outcome: Outcome,
+    failures: Sequence[str],
+    said: Mapping[str, Any],
 ) -> None:
+    """The claims, what no verdict shows, what failed, and one line of JSON, which also holds what is `said`."""
     if decisions:
-        console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
-        console.print(verdicts.table(decisions))
-        print(f"intervals cover {claims.COVERS}")
-    for remark in remarks:
-        print(remark)
-    for run_id, message in outcome.failed.items():
-        print(f"failed: run {run_id}: {message}", file=sys.stderr)
-    line = {
-        "study": study,
-        "preset": preset.name,
-        "results": str(folder),
-        "claims": verdicts.in_short(decisions),
-        **({"warnings": list(doubts)} if doubts else {}),
-        "runs_done": len(outcome.done),
-        "runs_cached": len(outcome.cached),
-        "runs_failed": len(outcome.failed),
-    }
+        _console().print(verdicts.table(decisions))
+        print(f"intervals cover {study.covers}")
+    for decision in decisions:
+        if not decision.cells and decision.claim.undecidable:
+            print(f"{decision.claim.id}: {decision.reason}")
+    _say(remarks, to=sys.stdout)
+    _say([f"failed: {failure}" for failure in failures], to=sys.stderr)
+    known = {"study": study.name, "preset": preset, "results": str(folder), "claims": verdicts.in_short(decisions)}
     sys.stdout.flush()
-    print(json.dumps(line), flush=True)
+    print(json.dumps({**known, **said}), flush=True)

@@ -84,7 +84,7 @@ def write_folder(folder: Folder, into: Path) -> None:
                     atomic.bring(path, target / path.name)
         if anew:
             preset = preset_from_dict(folder.commands[-1]["presets"][0])
-            publish(target, folder.study, preset, folder.rows, folder.commands)
+            publish(target, folder.study, preset.name, folder.rows, folder.commands, smoke=preset.smoke)
         elif len(folder.origins) > 1:
             atomic.write_json(target / "provenance.json", {"commands": folder.commands}, indent=1)
 
@@ -108,8 +108,8 @@ def _read(path: Path, origins: Sequence[Path], into: Path) -> Folder:
 
 
 def _of_runs(study: Study) -> bool:
-    """Whether its rows are of trained runs; other studies have a command of their own, and their folders stay whole."""
-    return type(study).main is Study.main and bool(study.claims)
+    """Whether its rows are of trained runs; the folders of other studies stay whole."""
+    return study.trained and bool(study.claims)
 
 
 def _refuse_versions(study: Study, tables: Mapping[str, pa.Table]) -> None:

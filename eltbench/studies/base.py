@@ -14,6 +14,7 @@ from eltbench.core.config import Run
 from eltbench.core.validation import unknown
 from eltbench.evidence.claims import COVERS, Cell, Claim, Evidence
 from eltbench.evidence.results import CELL, describe
+from eltbench.evidence.schema import row_schema
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training.identity import run_id, source
 from eltbench.training.job import Job
@@ -60,9 +61,9 @@ class Study(ABC):
     compared_within: ClassVar[tuple[str, ...]] = ("task", "dataset", "backend")  # columns that name a claim's cell
     covers: ClassVar[str] = COVERS  # what its intervals cover
 
-    def main(self, arguments: Sequence[str] | None) -> int | None:
-        """Run a command line of the study's own; None where it has the one that studies of trained runs share."""
-        return None
+    def schema(self) -> pa.Schema:
+        """The columns of its rows."""
+        return row_schema(self.columns)
 
     def cell(self, model: Mapping[str, Any]) -> tuple[Any, ...]:
         """What names one model in this study's table; the values of `model` are those of a row's columns."""

@@ -14,7 +14,6 @@ from eltbench import studies
 from eltbench.evidence import publishing, results, verdicts
 from eltbench.evidence.claims import Decision
 from eltbench.evidence.report.published import MODEL, Published
-from eltbench.evidence.schema import row_schema
 from eltbench.studies import learned
 from eltbench.studies.base import Study
 from eltbench.studies.presets import Preset, presets_of
@@ -50,12 +49,12 @@ def decide_published(folder: Path) -> list[Decision]:
 
 
 def publish(
-    folder: Path, study: Study, preset: Preset, rows: pd.DataFrame, commands: list[dict[str, Any]]
+    folder: Path, study: Study, preset: str, rows: pd.DataFrame, commands: list[dict[str, Any]], *, smoke: bool
 ) -> list[Decision]:
     """Decide a study's claims and write everything into its folder."""
-    decisions = decide_all(study, rows, presets=presets_of(commands), smoke=preset.smoke)
-    content = verdicts.content(study, preset.name, decisions, rows)
-    publishing.write(folder, study, rows, row_schema(study.columns), content, commands)
+    decisions = decide_all(study, rows, presets=presets_of(commands) if study.trained else None, smoke=smoke)
+    content = verdicts.content(study, preset, decisions, rows)
+    publishing.write(folder, study, rows, study.schema(), content, commands)
     return decisions
 
 

@@ -143,7 +143,7 @@ def killed(monkeypatch, after, merge):
 def merging(tmp_path, monkeypatch):
     """Two machines that share one study and have a second and a third one each, with a publishing that is fast."""
 
-    def publish(folder, study, preset, rows, commands):
+    def publish(folder, study, preset, rows, commands, *, smoke):
         for name in ("summary.csv", "claims.json", "figure.png"):
             atomic.write_text(folder / name, f"{name} of {sorted(rows['seed'].unique())}")
         atomic.write_text(folder / "provenance.json", json.dumps({"commands": commands}))
@@ -153,7 +153,7 @@ def merging(tmp_path, monkeypatch):
     one, two = machine(tmp_path / "one", (0, 1)), machine(tmp_path / "two", (1, 2))
     for root, name in ((one, "early"), (two, "late")):
         (alone,) = read_folders([root], tmp_path / "both")
-        publish(root / RELAY, alone.study, None, alone.rows, alone.commands)
+        publish(root / RELAY, alone.study, RELAY.name, alone.rows, alone.commands, smoke=False)
         (root / RELAY / "samples-masked-relay-torch.png").write_text(f"picture of {root.name}")
         shutil.copytree(root / RELAY, root / "extrapolation" / name)
     return one, two, tmp_path / "both"

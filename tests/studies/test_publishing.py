@@ -13,7 +13,6 @@ from eltbench.cli import main as cli
 from eltbench.evidence import publishing, results
 from eltbench.evidence.report import published
 from eltbench.studies import deciding
-from eltbench.studies.presets import load_preset
 
 RESULTS = Path(__file__).parents[2] / "results"
 RELAY = RESULTS / "extrapolation" / "relay"
@@ -25,8 +24,8 @@ def folder(tmp_path) -> Path:
     made = tmp_path / "results" / "extrapolation" / "relay"
     made.mkdir(parents=True)
     commands = publishing.read_commands(RELAY / "provenance.json")
-    preset = load_preset("extrapolation", "relay")
-    deciding.publish(made, studies.create("extrapolation"), preset, results.read_rows(RELAY / "rows.parquet"), commands)
+    rows = results.read_rows(RELAY / "rows.parquet")
+    deciding.publish(made, studies.create("extrapolation"), "relay", rows, commands, smoke=False)
     return made
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eltbench import studies
 from eltbench.evaluation.speed.roofline import Ceilings, Shape
-from eltbench.studies.throughput import command, measuring
+from eltbench.studies.throughput import measuring
 from eltbench.studies.throughput.cells import Cell
 from eltbench.studies.throughput.process import ProcessError
 from eltbench.studies.throughput.rows import RATIOS, all_rows
@@ -91,7 +91,7 @@ class Paper:
 def rows_of(preset, **settings):
     """Rows and records of a preset on this machine; settings are those of `Paper`."""
     ceilings, records = measuring.measure(preset, nursery=Paper(**settings))
-    return command.stamped(STUDY, preset, all_rows(ceilings, records)), records
+    return STUDY.stamped(preset.name, all_rows(ceilings, records)), records
 
 
 def wobble(process):

@@ -7,6 +7,8 @@ is trained: `python -m eltbench.studies.audit` takes seconds.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -14,13 +16,14 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
+from eltbench.evidence.claims import Cell, Evidence
 from eltbench.studies import register
 from eltbench.studies.audit import figure as deviations
 from eltbench.studies.audit import tables as audit_tables
 from eltbench.studies.audit.paper import judgement
 from eltbench.studies.audit.paper.consequences import consequences
 from eltbench.studies.audit.paper.recount import recount
-from eltbench.studies.tables_only import Reading
+from eltbench.studies.untrained import Made, Prepared, Untrained
 
 LINE = {
     "kind": "kind",
@@ -45,11 +48,23 @@ LINE = {
 """The columns of the summary: what they are called in a line of `judgement`, and there."""
 
 
+SOURCE = "paper"  # the preset that the rows name
+
+
+@dataclass(frozen=True)
+class AuditCommand:
+    """Read the paper's tables, recompute, and write rows, summary, figure, verdicts and provenance."""
+
+    results: Path = Path("results")
+    """where the study's folder is written"""
+
+
 @register("audit", version=1)
-class Audit(Reading):
+class Audit(Untrained):
     """Every figure of the paper's tables, recomputed."""
 
-    source = "paper"
+    library = "pandas"
+    options = AuditCommand
     columns: ClassVar = {
         "kind": pa.string(),  # recount: a figure counted again; consequence: a statement held against the tables
         "table": pa.string(),
@@ -78,7 +93,11 @@ class Audit(Reading):
         "assumed": pa.string(),  # what the paper does not say of the row's network and every convention takes for given
     }
 
+    def prepared(self, options: AuditCommand) -> Prepared:
+        return Prepared(SOURCE, "", lambda: Made(self.read()))
+
     def read(self) -> list[dict[str, Any]]:
+        """The rows: every figure counted again, and what the tables' rows imply for one another."""
         counted = list(recount())
         follows = [{**it, "kind": "consequence"} for it in consequences(counted)]
         return [{**it, "kind": "recount"} for it in counted] + follows
@@ -95,5 +114,16 @@ class Audit(Reading):
     def figure(self, rows: pd.DataFrame) -> Figure:
         return deviations.figure(rows)
 
-    def tables(self, summary: pd.DataFrame) -> list[RenderableType]:
-        return audit_tables.terminal(summary)
+    def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
+        return {}
+
+    def tables(self, rows: pd.DataFrame) -> list[RenderableType]:
+        return audit_tables.terminal(self.summarise(rows))
+
+    def told(self, rows: pd.DataFrame) -> dict[str, Any]:
+        return self.said(rows)
+
+    def said(self, rows: pd.DataFrame) -> dict[str, Any]:
+        """How often the summary gives each verdict."""
+        counts = self.summarise(rows)["verdict"].value_counts(sort=False)
+        return {"verdicts": {str(name): int(count) for name, count in counts.items()}}

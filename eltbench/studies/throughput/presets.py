@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from eltbench.core.durations import duration
 from eltbench.core.validation import build, check_name
 from eltbench.evaluation.speed.ceilings import SETS
 from eltbench.studies.throughput.cells import FEWEST_ROUNDS, Cell, Measure
@@ -96,6 +97,18 @@ class Preset:
     @property
     def cells(self) -> list[Cell]:
         return [cell for group in self.groups for cell in group.cells()]
+
+    def listing(self) -> list[str]:
+        """What a dry run says: every cell with its time, and the time of all."""
+        lines = [
+            f"{cell.id}  about {duration(cell.seconds(self.processes, self.device, self.burst_seconds))}  {cell.name}"
+            for cell in self.cells
+        ]
+        return [
+            *lines,
+            f"{len(self.cells)} cells in {self.processes} processes each, about {duration(self.seconds)} in all on an "
+            "idle machine, more where noisy processes are repeated",
+        ]
 
     @property
     def seconds(self) -> float:

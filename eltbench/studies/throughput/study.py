@@ -6,21 +6,31 @@ the same run (eltbench.evaluation.speed.roofline). Times hold for this machine a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
+import pyarrow as pa
+from rich.console import RenderableType
 
-from eltbench.core.config import Run
-from eltbench.evidence.claims import Cell, Claim, Decision, Evidence
-from eltbench.studies import deciding, register
-from eltbench.studies.base import Measured, Study
-from eltbench.studies.presets import Arm, Preset, World
-from eltbench.studies.throughput import evidence, figure, sentences, summary, tables
+from eltbench import backends
+from eltbench.core.durations import duration
+from eltbench.core.processors import processors
+from eltbench.evidence.claims import Cell, Claim, Evidence
+from eltbench.studies import register
+from eltbench.studies.presets import load_table
+from eltbench.studies.throughput import evidence, figure, measuring, sentences, summary, tables
 from eltbench.studies.throughput.claims import CLAIMS
-from eltbench.studies.throughput.rows import COLUMNS
-from eltbench.training.job import Job
-from eltbench.training.model import Model
+from eltbench.studies.throughput.measuring import Report
+from eltbench.studies.throughput.presets import Preset, preset_from_table
+from eltbench.studies.throughput.process import ProcessError
+from eltbench.studies.throughput.rows import COLUMNS, all_rows, timings
+from eltbench.studies.untrained import Made, Prepared, UnmeasuredError, Untrained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,28 +38,48 @@ if TYPE_CHECKING:
 COVERS = "fresh processes on this machine, one after the other, in one run"
 
 
+@dataclass(frozen=True)
+class ThroughputCommand:
+    """Time looped against unique-depth networks on this machine, kept idle, beside its measured roofline."""
+
+    preset: str = "cpu"
+    """a packaged preset (smoke, cpu, cpu-scales, gpu), or FILE.toml:NAME"""
+    device: str = ""
+    """the preset's, or another: cpu, cuda; then the results' folder is named after it too"""
+    results: Path = Path("results")
+    """where the study's folder is written"""
+    dry_run: bool = False
+    """list the cells and the estimated time; measure nothing"""
+    force: bool = False
+    """replace what an earlier command wrote there"""
+
+
 @register("throughput", version=1)
-class Throughput(Study):
+class Throughput(Untrained):
     """Looped against unique-depth networks of equal depth, their training steps and memory, and blocks of others."""
 
     columns: ClassVar = COLUMNS
-    trained: ClassVar = False
+    library = "torch"
+    options = ThroughputCommand
     claims = CLAIMS
     covers = COVERS
 
-    def main(self, arguments: Sequence[str] | None) -> int:
-        from eltbench.studies.throughput.command import main
+    def prepared(self, options: ThroughputCommand) -> Prepared:
+        preset = preset_from_table(*load_table(self.name, options.preset))
+        check_device_name(options.device or preset.device)
+        if options.device and options.device != preset.device:
+            name = f"{preset.name}-{options.device.replace(':', '-')}"
+            preset = replace(preset, device=options.device, name=name)
+        preset = within(preset)
+        if not options.dry_run:
+            backends.get("torch").check_device(preset.device)
+        listing = preset.listing() if options.dry_run else None
+        make = partial(made, preset)
+        presets = [asdict(preset)]
+        return Prepared(preset.name, preset.name, make, presets, preset.smoke, listing, replaces=options.force)
 
-        return main(self, arguments)
-
-    def plan(self, preset: Preset) -> list[Job]:
-        return []
-
-    def settings(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
-        raise ValueError(f"study {self.name!r} trains no model; its presets declare cells")
-
-    def measure(self, model: Model, run: Run, settings: Mapping[str, Any]) -> Measured:
-        raise ValueError(f"study {self.name!r} measures no trained model")
+    def tables(self, rows: pd.DataFrame) -> list[RenderableType]:
+        return [*tables.machine(rows), tables.terminal(self.summarise(rows))]
 
     def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
         return summary.summary(rows)
@@ -67,9 +97,47 @@ class Throughput(Study):
         left_out = summary.left_out(self.summarise(rows)).to_dict("records")
         return {"machine": tables.machine(rows), "sentences": self.remarks(rows), "left_out": left_out}
 
-    def decide(self, rows: pd.DataFrame, *, smoke: bool) -> list[Decision]:
-        """One decision a claim; operating-point is inconclusive by itself (`eltbench recommend` answers it locally)."""
-        return deciding.decide_all(self, rows, presets=None, smoke=smoke)
-
     def why_nothing(self, rows: pd.DataFrame, claim: Claim) -> str:
         return evidence.why_nothing(rows, claim.id)
+
+
+def made(preset: Preset) -> Made:
+    """Measure the preset's cells; raises UnmeasuredError without the machine's ceilings."""
+    try:
+        ceilings, records = measuring.measure(preset, teller(time.monotonic()))
+    except ProcessError as error:
+        raise UnmeasuredError(f"the machine's ceilings could not be measured: {error}") from None
+    failed = {each.cell.id: each.failed for each in records if each.failed}
+    skipped = {each.cell.id: each.skipped for each in records if each.skipped}
+    done = [id for id in dict.fromkeys(each.cell.id for each in records) if id not in {**failed, **skipped}]
+    raw = pa.Table.from_pandas(timings(records), preserve_index=False)
+    runs = {"done": done, "cached": [], "failed": failed, "skipped": skipped}
+    failures = [f"{each.cell.name}, process {each.process}: {each.failed}" for each in records if each.failed]
+    return Made(all_rows(ceilings, records), {"timings": raw}, runs, failures)
+
+
+def check_device_name(device: str) -> None:
+    """Raises ValueError for what is no device of torch's that this study knows, whether it is here or not."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"torch has no device {device!r} that is timed here; give cpu, cuda or cuda:N")
+
+
+def within(preset: Preset) -> Preset:
+    """The preset with no more threads than this process has processors, which it says; more would wait for each other.
+
+    On CUDA the threads only launch kernels, and are left as they are.
+    """
+    there = processors()
+    if preset.device != "cpu" or preset.threads <= there:
+        return preset
+    print(f"note: preset {preset.name!r} asks for {preset.threads} threads, here are {there}", file=sys.stderr)
+    return replace(preset, threads=there)
+
+
+def teller(started: float) -> Report:
+    """One line of progress on stderr for each process, with the time since `started` by the monotonic clock."""
+
+    def say(done: int, of: int, what: str) -> None:
+        print(f"[{done}/{of}, {duration(time.monotonic() - started)}] {what}", file=sys.stderr, flush=True)
+
+    return say

@@ -140,7 +140,7 @@ def test_a_dry_run_lists_the_cells_and_measures_nothing(paper, arguments, tmp_pa
 
 
 def test_more_threads_than_processors_are_not_started_and_that_is_said(paper, undrawn, arguments, monkeypatch, capsys):
-    monkeypatch.setattr("eltbench.studies.throughput.command.processors", lambda: 1)
+    monkeypatch.setattr("eltbench.studies.throughput.study.processors", lambda: 1)
     path = arguments[1].split(":")[0]
     Path(path).write_text(PRESET.replace("[paper]", "[paper]\nthreads = 2"))
     assert command.main("throughput", arguments) == 0

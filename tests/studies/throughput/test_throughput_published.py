@@ -15,6 +15,7 @@ import eltbench
 from eltbench import studies
 from eltbench.cli import run_study as command
 from eltbench.evidence.report import published
+from eltbench.studies import deciding
 from eltbench.studies.throughput import measuring
 from eltbench.studies.throughput.presets import preset_from_table
 from eltbench.studies.throughput.study import COVERS
@@ -27,7 +28,10 @@ TIMES = ("call_seconds", "sample_seconds", "step_seconds")
 def check(folder):
     """Raises AssertionError where a folder contradicts itself."""
     rows, said = eltbench.load_rows(folder), json.loads((folder / "claims.json").read_text())
-    found = {each.claim.id: {**each.to_dict(), "intervals_cover": COVERS} for each in STUDY.decide(rows, smoke=False)}
+    found = {
+        each.claim.id: {**each.to_dict(), "intervals_cover": COVERS}
+        for each in deciding.decide_all(STUDY, rows, presets=None, smoke=False)
+    }
     assert said["claims"] == json.loads(json.dumps(found))
     assert said["sentences"] == STUDY.remarks(rows)
 
