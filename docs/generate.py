@@ -27,7 +27,7 @@ from eltbench.evidence.report.published import folders
 from eltbench.evidence.verdicts import markdown, overview
 from eltbench.studies.audit import tables as audit_tables
 from eltbench.studies.convergence import variants
-from eltbench.studies.disagreement import page as disagreement_page
+from eltbench.studies.disagreement import markdown as disagreement_page
 from eltbench.studies.extrapolation import past_max
 from eltbench.studies.throughput import tables as throughput_tables
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from eltbench.accounting.network import Depth, check_call, state_length, token_grid
 from eltbench.core.config import Architecture
-from eltbench.core.equilibrium import Solver
+from eltbench.core.fixed_point import Solver
 from eltbench.data.base import DataSpec
 
 FLOAT, BOOL = 4, 1

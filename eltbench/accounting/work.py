@@ -13,7 +13,7 @@ from collections.abc import Collection
 
 from eltbench.accounting.network import Depth, flops, macs_by_part
 from eltbench.core.config import Architecture
-from eltbench.core.equilibrium import Solver
+from eltbench.core.fixed_point import Solver
 from eltbench.data.base import DataSpec
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from eltbench.backends.steps import Steps
 from eltbench.core.arrays import Array
 from eltbench.core.config import Run
-from eltbench.core.equilibrium import Solver
+from eltbench.core.fixed_point import Solver
 from eltbench.core.validation import whole
 from eltbench.data.base import DataSpec
 from eltbench.tasks.base import Batch, ExitOutput, Ops, Task

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from eltbench.core.arrays import Array, namespace
-from eltbench.core.equilibrium import History
+from eltbench.core.fixed_point import History
 from eltbench.tasks.base import ExitOutput
 
 

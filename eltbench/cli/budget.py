@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -16,8 +15,6 @@ from eltbench.execution.sweep import Plan
 from eltbench.studies.base import Study
 from eltbench.training.job import Job
 
-UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
-TIME = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m(?:in)?)?(?:(?P<s>\d+(?:\.\d+)?)s)?")
 HEADLINE = {"main": 0, "equal-compute": 1, "equal-parameters": 1}
 LESSER = 2  # rank of every other role: models for one depth, toggles, variants
 
@@ -60,15 +57,6 @@ class Choice:
         for claim, cells in self.undecided.items():
             lines.append(f"cannot be decided by these runs: {claim}, {'; '.join(cells)}")
         return lines
-
-
-def seconds(text: str) -> float:
-    """The seconds of a time such as 2h, 90m, 45min, 1h30m or 3600s; raises ValueError for anything else, and for 0."""
-    found = TIME.fullmatch(text.strip().lower().replace(" ", ""))
-    total = sum(float(number) * UNITS[unit] for unit, number in found.groupdict().items() if number) if found else 0.0
-    if not total:
-        raise ValueError(f"--budget: give a time such as 2h, 90m, 1h30m or 3600s, given {text!r}")
-    return total
 
 
 def choose(study: Study, jobs: Sequence[Job], cost: Seconds, budget: float) -> Choice:

@@ -39,7 +39,7 @@ HELP = {
 """Of the commands that read no options of their own; tyro writes that of all others."""
 
 COMMANDS = {
-    "list": "listing:list_names",
+    "list": "registered:list_names",
     "train": "commands:train",
     "sample": "commands:sample",
     "study": "commands:study",
@@ -47,8 +47,8 @@ COMMANDS = {
     "recommend": "commands:recommend",
     "report": "commands:report",
     "gpu-hours": "gpu_hours:main",
-    "merge": "bookkeeping:merge",
-    "runs": "bookkeeping:runs",
+    "merge": "runs:merge",
+    "runs": "runs:runs",
     "doctor": "commands:doctor",
 }
 """Where each command is; only that of the command that was given is imported."""

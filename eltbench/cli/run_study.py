@@ -15,9 +15,9 @@ from rich.console import Console
 
 from eltbench import backends, studies
 from eltbench.cli import budget, command_line
-from eltbench.core import terminal
+from eltbench.core import durations, terminal
 from eltbench.core.atomic import check_writable
-from eltbench.core.processors import processors
+from eltbench.core.machine import processors
 from eltbench.core.provenance import provenance
 from eltbench.core.registry import allow_named, without_allowed
 from eltbench.core.validation import check_name
@@ -131,7 +131,7 @@ def execute(study_name: str, command: StudyCommand) -> int:
     if torchrun.launched():
         raise ValueError("a study starts its own processes, also for several devices: call it without torchrun")
     started = time.monotonic()
-    limit = budget.seconds(command.budget) if command.budget is not None else None
+    limit = durations.seconds("budget", command.budget) if command.budget is not None else None
     study = studies.create(study_name)
     check_name("study", study.name.replace(":", "-").lstrip("_"))  # module:Class is the name of one that has none
     presets = _presets(study_name, command)

@@ -6,11 +6,13 @@ import math
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: 8.2 s, 3 min 05 s, 1 h 20 min."""
+    """Seconds in words: 8.2 s, 3 min 05 s, 1 h 20 min, 12 d."""
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes < 48 * 60 else f"{minutes / 1440:.0f} d"
 
 
 def seconds(option: str, text: str) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from eltbench.accounting import Depth
 from eltbench.core.arrays import Array
 from eltbench.core.config import Architecture
-from eltbench.core.equilibrium import Solver, check_fixed_point
+from eltbench.core.fixed_point import Solver, check_fixed_point
 from eltbench.tasks.base import Batch, ExitOutput, Ops, Task
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from eltbench.core.config import Architecture
-from eltbench.core.equilibrium import Solver
+from eltbench.core.fixed_point import Solver
 from eltbench.trainers import register
 from eltbench.trainers.base import Trainer
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from eltbench.core.config import Architecture, Run
-from eltbench.evaluation.signals.trace import Trace
+from eltbench.evaluation.signals.exit_trace import Trace
 from eltbench.evaluation.signals.uncertainty import measure
 from eltbench.tasks.base import ExitOutput
 from eltbench.training.loop import build_engine, parts

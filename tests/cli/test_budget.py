@@ -13,6 +13,7 @@ from synthetic_rows import frame
 
 from eltbench import studies
 from eltbench.cli import budget
+from eltbench.core import durations
 from eltbench.evidence.claims import FEWEST_SEEDS
 from eltbench.evidence.results import describe
 from eltbench.studies.presets import load_preset
@@ -52,28 +53,6 @@ def models(jobs):
     for job in jobs:
         found.setdefault((job.model, job.keys["role"]), []).append(job.run.seed)
     return found
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("2h", 7200),
-        ("90m", 5400),
-        ("45min", 2700),
-        ("1h30m", 5400),
-        ("3600s", 3600),
-        ("1.5h", 5400),
-        ("1H 30min", 5400),
-    ],
-)
-def test_a_time_is_written_as_people_write_it(text, seconds):
-    assert budget.seconds(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "2", "h", "0h", "-1h", "30m1h", "2 days", "1h30", "inf h"])
-def test_what_is_no_time_is_refused_with_examples(text):
-    with pytest.raises(ValueError, match="give a time such as 2h, 90m, 1h30m or 3600s, given"):
-        budget.seconds(text)
 
 
 @pytest.mark.parametrize(("study", "preset"), PLANS)
@@ -178,7 +157,7 @@ def test_seeds_are_fewer_only_where_no_claim_would_be_left_and_never_below_three
     with pytest.raises(ValueError, match=r"smallest budget that would work is 1440s \(24 min 00 s\)") as no:
         budget.choose(study, jobs, cost, 0.5 * total(elt, cost))
     assert "24 min 00 s), for what elastic compares in masked relay torch: elt masked relay 2N×4L" in str(no.value)
-    assert len(budget.choose(study, jobs, cost, budget.seconds("24min")).jobs) == 3
+    assert len(budget.choose(study, jobs, cost, durations.seconds("budget", "24min")).jobs) == 3
 
 
 def test_seeds_that_are_there_already_come_first_and_are_the_same_of_every_model():

@@ -9,7 +9,7 @@ import pytest
 
 from eltbench import studies
 from eltbench.cli import run_study as command
-from eltbench.core import processors
+from eltbench.core import machine
 
 PRESET = """
 [tiny]
@@ -48,8 +48,8 @@ def test_workers_that_are_left_open_are_as_many_as_the_control_groups_give_time_
     def opened(engine, scheduler, workers):
         raise ValueError(f"{workers} workers")
 
-    monkeypatch.setattr(processors.os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
-    monkeypatch.setattr(processors, "_allowed", lambda groups, tree: iter([3]))
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(machine, "_processor_limits", lambda groups, tree: iter([3]))
     monkeypatch.setattr(command.executors, "opened", opened)
     assert refusal() == "error: 3 workers\n"
 
@@ -74,7 +74,10 @@ def test_workers_that_are_left_open_are_as_many_as_the_control_groups_give_time_
         (("--seeds", "0:1000000000"), "seeds: give at most 10,000, given '0:1000000000'"),
         (("--seeds", "two"), "seeds: give numbers or a range such as 0:5, given 'two'"),
         (("--seeds", "5:2"), "seeds: give numbers or a range such as 0:5, given '5:2'"),
-        (("--budget", "2 days"), "--budget: give a time such as 2h, 90m, 1h30m or 3600s, given '2 days'"),
+        (
+            ("--budget", "2 pc"),
+            "--budget: give a span of time such as 30d, 12h, 90m, 1h30m or 3600s, given '2 pc'",
+        ),
         (("--workers", "-1"), "workers: give 1 or more, or 0 for as many as fit, given -1"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.optimize import anderson
 
-from eltbench.core.equilibrium import LEAST_RIDGE, Solver
+from eltbench.core.fixed_point import LEAST_RIDGE, Solver
 
 ITEMS, TOKENS, WIDTH = 3, 2, 4
 DIMENSION = TOKENS * WIDTH

@@ -282,7 +282,8 @@ def test_a_stray_file_of_the_current_folder_does_not_stand_for_a_library(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "module", ["eltbench.execution.worker", "eltbench.execution.step_cost", "eltbench.studies.throughput.worker"]
+    "module",
+    ["eltbench.execution.worker", "eltbench.execution.step_cost", "eltbench.studies.throughput.timing_process"],
 )
 def test_a_stray_file_does_not_stand_for_a_library_in_a_process_of_our_own(tmp_path, module):
     for name in STRAYS:

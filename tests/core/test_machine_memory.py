@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eltbench.core.memory import memory
+from eltbench.core.machine import memory
 
 KB = 1024
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from eltbench.core import processors
+from eltbench.core import machine
 
 
 @pytest.fixture
 def allowed(tmp_path, monkeypatch):
     """The count on a machine of eight, in these groups whose folders hold these files."""
-    monkeypatch.setattr(processors.os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
 
     def count(line, **files):
         (tmp_path / "cgroup").write_text(f"{line}\n")
@@ -19,7 +19,7 @@ def allowed(tmp_path, monkeypatch):
             folder.mkdir(parents=True, exist_ok=True)
             for name, text in its.items():
                 (folder / name).write_text(f"{text}\n")
-        return processors.processors(tmp_path / "cgroup", tmp_path / "tree")
+        return machine.processors(tmp_path / "cgroup", tmp_path / "tree")
 
     return count
 
@@ -42,8 +42,8 @@ def test_a_group_of_version_1_is_found_at_the_root_where_its_place_is_the_host_s
 
 
 def test_without_groups_every_processor_that_is_there_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(processors.os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
-    assert processors.processors(tmp_path / "nowhere", tmp_path) == 2
-    monkeypatch.delattr(processors.os, "sched_getaffinity")  # not on every system
-    monkeypatch.setattr(processors.os, "cpu_count", lambda: None)
-    assert processors.processors(tmp_path / "nowhere", tmp_path) == 1
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
+    assert machine.processors(tmp_path / "nowhere", tmp_path) == 2
+    monkeypatch.delattr(machine.os, "sched_getaffinity")  # not on every system
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: None)
+    assert machine.processors(tmp_path / "nowhere", tmp_path) == 1

@@ -12,7 +12,7 @@ import pytest
 from eltbench.core.config import Architecture, Run
 from eltbench.core.streams import stream
 from eltbench.evaluation.signals import per_sample
-from eltbench.evaluation.signals.trace import trace
+from eltbench.evaluation.signals.exit_trace import trace
 from eltbench.evaluation.stopping import generation
 from eltbench.tasks.base import Batch, ExitOutput, namespace
 from eltbench.tasks.diffusion import Diffusion

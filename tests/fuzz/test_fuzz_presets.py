@@ -12,7 +12,7 @@ from mutations import GONE, as_toml, damaged, edited, nested, shaken
 
 from eltbench import studies
 from eltbench.studies.presets import load_preset, load_table
-from eltbench.studies.throughput.presets import preset_from_table
+from eltbench.studies.throughput.cell_groups import preset_from_table
 
 FOLDER = Path(__file__).parents[2] / "studies"
 FILES = {path.stem: path.read_bytes() for path in sorted(FOLDER.glob("*.toml"))}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from eltbench.accounting import Depth
 from eltbench.backends.torch.network import Network
 from eltbench.core.config import Architecture
-from eltbench.core.equilibrium import FIXED_POINT
+from eltbench.core.fixed_point import FIXED_POINT
 from eltbench.data.base import DataSpec
 from eltbench.tasks.base import ExitOutput
 

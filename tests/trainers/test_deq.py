@@ -9,7 +9,7 @@ import pytest
 
 from eltbench import tasks, trainers
 from eltbench.core.config import Architecture, Optimisation, Run
-from eltbench.core.equilibrium import Solver
+from eltbench.core.fixed_point import Solver
 from eltbench.core.streams import stream
 from eltbench.training.loop import build_engine, parts
 

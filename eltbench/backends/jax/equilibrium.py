@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from jax import Array, lax
 
-from eltbench.core.equilibrium import Solver
+from eltbench.core.fixed_point import Solver
 
 
 def phantom_gradient(solver: Solver, function: Callable[[Array], Array], state: Array) -> Array:

@@ -27,7 +27,7 @@ from eltbench.backends.jax.blocks import BertBlock, DiTBlock, Embedding, Head, L
 from eltbench.backends.jax.equilibrium import phantom_gradient
 from eltbench.backends.jax.halting import Halting
 from eltbench.core.config import Architecture
-from eltbench.core.equilibrium import History, Solver
+from eltbench.core.fixed_point import History, Solver
 from eltbench.data.base import DataSpec
 from eltbench.tasks.base import Batch, ExitOutput
 

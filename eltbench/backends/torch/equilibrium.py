@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from eltbench.core.equilibrium import Solver
+from eltbench.core.fixed_point import Solver
 
 
 def phantom_gradient(solver: Solver, function: Callable[[Tensor], Tensor], state: Tensor) -> Tensor:

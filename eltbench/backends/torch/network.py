@@ -29,7 +29,7 @@ from eltbench.backends.torch.equilibrium import phantom_gradient
 from eltbench.backends.torch.halting import Halting, Tally
 from eltbench.backends.torch.initialisation import initialise
 from eltbench.core.config import Architecture
-from eltbench.core.equilibrium import History, Solver
+from eltbench.core.fixed_point import History, Solver
 from eltbench.data.base import DataSpec
 from eltbench.tasks.base import ExitOutput
 

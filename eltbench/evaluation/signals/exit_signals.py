@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from eltbench.core.arrays import Array
-from eltbench.evaluation.signals.trace import Distribution, Trace
+from eltbench.evaluation.signals.exit_trace import Distribution, Trace
 
 # One exit
 

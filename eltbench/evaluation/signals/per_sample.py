@@ -17,8 +17,8 @@ from eltbench.core.streams import stream
 from eltbench.data.form import check_clean
 from eltbench.evaluation.heldout import BATCH
 from eltbench.evaluation.signals.exact import exact_posterior, loss_apart
+from eltbench.evaluation.signals.exit_trace import Trace, trace
 from eltbench.evaluation.signals.further_signals import measure_further
-from eltbench.evaluation.signals.trace import Trace, trace
 from eltbench.evaluation.signals.uncertainty import measure, measure_members
 from eltbench.tasks.base import Batch, ExitOutput
 from eltbench.training.model import Model

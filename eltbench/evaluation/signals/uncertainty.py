@@ -16,7 +16,7 @@ import numpy as np
 from eltbench.core.arrays import Array
 from eltbench.core.validation import unknown
 from eltbench.evaluation.signals import exit_signals, further_signals, member_signals
-from eltbench.evaluation.signals.trace import Trace
+from eltbench.evaluation.signals.exit_trace import Trace
 
 TOKENS, CONTINUOUS = ("tokens",), ("continuous",)
 ANY = TOKENS + CONTINUOUS

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from eltbench.accounting import BYTES
-from eltbench.core.memory import memory
+from eltbench.core.machine import memory
 from eltbench.core.provenance import processor
 from eltbench.evaluation.speed.roofline import Ceilings, Ladder, Shape
 from eltbench.evaluation.speed.stopwatch import Call

@@ -18,7 +18,7 @@ import numpy as np
 from eltbench.backends.steps import Steps
 from eltbench.core.arrays import Array
 from eltbench.evaluation.signals import uncertainty
-from eltbench.evaluation.signals.trace import Trace, estimated
+from eltbench.evaluation.signals.exit_trace import Trace, estimated
 from eltbench.evaluation.signals.uncertainty import SIGNALS
 from eltbench.evaluation.stopping import rules
 from eltbench.evaluation.stopping.rules import Rule

@@ -21,8 +21,8 @@ from eltbench.data import form
 from eltbench.data.latin import Latin, valid
 from eltbench.evaluation.quality.distances import reference
 from eltbench.evaluation.quality.features import extract
+from eltbench.evaluation.signals.exit_trace import Trace, estimated, observed_fields
 from eltbench.evaluation.signals.probe import Gate
-from eltbench.evaluation.signals.trace import Trace, estimated, observed_fields
 from eltbench.evaluation.signals.uncertainty import measure
 from eltbench.evaluation.stopping import rules as stopping
 from eltbench.tasks.base import Batch

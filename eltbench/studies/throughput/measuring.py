@@ -14,8 +14,8 @@ from typing import Any
 from eltbench.evaluation.speed import stopwatch
 from eltbench.evaluation.speed.roofline import Ceilings, ceilings_from_dict
 from eltbench.evaluation.speed.stopwatch import Burst
+from eltbench.studies.throughput.cell_groups import Preset
 from eltbench.studies.throughput.cells import Cell
-from eltbench.studies.throughput.presets import Preset
 from eltbench.studies.throughput.process import Nursery, ProcessError
 
 Ask = Callable[[Mapping[str, Any]], dict[str, Any]]

@@ -33,7 +33,7 @@ class ProcessError(RuntimeError):
 class Nursery:
     """A process of `module` that answers one message at a time; it ends with this one, or when the context is left."""
 
-    def __init__(self, threads: int, module: str = "eltbench.studies.throughput.worker") -> None:
+    def __init__(self, threads: int, module: str = "eltbench.studies.throughput.timing_process") -> None:
         self.threads, self.module = threads, module
         self._child: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115, closed when the context is left

@@ -23,7 +23,7 @@ from eltbench.backends import speed
 from eltbench.backends.speed import Body
 from eltbench.core import tables
 from eltbench.core.config import Run
-from eltbench.core.processors import processors
+from eltbench.core.machine import processors
 from eltbench.evaluation.speed import stopwatch
 from eltbench.evidence import publishing
 from eltbench.evidence.intervals import Interval, log_ratio, pair_by_seed, paired_interval, percent

@@ -20,14 +20,14 @@ from rich.console import RenderableType
 
 from eltbench import backends
 from eltbench.core.durations import duration
-from eltbench.core.processors import processors
+from eltbench.core.machine import processors
 from eltbench.evidence.claims import Cell, Claim, Evidence
 from eltbench.studies import register
 from eltbench.studies.presets import load_table
 from eltbench.studies.throughput import evidence, figure, measuring, sentences, summary, tables
+from eltbench.studies.throughput.cell_groups import Preset, preset_from_table
 from eltbench.studies.throughput.claims import CLAIMS
 from eltbench.studies.throughput.measuring import Report
-from eltbench.studies.throughput.presets import Preset, preset_from_table
 from eltbench.studies.throughput.process import ProcessError
 from eltbench.studies.throughput.rows import COLUMNS, all_rows, timings
 from eltbench.studies.untrained import Made, Prepared, UnmeasuredError, Untrained

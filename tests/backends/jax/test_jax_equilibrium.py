@@ -16,7 +16,7 @@ from eltbench.backends.jax.engine import objective
 from eltbench.backends.jax.equilibrium import phantom_gradient
 from eltbench.backends.jax.initialisation import named
 from eltbench.backends.torch.equilibrium import phantom_gradient as phantom_gradient_of_torch
-from eltbench.core.equilibrium import Solver
+from eltbench.core.fixed_point import Solver
 from eltbench.evaluation.trajectory import trajectory
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

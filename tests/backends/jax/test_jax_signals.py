@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eltbench.evaluation.signals.trace import Trace
+from eltbench.evaluation.signals.exit_trace import Trace
 from eltbench.evaluation.signals.uncertainty import measure
 from eltbench.tasks.base import ExitOutput
 

@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounter
 from eltbench.backends.torch.equilibrium import phantom_gradient
 from eltbench.backends.torch.network import Network
 from eltbench.core.config import Architecture, Run
-from eltbench.core.equilibrium import Solver
+from eltbench.core.fixed_point import Solver
 from eltbench.data.base import DataSpec
 from eltbench.evaluation.trajectory import trajectory
 from eltbench.training.loop import build_engine, parts

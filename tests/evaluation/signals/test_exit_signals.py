@@ -7,7 +7,7 @@ from scipy.special import rel_entr, softmax
 from scipy.stats import entropy
 
 from eltbench.evaluation import trajectory
-from eltbench.evaluation.signals.trace import Trace
+from eltbench.evaluation.signals.exit_trace import Trace
 from eltbench.evaluation.signals.uncertainty import SIGNALS, measure
 from eltbench.tasks.base import ExitOutput
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eltbench.core.config import Architecture, Run
-from eltbench.evaluation.signals.trace import Trace, trace
+from eltbench.evaluation.signals.exit_trace import Trace, trace
 from eltbench.evaluation.signals.uncertainty import measure
 from eltbench.tasks.base import ExitOutput
 from eltbench.training.loop import build_engine, parts

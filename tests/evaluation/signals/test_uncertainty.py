@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import entropy
 
 from eltbench import tasks
-from eltbench.evaluation.signals.trace import Trace
+from eltbench.evaluation.signals.exit_trace import Trace
 from eltbench.evaluation.signals.uncertainty import SIGNALS, get, measure, measure_members, nonfinite
 from eltbench.tasks.base import ExitOutput
 

@@ -13,8 +13,8 @@ import torch
 from eltbench import trainers
 from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.evaluation.signals import uncertainty
+from eltbench.evaluation.signals.exit_trace import trace
 from eltbench.evaluation.signals.probe import Gate
-from eltbench.evaluation.signals.trace import trace
 from eltbench.evaluation.signals.uncertainty import SIGNALS
 from eltbench.evaluation.stopping import rules as stopping
 from eltbench.evaluation.stopping.anytime import anytime

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eltbench.evaluation.signals.trace import Trace
+from eltbench.evaluation.signals.exit_trace import Trace
 from eltbench.evaluation.signals.uncertainty import measure
 from eltbench.evaluation.stopping import rules as stopping
 from eltbench.evaluation.stopping.rules import RULES, Rule, curve, fired, stops, thresholds

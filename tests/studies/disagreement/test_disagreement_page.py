@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from decisive_rows import STUDY, decisive
 
-from eltbench.studies.disagreement import page as disagreement_page
+from eltbench.studies.disagreement import markdown as disagreement_page
 
 
 def test_the_page_shows_what_families_add_and_rules_save_with_the_baseline_they_are_held_against(tmp_path):

@@ -9,8 +9,8 @@ from made_up import GROUP
 
 from eltbench import accounting
 from eltbench.studies.presets import load_table, preset_names
+from eltbench.studies.throughput.cell_groups import preset_from_table
 from eltbench.studies.throughput.cells import Cell
-from eltbench.studies.throughput.presets import preset_from_table
 from eltbench.studies.throughput.rows import regime
 
 

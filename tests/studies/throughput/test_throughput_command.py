@@ -19,7 +19,7 @@ from eltbench.cli import run_study as command
 from eltbench.core import terminal
 from eltbench.studies.presets import load_table
 from eltbench.studies.throughput import measuring, tables
-from eltbench.studies.throughput.presets import preset_from_table
+from eltbench.studies.throughput.cell_groups import preset_from_table
 from eltbench.studies.throughput.process import ProcessError
 
 FILES = ["claims.json", "figure.pdf", "figure.png", "provenance.json", "rows.parquet", "summary.csv", "timings.parquet"]

@@ -17,7 +17,7 @@ from eltbench.cli import run_study as command
 from eltbench.evidence.report import published
 from eltbench.studies import deciding
 from eltbench.studies.throughput import measuring
-from eltbench.studies.throughput.presets import preset_from_table
+from eltbench.studies.throughput.cell_groups import preset_from_table
 from eltbench.studies.throughput.study import COVERS
 
 RESULTS = Path(__file__).parents[3] / "results" / "throughput"

@@ -10,8 +10,8 @@ from made_up import CACHE, GROUP, GROUPS, STUDY, rows_of
 from eltbench.accounting import step_flops
 from eltbench.data.base import DataSpec
 from eltbench.studies.throughput import summary
+from eltbench.studies.throughput.cell_groups import preset_from_table
 from eltbench.studies.throughput.cells import Cell
-from eltbench.studies.throughput.presets import preset_from_table
 from eltbench.studies.throughput.rows import regime, timings
 
 

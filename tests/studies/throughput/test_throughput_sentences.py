@@ -9,7 +9,7 @@ import pytest
 from made_up import CACHE, GROUP, GROUPS, STUDY, rows_of, wobble
 
 from eltbench.studies.throughput import sentences
-from eltbench.studies.throughput.presets import preset_from_table
+from eltbench.studies.throughput.cell_groups import preset_from_table
 
 
 @pytest.fixture(scope="module")

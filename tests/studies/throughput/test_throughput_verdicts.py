@@ -8,7 +8,7 @@ import pytest
 from made_up import CACHE, DIT, GROUP, STUDY, rows_of, wobble
 
 from eltbench.studies import deciding
-from eltbench.studies.throughput.presets import preset_from_table
+from eltbench.studies.throughput.cell_groups import preset_from_table
 from eltbench.studies.throughput.rows import regime
 
 CLAIMED = preset_from_table(
@@ -23,13 +23,13 @@ CLAIMED = preset_from_table(
 )
 
 
-def decided(rows, *, smoke=False):
+def decisions_of(rows, *, smoke=False):
     return deciding.decide_all(STUDY, rows, presets=None, smoke=smoke)
 
 
 def verdicts(ratio, **settings):
     rows, _ = rows_of(CLAIMED, ratio=ratio, **settings)
-    return {each.claim.id: each.verdict for each in decided(rows)}
+    return {each.claim.id: each.verdict for each in decisions_of(rows)}
 
 
 def test_claims_follow_from_the_ratios():
@@ -52,12 +52,12 @@ def test_claims_follow_from_the_ratios():
     found = verdicts(otherwise)
     assert [found[name] for name in ("throughput", "step-cost", "train-memory")] == ["contradicted"] * 3
     rows, _ = rows_of(CLAIMED, ratio=as_claimed)
-    assert {each.verdict for each in decided(rows, smoke=True)} == {"inconclusive"}
+    assert {each.verdict for each in decisions_of(rows, smoke=True)} == {"inconclusive"}
 
 
 def decided(claim, preset, **settings):
     rows, _ = rows_of(preset, **settings)
-    return next(each for each in decided(rows) if each.claim.id == claim)
+    return next(each for each in decisions_of(rows) if each.claim.id == claim)
 
 
 def test_every_cell_is_judged_by_itself_and_never_in_a_mean_with_others():
@@ -104,7 +104,7 @@ def test_a_cell_that_lacks_one_process_gives_no_verdict():
     lost = (rows["run_id"] == CLAIMED.cells[1].id) & (rows["seed"] == 3) & (rows["metric"] == "throughput_ratio")
     reason = "process was killed"
     rows.loc[lost, ["metric", "value", "reason"]] = ["failed_call", float("nan"), reason]
-    found = next(each for each in decided(rows) if each.claim.id == "throughput")
+    found = next(each for each in decisions_of(rows) if each.claim.id == "throughput")
     assert found.cells[1].reason == f"spills: no value in process 3: {reason}"
     assert found.cells[1].conditions[0].primary.interval.n == 4  # what there is, is shown
 

@@ -17,7 +17,8 @@ from eltbench.backends.torch.engine import TorchEngine
 from eltbench.core.child import ORPHANED
 from eltbench.evaluation.speed.peak import NoAccountError, Peak
 from eltbench.evaluation.speed.stopwatch import Burst
-from eltbench.studies.throughput import contenders, worker
+from eltbench.studies.throughput import contenders
+from eltbench.studies.throughput import timing_process as worker
 from eltbench.studies.throughput.cells import Cell
 from eltbench.studies.throughput.process import Nursery, ProcessError
 
@@ -206,7 +207,7 @@ def test_a_nursery_answers_again_and_again_also_after_an_error():
 @pytest.mark.slow
 def test_a_measurement_ends_when_its_sender_is_gone():
     endless = message(Cell("call", 2, 2, 16, 2, rounds=10**9))
-    command = [sys.executable, "-m", "eltbench.studies.throughput.worker"]
+    command = [sys.executable, "-m", "eltbench.studies.throughput.timing_process"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdin.write(json.dumps(endless).encode() + b"\n")
         process.stdin.close()

@@ -1,6 +1,7 @@
-"""Measurements, each in a process of its own: `python -m eltbench.studies.throughput.worker`, told what by JSON lines.
+"""Measurements, each in a process of its own: `python -m eltbench.studies.throughput.timing_process`.
 
-A line: {"what": "ceilings", "device": …, "threads": …, "shapes": {precision: [shape, …]}, "seconds": …, "largest": …}
+A line of JSON says what:
+{"what": "ceilings", "device": …, "threads": …, "shapes": {precision: [shape, …]}, "seconds": …, "largest": …}
 or {"what": "race" or "memory", "cell": …, "device": …, "threads": …, "seed": …, …}. The answer is one JSON line on
 stdout: {"ceilings": …}, {"bursts": [[contender, round, place, calls, seconds], …], "absent": [peers that are not
 installed]}, {"peak_bytes": …}, {"skipped": reason} or {"error": …}. A process that takes longer than the message's
@@ -89,7 +90,7 @@ def available_bytes(device: str) -> int:
         import torch
 
         return torch.cuda.mem_get_info(device)[0]
-    from eltbench.core.memory import memory
+    from eltbench.core.machine import memory
 
     return memory()["available"]
 

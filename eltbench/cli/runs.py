@@ -16,6 +16,7 @@ from typing import Any
 import tyro
 
 from eltbench.cli import command_line
+from eltbench.core.durations import duration, seconds
 from eltbench.core.validation import printable, unknown
 from eltbench.evidence.merging import announced
 from eltbench.execution import cache
@@ -25,7 +26,6 @@ from eltbench.execution.damage import problems, set_damage_aside
 from eltbench.execution.store import RunStore, State
 from eltbench.training.model import runs_root
 
-AGES = {"d": 86400.0, "h": 3600.0, "m": 60.0}
 COLUMNS = "{:16}  {:8} {:>6} {:>10}  {}"
 SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -209,14 +209,6 @@ def _kind(path: Path) -> str:
     raise ValueError(f"merge: {path} holds neither results (rows.parquet) nor runs (RUN/run.json)")
 
 
-def seconds(name: str, text: str) -> float:
-    """The seconds of an age such as 30d, 12h or 90m; ValueError for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([dhm])", text.strip())
-    if not found:
-        raise ValueError(f"--{name}: give days, hours or minutes such as 30d, 12h or 90m, given {text!r}")
-    return float(found[1]) * AGES[found[2]]
-
-
 @contextmanager
 def _plainly() -> Iterator[None]:
     """What is refused, also by the system, as a message without a traceback that a terminal may show."""
@@ -244,12 +236,7 @@ def _print(lines: Sequence[str]) -> None:
 
 def _line(each: Cached, now: float, in_work: bool = False) -> str:
     state = "in work" if in_work else each.state
-    return COLUMNS.format(each.run_id, state, _age(now - each.modified), _size(each.size), each.name)
-
-
-def _age(seconds: float) -> str:
-    unit = next((unit for unit, length in AGES.items() if seconds >= 2 * length), "m")
-    return f"{max(0, seconds) / AGES[unit]:.0f} {'min' if unit == 'm' else unit}"
+    return COLUMNS.format(each.run_id, state, duration(now - each.modified), _size(each.size), each.name)
 
 
 def _size(size: float) -> str:
