@@ -55,8 +55,8 @@ def test_the_site_is_built_by_the_command_that_ci_runs():
     assert "/docs/_build/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
-def test_the_readme_shows_a_light_picture_of_the_report():
-    assert "](docs/report.png)" in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_a_light_picture_of_the_report_is_shown():
+    assert "](report.png)" in (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     picture = ROOT / "docs" / "report.png"
     assert picture.stat().st_size < 200_000
     with Image.open(picture) as image:

@@ -31,8 +31,16 @@ def test_every_published_verdict_is_on_a_page(folder):
 
 
 def test_a_table_that_is_not_of_the_results_is_seen():
-    altered = README.replace("**contradicted**", "**supported**", 1)
-    assert GENERATE["refreshed"](altered) == README != altered
+    page = PAGES[Path("docs/extrapolation.md")]
+    altered = page.replace("**contradicted**", "**supported**", 1)
+    assert GENERATE["refreshed"](altered) == page != altered
+
+
+def test_the_front_page_is_read_in_a_minute_and_shows_a_figure_at_once():
+    assert len(README.split()) <= 900
+    first_screen = "\n".join(README.splitlines()[:12])
+    (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", first_screen)
+    assert (ROOT / picture).exists()
 
 
 def test_the_python_examples_on_results_run(monkeypatch, capsys):
@@ -55,8 +63,3 @@ def test_the_trainer_of_the_readme_trains(tmp_path):
     assert done.returncode == 0, done.stderr
     (log,) = (tmp_path / "runs").glob("*/log.jsonl")
     assert set(json.loads(log.read_text().splitlines()[0])) >= {"exit 1", "exit 2", "exit 3", "exit 4"}
-
-
-def test_the_any_time_example_is_that_of_its_page_which_is_run_there():
-    (example,) = (block for block in blocks("python") if "anytime" in block)
-    assert example in (ROOT / "docs" / "anytime.md").read_text(encoding="utf-8")

@@ -20,7 +20,8 @@ from eltbench.evidence.question import Found, Question
 from eltbench.evidence.regions import Region, quantity
 
 LEVEL = 0.95
-MANY = 4  # cells of a claim, above which an overview counts them
+TIMED = "timed on this machine"
+MARKS = {"supported": "✔", "contradicted": "✘", "inconclusive": "?"}  # a verdict is never told by colour alone
 COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow"}
 
 
@@ -171,40 +172,43 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def overview(found: Sequence[dict[str, Any]]) -> str:
-    """One line a claim and preset, from the contents of several claims.json: the claim, its verdict, its cells'.
+    """One row a claim and one column a world, from the contents of several claims.json: a mark and an effect a cell.
 
-    Of more than MANY cells only how many have which verdict. A preset that shares its models, so that its cells of a
-    claim are among those of another, has no line there: the same evidence is not shown as if it were more.
+    Of several results of a claim in one world, that of torch and of the largest preset is shown, with a star where
+    another reads otherwise. The effect is the largest of the conditions which decide. What was timed on a machine
+    stands in a column of its own: how many of its cells have the claim's commonest verdict.
     """
-    lines = []
-    told = {id: claim["statement"] for results in found for id, claim in results["claims"].items()}
-    for id, statement in told.items():
-        name = f"`{id}`: {statement}"
-        cells_of = [_frozen_cells(results["claims"].get(id)) for results in found]
-        for results, its in zip(found, cells_of, strict=True):
-            if its and not any(its < others for others in cells_of):
-                claim = results["claims"][id]
-                cells = _cells_in_short(claim["cells"])
-                where, verdict = f"{results['study']}, {results['preset']}", f"**{claim['verdict']}**"
-                lines.append((name, where, verdict, cells))
-                name = ""
-    return tables.markdown(("claim", "study, preset", "verdict", "in each cell"), lines)
+    results = sorted(found, key=lambda each: -sum(len(claim["cells"]) for claim in each["claims"].values()))
+    told = {id: claim["statement"] for each in found for id, claim in each["claims"].items()}
+    shown: dict[str, dict[str, list[Mapping[str, Any]]]] = {id: {} for id in told}
+    for each in results:
+        for id, claim in each["claims"].items():
+            for cell in claim["cells"]:
+                timed = "intervals_cover" in claim and claim["intervals_cover"] != claims.COVERS
+                world = TIMED if timed else f"{cell['task']} {cell['dataset']}"
+                shown[id].setdefault(world, []).append(cell)
+    counts = Counter(world for its in shown.values() for world in its)
+    worlds = sorted(counts, key=lambda world: (world == TIMED, -counts[world], world))
+    lines = [
+        (f"`{id}`: {statement}", *(_in_short(world, shown[id].get(world, [])) for world in worlds))
+        for id, statement in told.items()
+        if shown[id]
+    ]
+    return tables.markdown(("claim", *worlds), lines)
 
 
-def _frozen_cells(claim: Mapping[str, Any] | None) -> frozenset[str]:
-    """What each cell of a claim says, to be compared with those of another preset."""
-    return frozenset(json.dumps(cell, sort_keys=True) for cell in claim["cells"]) if claim else frozenset()
-
-
-def _cells_in_short(cells: Sequence[Mapping[str, Any]]) -> str:
-    if len(cells) > MANY:
-        counted = Counter(cell["verdict"] for cell in cells)
-        return f"{len(cells)} cells: " + ", ".join(f"{verdict} in {count}" for verdict, count in counted.most_common())
-    return "<br>".join(
-        f"{cell['task']} {cell['dataset']} {cell['backend']}: {cell['verdict']} "
-        f"({', '.join(estimate_in_words(condition['witnesses'][0]) for condition in cell['conditions'])})"
-        for cell in cells
-    )
+def _in_short(world: str, cells: Sequence[Mapping[str, Any]]) -> str:
+    """What one cell of the overview says of results that were measured in one world."""
+    if not cells:
+        return ""
+    if world == TIMED:
+        (verdict, count), *_ = Counter(cell["verdict"] for cell in cells).most_common()
+        return f"{MARKS[verdict]} in {count} of {len(cells)}"
+    cell = min(cells, key=lambda cell: cell["backend"] != "torch")
+    deciding = [each for each in cell["conditions"] if each["verdict"] == cell["verdict"]] or cell["conditions"]
+    witness = max((each["witnesses"][0] for each in deciding), key=lambda each: abs(each["estimate"] or 0))
+    star = "*" if any(other["verdict"] != cell["verdict"] for other in cells) else ""
+    return f"{MARKS[cell['verdict']]} {estimate_in_words(witness)}{star}"
 
 
 def estimate_in_words(witness: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from synthetic_rows import frame, losses
 
 from eltbench import studies
 from eltbench.evidence import verdicts
-from eltbench.evidence.claims import Cell, Evidence, Witness, decide
+from eltbench.evidence.claims import COVERS, Cell, Evidence, Witness, decide
 from eltbench.studies import deciding
 
 DIGITS, RELAY = Cell("diffusion", "digits", "torch"), Cell("masked", "relay", "torch")
@@ -155,40 +154,44 @@ def test_the_table_for_documents_says_that_one_seed_gives_no_interval():
     assert "inf" not in elastic
 
 
-def test_the_overview_has_a_line_for_every_claim_and_preset_that_measured_it(decisions):
-    first, second = (json.loads(verdicts.as_json("extrapolation", name, decisions)) for name in ("a", "b"))
-    head, _, *lines = verdicts.overview([first, second]).splitlines()
-    measured = [decision.claim.id for decision in decisions if decision.cells]
-    assert len(lines) == 2 * len(measured)
-    assert [line.split("`")[1] for line in lines[::2]] == measured
-    assert all(line.startswith("|  | extrapolation, b |") for line in lines[1::2])
-    assert all(line.count(" | ") == head.count(" | ") for line in lines)
-    assert re.findall(r"[+-][0-9.]+ %", lines[0]) == ["-25.99 %", "+35.12 %"]  # the mean of e^-0.301 and e^0.301
+def told(study, preset, decisions, cover=COVERS):
+    found = json.loads(verdicts.as_json(study, preset, decisions))
+    for claim in found["claims"].values():
+        claim["intervals_cover"] = cover
+    return found
 
 
-def test_a_preset_whose_cells_are_among_those_of_another_is_not_listed_again(decisions):
-    whole, part = (json.loads(verdicts.as_json("extrapolation", name, decisions)) for name in ("whole", "part"))
-    measured = [each for each in part["claims"].values() if len(each["cells"]) > 1]
-    for each in measured:
-        each["cells"] = each["cells"][:1]
-    lines = verdicts.overview([part, whole]).splitlines()[2:]
-    assert len(measured) > 0
-    assert sum("extrapolation, part" in line for line in lines) == sum("whole" in line for line in lines) - len(
-        measured
-    )
-    measured[0]["cells"][0]["verdict"] = "something else"
-    again = verdicts.overview([part, whole]).splitlines()[2:]
-    assert len(again) == len(lines) + 1
+def test_the_overview_has_a_row_for_every_measured_claim_and_a_column_for_every_world(decisions):
+    head, _, *lines = verdicts.overview([told("extrapolation", "a", decisions)]).splitlines()
+    assert head == "| claim | diffusion digits | masked relay |"
+    assert [line.split("`")[1] for line in lines] == [each.claim.id for each in decisions if each.cells]
+    (elastic,) = (each for each in decisions if each.claim.id == "elastic")
+    marks = {cell.cell.dataset: verdicts.MARKS[cell.verdict] for cell in elastic.cells}
+    shown = lines[0].split(" | ")[1:]
+    assert [each[0] for each in shown] == [marks["digits"], marks["relay"]]
 
 
-def test_of_many_cells_the_overview_counts_the_verdicts(decisions):
-    results = json.loads(verdicts.as_json("extrapolation", "a", decisions))
+def test_of_several_results_in_one_world_torch_s_is_shown_with_a_star_where_another_differs(decisions):
+    torch, jax = told("extrapolation", "a", decisions), told("extrapolation", "b", decisions)
+    for claim in jax["claims"].values():
+        for cell in claim["cells"]:
+            cell["backend"] = "jax"
+    same = verdicts.overview([jax, torch]).splitlines()[2:]
+    assert same == verdicts.overview([torch]).splitlines()[2:]
+    jax["claims"]["elastic"]["cells"][0]["verdict"] = "supported"
+    changed = verdicts.overview([jax, torch]).splitlines()[2:]
+    assert changed[0] == same[0].replace(" |", "* |", 2).replace("* |", " |", 1)
+    assert changed[1:] == same[1:]
+
+
+def test_what_was_timed_on_a_machine_is_counted_in_a_column_of_its_own(decisions):
+    results = told("throughput", "a", decisions, "fresh processes on this machine")
     (claim, *_) = (each for each in results["claims"].values() if each["cells"])
-    cell = claim["cells"][0]
     given = ["inconclusive", "supported", "inconclusive", "contradicted", "inconclusive"]
-    claim["cells"] = [{**cell, "verdict": verdict} for verdict in given]
-    line = verdicts.overview([results]).splitlines()[2]
-    assert line.endswith("| 5 cells: inconclusive in 3, supported in 1, contradicted in 1 |")
+    claim["cells"] = [{**claim["cells"][0], "verdict": verdict} for verdict in given]
+    head, _, line, *_ = verdicts.overview([results]).splitlines()
+    assert head == f"| claim | {verdicts.TIMED} |"
+    assert line.endswith("| ? in 3 of 5 |")
 
 
 def test_the_frame_of_decisions_says_what_claims_json_says():

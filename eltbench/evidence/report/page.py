@@ -26,7 +26,6 @@ from eltbench.evidence.report.forest import forest
 from eltbench.evidence.report.published import Published
 from eltbench.evidence.schema import CONTROL
 
-MARKS = {"supported": "✔", "contradicted": "✘", "inconclusive": "?"}  # a verdict is never told by colour alone
 FIGURE_WIDTH = 1400  # pixels; wider figures are made smaller, the PDF keeps every detail
 
 
@@ -42,7 +41,7 @@ def render(found: Sequence[Published], unreadable: Mapping[str, str], asked: Map
         undecided=_undecided(found, asked),
         limits=limits(),
         covers=COVERS,
-        marks=MARKS,
+        marks=verdicts.MARKS,
         machines=_machines(found),
     )
     return CONTROL.sub("", text)
