@@ -65,7 +65,7 @@ def test_naming_describing_and_identifying_runs_loads_neither_torch_nor_jax():
     loaded = ask("""
 import sys
 import eltbench
-from eltbench.identity import run_id
+from eltbench.training.identity import run_id
 assert "elt" in eltbench.trainers.names()
 for registry in (eltbench.trainers, eltbench.tasks, eltbench.data):
     for name in registry.names():

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from eltbench.core.config import Architecture, Run
-from eltbench.evaluation.stopping.anytime import anytime
+from eltbench.evaluation.stopping.anytime import Plan, anytime
 from eltbench.training.loop import build_engine, parts
 from eltbench.training.model import Model
 
@@ -57,13 +57,13 @@ def test_the_time_falls_with_the_mean_exit(backend, request, monkeypatch):
     def run(mean: float, signals: tuple[str, ...] | None = ()) -> tuple[float, float]:
         left = plans[mean]
 
-        def stop(plan: anytime.Plan, seen: dict, read: int, count: int) -> np.ndarray:
+        def stop(plan: Plan, seen: dict, read: int, count: int) -> np.ndarray:
             nonlocal left
             now = left <= plan.exits[read - 1]
             left = left[~now]
             return now
 
-        monkeypatch.setattr(anytime.Plan, "stop", stop)
+        monkeypatch.setattr(Plan, "stop", stop)
         started = time.perf_counter(), time.process_time()
         *_, last = anytime(model, *given, rule="fixed", threshold=-float(loops), signals=signals)
         assert np.array_equal(last.exits, plans[mean])

@@ -146,7 +146,8 @@ def test_list_imports_nothing_of_what_it_describes(tmp_path):
     (tmp_path / "shop.py").write_text('raise SystemExit("imported")\nclass Till:\n    """Counts. Well."""\n')
     code = """
 import sys
-from eltbench import cli, trainers
+from eltbench import trainers
+from eltbench.cli import main as cli
 trainers.register("till", "shop:Till")
 trainers.register("gone", "nowhere.at.all:Gone")
 code = cli.main(["list"])

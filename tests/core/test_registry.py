@@ -74,7 +74,7 @@ import json, sys
 import numpy as np
 import eltbench
 from eltbench import data, tasks, trainers
-from eltbench.identity import run_id
+from eltbench.training.identity import run_id
 
 names = {"trainer": trainers.names(), "task": tasks.names(), "dataset": data.names()}
 loaded_by_listing = "loopzoo" in sys.modules

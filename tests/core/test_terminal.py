@@ -52,7 +52,7 @@ def test_a_stderr_that_nobody_reads_ends_nothing(tmp_path):
 
 
 def test_characters_that_the_terminal_lacks_are_replaced():
-    code = "from eltbench import terminal; terminal.answer(lambda: print('2N×4L −3 ✔') or 0)"
+    code = "from eltbench.core import terminal; terminal.answer(lambda: print('2N×4L −3 ✔') or 0)"
     done = ask([sys.executable, "-c", code], PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout, done.stderr) == (0, "2N?4L ?3 ?\n", "")
 

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eltbench.core.arrays import namespace
 from eltbench.core.config import Architecture, Run
 from eltbench.core.streams import stream
 from eltbench.evaluation.signals import per_sample
 from eltbench.evaluation.signals.exit_trace import trace
 from eltbench.evaluation.stopping import generation
-from eltbench.tasks.base import Batch, ExitOutput, namespace
+from eltbench.tasks.base import Batch, ExitOutput
 from eltbench.tasks.diffusion import Diffusion
 from eltbench.training.loop import Parts, build_engine, parts
 from eltbench.training.model import Model

@@ -148,7 +148,7 @@ class TestFiles:
 
         monkeypatch.setattr(results.Path, "open", refuse)
         with pytest.raises(OSError, match="Input/output error"):
-            results.collect([job], store, "extrapolation", "smoke", EXTRA)
+            collect([job], store, "extrapolation", "smoke", EXTRA)
         assert path.exists()
 
     def test_a_plain_pandas_reader_sees_the_same_table(self, tmp_path):

@@ -30,7 +30,15 @@ def plain_warnings():
 @pytest.fixture(scope="session", autouse=True)
 def libraries():
     """What libraries look for when they are first imported (fonts, say) is not a case's doing."""
-    for name in ("figures", "commands", "bookkeeping", "gpu_hours", "report.page", "evaluation.quality", "anytime"):
+    for name in (
+        "evidence.figures",
+        "cli.commands",
+        "cli.runs",
+        "cli.gpu_hours",
+        "evidence.report.page",
+        "evaluation.quality.distances",
+        "evaluation.stopping.anytime",
+    ):
         importlib.import_module(f"eltbench.{name}")
     for name in studies.names():
         studies.get(name)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eltbench import studies
-from eltbench.evidence import results
+from eltbench.execution.collect import collect
 from eltbench.execution.store import RunStore
 from eltbench.execution.worker import work
 from eltbench.studies.convergence import study as convergence
@@ -39,7 +39,7 @@ def planned(study: str, optimisation=(), **measurement):
 
 
 def collected(job, store):
-    return results.collect([job], store, job.study, "tiny", studies.get(job.study).columns)
+    return collect([job], store, job.study, "tiny", studies.get(job.study).columns)
 
 
 @pytest.mark.parametrize(

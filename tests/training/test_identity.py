@@ -131,8 +131,8 @@ def test_the_identity_does_not_depend_on_the_host(monkeypatch):
 def test_the_identity_is_the_same_in_every_process(tmp_path):
     """Other hash seeds, another directory, host name and user, options in another order."""
     code = """
-from eltbench.config import Architecture, Run
-from eltbench.identity import run_id
+from eltbench.core.config import Architecture, Run
+from eltbench.training.identity import run_id
 print(run_id(Run("elt", "masked", "relay", architecture=Architecture(width=32), dataset_options=OPTIONS)))
 """
     options = {"length": 8, "gates": 6, "strips": 2}

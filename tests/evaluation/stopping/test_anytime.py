@@ -267,7 +267,7 @@ def test_the_callers_own_time_counts(monkeypatch):
     ("asked", "message"),
     [
         ({"rule": "entropi"}, "unknown stopping rule 'entropi'; did you mean 'entropy'"),
-        ({"rule": "acceleration"}, "needs a threshold, given None; take one from `stopping.thresholds`"),
+        ({"rule": "acceleration"}, "needs a threshold, given None; take one from `rules.thresholds`"),
         ({"rule": "cosine", "threshold": float("nan")}, "needs a threshold, given nan"),
         ({"rule": "oracle"}, "the oracle knows the errors"),
         ({"rule": "learned-gate", "threshold": 0.1}, "a gate belongs to the rule 'learned-gate'"),

@@ -64,6 +64,10 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", "".join(self.texts))
 
 
+def write(results, out):
+    return report.write(results, out, studies.claims(), deciding.read_folder)
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     return report.write(
@@ -185,7 +189,7 @@ def test_a_folder_that_cannot_be_read_is_named_with_its_reason(one, tmp_path):
     }.items():
         shutil.copytree(one / "extrapolation" / "relay", one / "extrapolation" / name)
         harm(one / "extrapolation" / name)
-    (path, _) = report.write(one, tmp_path / "report.html", studies.claims(), deciding.read_folder)
+    (path, _) = write(one, tmp_path / "report.html")
     text = Page(path.read_text(encoding="utf-8")).text
     for said in ("cut/rows.parquet is damaged", "unsaid/provenance.json cannot be read", "broken/claims.json cannot"):
         assert said in text
@@ -209,7 +213,7 @@ def test_one_odd_file_costs_its_own_folder_alone(one, tmp_path, name, content, r
     odd = one / "extrapolation" / "odd"
     shutil.copytree(one / "extrapolation" / "relay", odd)
     (odd / name).write_bytes(content)
-    page = Page(report.write(one, tmp_path / "report.html")[0].read_text(encoding="utf-8"))
+    page = Page(write(one, tmp_path / "report.html")[0].read_text(encoding="utf-8"))
     assert reason in page.text
     assert str(odd) in page.text
     assert "extrapolation, relay" in page.text
@@ -217,15 +221,15 @@ def test_one_odd_file_costs_its_own_folder_alone(one, tmp_path, name, content, r
 
 def test_a_picture_that_would_fill_the_memory_is_refused(one, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    text = Page(report.write(one, tmp_path / "report.html")[0].read_text(encoding="utf-8")).text
+    text = Page(write(one, tmp_path / "report.html")[0].read_text(encoding="utf-8")).text
     assert "figure.png is no PNG that can be shown: Image size" in text
 
 
 def test_verdicts_forged_in_claims_are_not_shown(one, tmp_path):
     path = one / "extrapolation" / "relay" / "claims.json"
-    honest = Page(report.write(one, tmp_path / "honest.html")[0].read_text(encoding="utf-8"))
+    honest = Page(write(one, tmp_path / "honest.html")[0].read_text(encoding="utf-8"))
     path.write_text(path.read_text().replace('"contradicted"', '"supported"').replace('"inconclusive"', '"supported"'))
-    forged = Page(report.write(one, tmp_path / "forged.html")[0].read_text(encoding="utf-8"))
+    forged = Page(write(one, tmp_path / "forged.html")[0].read_text(encoding="utf-8"))
     assert "claims.json does not follow from the rows" in forged.text
     assert "claims.json does not follow" not in honest.text
     for verdict in ("✘ contradicted", "? inconclusive", "✔ supported"):
@@ -236,7 +240,7 @@ def test_a_summary_that_is_shown_in_place_of_verdicts_follows_from_the_rows_too(
     shutil.copytree(RESULTS / "audit", one / "audit")
     path = one / "audit" / "summary.csv"
     path.write_text(path.read_text().replace("fits only with another step count", "forged"))
-    text = report.write(one, tmp_path / "report.html")[0].read_text(encoding="utf-8")
+    text = write(one, tmp_path / "report.html")[0].read_text(encoding="utf-8")
     assert "fits only with another step count" in text
     assert "forged" not in text
 
@@ -246,7 +250,7 @@ def test_control_characters_of_files_do_not_reach_the_page(one, tmp_path):
     made = json.loads(path.read_text())
     made["commands"][0]["command"] = "python \x1b]0;owned\x07 -m \x9b31m"
     path.write_text(json.dumps(made))
-    text = report.write(one, tmp_path / "report.html")[0].read_text(encoding="utf-8")
+    text = write(one, tmp_path / "report.html")[0].read_text(encoding="utf-8")
     assert "python ]0;owned -m 31m" in text
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
 
@@ -267,7 +271,7 @@ def test_the_booklet_shows_the_pages_of_a_strangers_figure_and_keeps_nothing_tha
     with figure.open("wb") as file:
         writer.write(file)
     assert b"owned" in figure.read_bytes()
-    _, booklet = report.write(one, tmp_path / "report.html")
+    _, booklet = write(one, tmp_path / "report.html")
     reader = PdfReader(booklet)
     assert len(reader.pages) == len(PdfReader(figure).pages)
     assert reader.pages[0].get_contents().get_data() == PdfReader(figure).pages[0].get_contents().get_data()
@@ -279,7 +283,7 @@ def test_the_booklet_shows_the_pages_of_a_strangers_figure_and_keeps_nothing_tha
 
 def test_a_figure_that_is_no_pdf_is_named_and_left_out_of_the_booklet(one, tmp_path):
     (one / "extrapolation" / "relay" / "figure.pdf").write_bytes(b"%PDF-1.7 and no more")
-    (path,) = report.write(one, tmp_path / "report.html")
+    (path,) = write(one, tmp_path / "report.html")
     text = Page(path.read_text(encoding="utf-8")).text
     assert "figure.pdf: no figure that can be bound" in text
     assert "extrapolation, relay" in text
@@ -289,7 +293,7 @@ def test_rows_of_another_schema_are_told_with_both_versions(one, tmp_path, monke
     from eltbench.evidence import results
 
     monkeypatch.setattr(results, "SCHEMA_VERSION", "2")
-    (path,) = report.write(one, tmp_path / "report.html", studies.claims(), deciding.read_folder)
+    (path,) = write(one, tmp_path / "report.html")
     assert "has schema version &#39;1&#39;, this eltbench reads version &#39;2&#39;" in path.read_text()
 
 
@@ -299,7 +303,7 @@ def test_runs_that_failed_are_told_unless_a_later_command_finished_them(one, tmp
     finished = eltbench.load_rows(one)["run_id"].iloc[0]
     made["commands"][0]["runs"]["failed"] = {"0123456789abcdef": "RuntimeError: <no> more", finished: "interrupted"}
     place.write_text(json.dumps(made))
-    (path, _) = report.write(one, tmp_path / "report.html", studies.claims(), deciding.read_folder)
+    (path, _) = write(one, tmp_path / "report.html")
     text = path.read_text()
     assert "0123456789abcdef</code>: RuntimeError: &lt;no&gt; more" in text
     assert "interrupted" not in text
@@ -307,9 +311,9 @@ def test_runs_that_failed_are_told_unless_a_later_command_finished_them(one, tmp
 
 def test_results_without_rows_and_other_names_than_html_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no results: run a study"):
-        report.write(tmp_path, tmp_path / "report.html", studies.claims(), deciding.read_folder)
+        write(tmp_path, tmp_path / "report.html")
     with pytest.raises(ValueError, match=r"give the name of an \.html file"):
-        report.write(RESULTS, tmp_path / "report.pdf", studies.claims(), deciding.read_folder)
+        write(RESULTS, tmp_path / "report.pdf")
 
 
 def test_the_command_names_what_it_wrote_and_what_it_refuses(one, tmp_path, capsys):

@@ -179,7 +179,7 @@ def test_the_peak_of_training_begins_before_the_model_and_ends_after_its_steps(m
 
 
 def test_what_a_nursery_loads_starts_no_threads_that_a_fork_would_lose():
-    code = "import os, sys; from eltbench.studies.throughput import worker; worker._load(); "
+    code = "import os, sys; from eltbench.studies.throughput import timing_process as worker; worker._load(); "
     code += "print(*{name.partition('.')[0] for name in sys.modules}); "
     code += "print('threads', len(os.listdir('/proc/self/task')) if worker.FORKS else 1)"
     given = {"capture_output": True, "text": True, "timeout": 120, "check": True}
