@@ -1,4 +1,4 @@
-"""What importing the package loads, and which way its imports run."""
+"""What importing the package loads."""
 
 import ast
 import subprocess
@@ -13,18 +13,6 @@ import eltbench
 PACKAGE = Path(eltbench.__file__).parent
 ROOMS = {"torch": {"torch", "torchvision", "torch_fidelity"}, "jax": {"jax", "jaxlib", "equinox", "optax"}}
 FRAMEWORKS = ROOMS["torch"] | ROOMS["jax"]
-
-# Imports run from a higher storey to a lower one or stay on their own.
-STOREYS = [
-    {"cli"},
-    {"studies"},
-    {"sweep", "claims", "figures"},
-    {"training", "evaluation", "model", "anytime"},
-    {"trainers", "tasks", "data", "backends"},
-    {"config", "registry", "streams"},
-]
-STOREY = {name: len(STOREYS) - number for number, names in enumerate(STOREYS) for name in names}
-
 
 NOT_WHEN_IMPORTED = ("TYPE_CHECKING", "__name__ == '__main__'")
 
@@ -113,10 +101,3 @@ def test_only_a_backends_own_room_imports_its_framework(path):
     assert not outside & (FRAMEWORKS - ROOMS.get(room, set()))
     for other in ROOMS.keys() - {room}:
         assert not {name for name in imported if name.startswith(f"eltbench.backends.{other}.")}
-
-
-@pytest.mark.parametrize("path", [path for path in MODULES if path.parts[0].removesuffix(".py") in STOREY], ids=str)
-def test_imports_run_downwards(path):
-    own = STOREY[path.parts[0].removesuffix(".py")]
-    imported = {name.split(".")[1] for name in imports_at_module_level(PACKAGE / path) if name.startswith("eltbench.")}
-    assert not {name for name in imported if STOREY.get(name, 0) > own}

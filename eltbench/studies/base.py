@@ -102,6 +102,9 @@ class Study(ABC):
 
     def _check_claims(self, columns: list[str]) -> None:
         """Raise ValueError where the class names a column that no model has."""
+        for claim in self.claims:
+            if not isinstance(claim, Claim):
+                raise ValueError(f"study {self.name!r}: its claims are of evidence.claims.Claim, given {claim!r}")
         named = {f"the needs of claim {claim.id!r}": set().union(*claim.needs) for claim in self.claims}
         for where, names in {**named, "compared_within": set(self.compared_within)}.items():
             for name in sorted(names - set(columns)):

@@ -15,6 +15,7 @@ from eltbench.core.streams import stream
 from eltbench.evaluation.signals import per_sample
 from eltbench.evaluation.signals.exit_trace import trace
 from eltbench.evaluation.stopping import generation
+from eltbench.evaluation.stopping.anytime import anytime
 from eltbench.tasks.base import Batch, ExitOutput
 from eltbench.tasks.diffusion import Diffusion
 from eltbench.training.loop import Parts, build_engine, parts
@@ -136,9 +137,9 @@ def test_signals_along_a_sampling_trajectory_are_those_of_the_clean_estimate(mod
 def test_signals_read_at_any_time_are_those_of_the_clean_estimate_also_where_items_have_stopped(models):
     clean, _ = models
     (batch,) = clean.task.heldout(clean.dataset.heldout().select(slice(6)), clean.spec, stream("digits", 0, "x"), 1)
-    changes = list(clean.anytime(*batch[:2], batch.log_snr))[-1].signals["squared_change_to_previous"]
+    changes = list(anytime(clean, *batch[:2], batch.log_snr))[-1].signals["squared_change_to_previous"]
     asked = {"rule": "prediction-change", "threshold": float(np.median(changes)), "exits": EXITS}
-    ours, theirs = (list(model.anytime(*batch[:2], batch.log_snr, **asked)) for model in models)
+    ours, theirs = (list(anytime(model, *batch[:2], batch.log_snr, **asked)) for model in models)
     assert len(ours) == len(theirs) == 3
     assert 0 < ours[1].running.sum() < 6
     for one, other in zip(ours, theirs, strict=True):

@@ -11,6 +11,7 @@ from start import TRAINED
 
 from eltbench import load_model
 from eltbench.evaluation.quality.distances import quality
+from eltbench.evaluation.stopping.anytime import anytime
 from eltbench.training.identity import run_id
 
 B = 4
@@ -65,7 +66,7 @@ def samples(**given):
 
 def now(**given):
     return lambda it: list(
-        it["digits"].anytime(**{"inputs": IMAGES, "labels": LABELS, "log_snr": 0.0, "exits": (1, 2), **given})
+        anytime(it["digits"], **{"inputs": IMAGES, "labels": LABELS, "log_snr": 0.0, "exits": (1, 2), **given})
     )
 
 

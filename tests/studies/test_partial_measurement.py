@@ -50,7 +50,7 @@ def collected(job, store):
 def test_what_was_measured_stays_with_the_reason_for_the_rest_and_is_measured_again(
     module, changes, monkeypatch, tmp_path
 ):
-    study = module.__name__.rpartition(".")[2]
+    study = module.__name__.split(".")[2]
     job = planned(study, {"snapshot_every": 1} if module is convergence else {}, **changes)
     store, events = RunStore(tmp_path), []
     with monkeypatch.context() as patched:

@@ -399,10 +399,10 @@ def test_a_name_says_what_sets_relay_worlds_and_widths_apart():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"claims": ("vanila-parity",)}, "unknown claim 'vanila-parity'; did you mean 'vanilla-parity'?"),
+        ({"claims": ("elastic",)}, "its claims are of evidence.claims.Claim, given 'elastic'"),
         (
-            {"needs": {"vanilla-parity": ({"trianer": "elt"},)}},
-            "unknown column in the needs of claim 'vanilla-parity' 'trianer'; did you mean 'trainer'?",
+            {"claims": (replace(STUDY.claims[0], needs=({"trianer": "elt"},)),)},
+            "unknown column in the needs of claim 'elastic' 'trianer'; did you mean 'trainer'?",
         ),
         ({"compared_within": ("task", "size")}, "unknown column in compared_within 'size'; "),
     ],
@@ -418,7 +418,8 @@ def test_a_measurement_by_a_study_of_the_same_name_in_another_project_is_another
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     preset, digests = load_preset("extrapolation", "quick"), []
     for number, extra in enumerate(("", "", "    draws = 2\n")):
-        text = "from eltbench.studies import extrapolation as of\n\n\nclass Mine(of.Extrapolation):\n    version = 1\n"
+        text = "from eltbench.studies.extrapolation.study import Extrapolation\n\n\n"
+        text += "class Mine(Extrapolation):\n    version = 1\n"
         (tmp_path / f"own_study_{number}.py").write_text(text + extra)
         mine = importlib.import_module(f"own_study_{number}").Mine()
         digests.append({job.digest for job in mine.plan(preset)})

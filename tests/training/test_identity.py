@@ -242,7 +242,8 @@ def imported(folder, text, **names):
     """The id of a run of the classes in a module of this text, in a folder of its own."""
     folder.mkdir(exist_ok=True)
     (folder / "own_parts.py").write_text(text)
-    code = "import json, sys\nfrom eltbench import Run, registry\nfrom eltbench.training.identity import run_id\n"
+    code = "import json, sys\nfrom eltbench import Run\nfrom eltbench.core import registry\n"
+    code += "from eltbench.training.identity import run_id\n"
     code += "run = json.load(sys.stdin)\nregistry.allow_named(run.values())\nprint(run_id(Run(**run)))"
     run = {"trainer": "elt", "task": "masked", "dataset": "relay", **names}
     answer = subprocess.run(
@@ -308,15 +309,3 @@ def test_files_that_cannot_be_read_are_a_plain_message(table):
 def test_a_backend_that_is_none_is_refused_by_name(backend):
     with pytest.raises(UnknownNameError, match=f"unknown backend '{backend}'.*known: jax, torch"):
         run_id(replace(RUN, backend=backend))
-
-
-def test_a_study_of_eltbench_s_that_is_run_as_a_module_is_still_its_own(tmp_path):
-    """Its class is then one of __main__."""
-    (tmp_path / "planned.py").write_text(
-        "import sys\nfrom eltbench.training.identity import source\n"
-        "from eltbench.studies import command\n"
-        "command.main = lambda name: print(repr(source(vars(sys.modules['__main__'])['Extrapolation'])))\n"
-        "import runpy\nrunpy._run_module_as_main('eltbench.studies.extrapolation')\n"
-    )
-    answer = subprocess.run([sys.executable, tmp_path / "planned.py"], capture_output=True, text=True, timeout=120)
-    assert answer.stdout.strip() == "''", answer.stderr
