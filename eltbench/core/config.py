@@ -22,6 +22,11 @@ SIZES = {
     "patch": 4096,
 }
 """The sizes of an architecture and the largest of each: far beyond any use, and small enough to be listed and told."""
+CHOICES = {
+    "block": ("dit", "bert"),
+    "norm": ("pre", "sandwich", "post"),
+    "residual_scale": ("none", "loops", "layers"),
+}
 MOST_WEIGHTS = 1e12  # above the largest networks trained anywhere, below what NumPy can address
 
 
@@ -46,13 +51,15 @@ class Architecture:
     mlp_ratio: int = 4
     block: Literal["dit", "bert"] = "dit"  # adaLN-Zero, or a plain transformer block with a condition token
     patch: int = 2  # side of a patch of a continuous input, in pixels
-    norm: Literal["pre", "sandwich"] = "pre"
+    norm: Literal["pre", "sandwich", "post"] = "pre"  # post: behind the addition, as in BERT; block "bert" only
     input_injection: bool = False  # the embedded input is added again before every loop
     loop_embedding: bool = False  # a sinusoidal embedding of the loop index is added before every loop
     loop_conditioning: bool = False  # the loop index also enters the condition of the block
     attention_radius: int | None = None  # tokens farther apart on the grid (Chebyshev) do not see each other
     loop_adapter_rank: int = added(0)  # of each loop's own update of the block's linear maps; 0: none
     dropout: float = added(0.0)  # share left out of what attention and MLP add, the same in every loop of a pass
+    residual_scale: Literal["none", "loops", "layers"] = added("none")  # of what a layer adds; see `residual_factor`
+    residual_strength: float = added(1.0)  # λ of the residual scale
 
     def __post_init__(self) -> None:
         for name, most in SIZES.items():
@@ -73,9 +80,17 @@ class Architecture:
             raise ValueError(
                 f"architecture: min_loops must not exceed max_loops, given {self.min_loops} > {self.max_loops}"
             )
-        for name, allowed in (("block", ("dit", "bert")), ("norm", ("pre", "sandwich"))):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"architecture: {name} must be one of {allowed}, given {getattr(self, name)!r}")
+        if self.norm == "post" and self.block == "dit":
+            raise ValueError("architecture: norm 'post' is of block 'bert'; a 'dit' modulates the norm before a layer")
+        if not 0 < self.residual_strength < math.inf:
+            raise ValueError(f"architecture: residual_strength must be above 0, given {self.residual_strength!r}")
+        if self.residual_scale == "none" and self.residual_strength != 1:
+            raise ValueError(
+                f"architecture: residual_strength {self.residual_strength:g} needs a residual_scale, which is 'none'"
+            )
         if self.attention_radius is not None and self.attention_radius < 0:
             raise ValueError(f"architecture: attention_radius must be 0 or more, given {self.attention_radius}")
 
@@ -93,12 +108,25 @@ class Architecture:
                 f"architecture: unique_layers {self.unique_layers}, width {self.width} and mlp_ratio {self.mlp_ratio} "
                 f"make {weights:.1e} weights, and at most {MOST_WEIGHTS:.0e} are allowed"
             )
-        object.__setattr__(self, "dropout", float(self.dropout))
+        for name in ("dropout", "residual_strength"):
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
     def effective_depth(self) -> int:
         """D = N·L_max, in layers."""
         return self.unique_layers * self.max_loops
+
+    @property
+    def residual_factor(self) -> float:
+        """ε of x + ε f(x): what attention and MLP add is multiplied by it (arXiv 2606.18524).
+
+        "loops": λ / (L_max √N), since the updates of one block that is looped are correlated. "layers": λ / √N, as for
+        independent layers. At unique depth (L_max = 1) the two are the same.
+        """
+        if self.residual_scale == "none":
+            return 1.0
+        loops = self.max_loops if self.residual_scale == "loops" else 1
+        return self.residual_strength / (loops * math.sqrt(self.unique_layers))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,13 @@ ONE_TOKEN = DataSpec("tokens", (1, 1), vocabulary=200, classes=5)
 DEPTHS: tuple[Depth, ...] = ("looped", "unique", "universal", "equilibrium")
 
 architectures = st.builds(
-    lambda heads, quarter, **others: Architecture(heads=heads, width=4 * heads * quarter, **others),
+    lambda heads, quarter, block, norm, **others: Architecture(
+        heads=heads,
+        width=4 * heads * quarter,
+        block="bert" if norm == "post" else block,
+        norm=norm,
+        **others,
+    ),
     heads=st.sampled_from([1, 2, 3]),
     quarter=st.integers(1, 3),
     unique_layers=st.integers(1, 3),
@@ -34,7 +40,8 @@ architectures = st.builds(
     mlp_ratio=st.integers(1, 4),
     block=st.sampled_from(["dit", "bert"]),
     patch=st.sampled_from([1, 2]),
-    norm=st.sampled_from(["pre", "sandwich"]),
+    norm=st.sampled_from(["pre", "sandwich", "post"]),
+    residual_scale=st.sampled_from(["none", "loops"]),
     input_injection=st.booleans(),
     loop_embedding=st.booleans(),
     loop_conditioning=st.booleans(),

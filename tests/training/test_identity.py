@@ -21,7 +21,7 @@ from eltbench.studies.presets import preset_from_dict
 from eltbench.training.identity import run_id
 
 PUBLISHED = Path(__file__).parents[2] / "results"
-RUN = Run("elt", "masked", "digits-codes")
+RUN = Run("elt", "masked", "digits-codes", architecture=Architecture(residual_scale="loops"))
 
 OTHER = {
     "trainer": "no-ilsd",
@@ -35,6 +35,7 @@ OTHER = {
     "precision": "bf16",
     "block": "bert",
     "norm": "sandwich",
+    "residual_scale": "layers",
     "attention_radius": 2,
     "dropout": 0.1,
     "schedule": "cosine",
@@ -160,7 +161,7 @@ def test_an_identity_is_sixteen_hexadecimal_digits():
 
 def test_a_field_added_later_keeps_the_names_of_the_runs_before_it():
     """The id of this run before `devices` existed."""
-    assert run_id(replace(RUN, devices=1)) == "bf845e8859b54b40"
+    assert run_id(replace(RUN, devices=1, architecture=Architecture())) == "bf845e8859b54b40"
     assert run_id(replace(RUN, devices=2)) != run_id(RUN)
 
 

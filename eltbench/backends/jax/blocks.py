@@ -121,6 +121,7 @@ class Block(eqx.Module):
     mlp: MLP
     after1: LayerNorm | None  # norm "sandwich"
     after2: LayerNorm | None
+    scale: float = eqx.field(static=True)  # of what a layer adds
 
     def __init__(self, architecture: Architecture, *, affine: bool, approximate: bool) -> None:
         width, sandwich = architecture.width, architecture.norm == "sandwich"
@@ -129,6 +130,7 @@ class Block(eqx.Module):
         self.mlp = MLP(width, architecture.mlp_ratio, approximate=approximate)
         self.after1 = LayerNorm(width, affine=affine) if sandwich else None
         self.after2 = LayerNorm(width, affine=affine) if sandwich else None
+        self.scale = architecture.residual_factor
 
 
 class DiTBlock(Block):
@@ -147,6 +149,8 @@ class DiTBlock(Block):
     def modulate(self, activated: Array) -> Modulation:
         """The six vectors (B, 1, D) of this layer from the activated condition (B, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(self.modulation(activated)[:, None], 6, axis=-1)
+        if self.scale != 1:  # once per call, and not at every loop
+            gate1, gate2 = self.scale * gate1, self.scale * gate2
         return shift1, 1 + scale1, gate1, shift2, 1 + scale2, gate2
 
     def __call__(
@@ -182,8 +186,35 @@ class BertBlock(Block):
         updates: Updates = PLAIN,
         kept: Array | None = None,
     ) -> Array:
-        x = x + thinned(normalised(self.after1, self.attention(self.norm1(x), mask, updates)), kept, 0)  # (B, T, D)
-        return x + thinned(normalised(self.after2, self.mlp(self.norm2(x), updates)), kept, 1)
+        attended = normalised(self.after1, self.attention(self.norm1(x), mask, updates))
+        x = x + self.scale * thinned(attended, kept, 0)  # (B, T, D)
+        return x + self.scale * thinned(normalised(self.after2, self.mlp(self.norm2(x), updates)), kept, 1)
+
+
+class PostNormBlock(BertBlock):
+    """The block of BERT itself (arXiv 1810.04805): every norm comes behind the addition, and no layer before it."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__(architecture)
+
+    def __call__(
+        self,
+        x: Array,
+        modulation: Modulation,
+        mask: Array | None,
+        updates: Updates = PLAIN,
+        kept: Array | None = None,
+    ) -> Array:
+        attended = thinned(normalised(None, self.attention(x, mask, updates)), kept, 0)
+        x = self.norm1(x + self.scale * attended)  # (B, T, D)
+        return self.norm2(x + self.scale * thinned(normalised(None, self.mlp(x, updates)), kept, 1))
+
+
+def block_of(architecture: Architecture) -> DiTBlock | BertBlock:
+    """One layer of this architecture."""
+    if architecture.block == "dit":
+        return DiTBlock(architecture)
+    return PostNormBlock(architecture) if architecture.norm == "post" else BertBlock(architecture)
 
 
 class Head(eqx.Module):

@@ -23,7 +23,7 @@ from eltbench.backends.adapters import PLAIN
 from eltbench.backends.dropout import kept_scale
 from eltbench.backends.halting import Tally
 from eltbench.backends.jax.adapters import Adapters, Stack
-from eltbench.backends.jax.blocks import BertBlock, DiTBlock, Embedding, Head, LayerNorm, Linear, Modulation
+from eltbench.backends.jax.blocks import BertBlock, DiTBlock, Embedding, Head, LayerNorm, Linear, Modulation, block_of
 from eltbench.backends.jax.equilibrium import phantom_gradient
 from eltbench.backends.jax.halting import Halting
 from eltbench.core.config import Architecture
@@ -158,8 +158,7 @@ class Network(eqx.Module):
         self.embedding = InputEmbedding(architecture, spec)
         self.condition = Condition(width, spec.classes, timed=timed)
         self.injection = Linear(width, width) if architecture.input_injection else None
-        block = DiTBlock if modulated else BertBlock
-        self.blocks = tuple(block(architecture) for _ in range(architecture.unique_layers))
+        self.blocks = tuple(block_of(architecture) for _ in range(architecture.unique_layers))
         outputs = architecture.patch**2 * spec.channels if spec.kind == "continuous" else spec.vocabulary
         self.head = Head(width, outputs, modulated=modulated)
         self.halting = Halting(width) if depth == "universal" else None

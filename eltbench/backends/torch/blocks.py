@@ -59,6 +59,7 @@ class DiTBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=affine)
         self.mlp = MLP(width, architecture.mlp_ratio, "tanh")
         self.modulation = nn.Linear(width, 6 * width)
+        self.scale = architecture.residual_factor
         # The gate that follows scales each channel, so the sandwich needs no weights of its own.
         sandwich = architecture.norm == "sandwich"
         self.after1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=affine) if sandwich else nn.Identity()
@@ -67,6 +68,8 @@ class DiTBlock(nn.Module):
     def modulate(self, activated: Tensor) -> Modulation:
         """The six vectors (B, 1, D) of this layer from the activated condition (B, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(activated).unsqueeze(1).chunk(6, dim=-1)
+        if self.scale != 1:  # once per call, and not at every loop
+            gate1, gate2 = self.scale * gate1, self.scale * gate2
         return shift1, 1 + scale1, gate1, shift2, 1 + scale2, gate2
 
     def forward(
@@ -97,6 +100,7 @@ class BertBlock(nn.Module):
         sandwich = architecture.norm == "sandwich"
         self.after1 = nn.LayerNorm(width, eps=1e-6) if sandwich else nn.Identity()
         self.after2 = nn.LayerNorm(width, eps=1e-6) if sandwich else nn.Identity()
+        self.scale = architecture.residual_factor
 
     def modulate(self, activated: Tensor) -> Modulation:
         """Nothing: this block takes its condition from the prefix token."""
@@ -110,8 +114,32 @@ class BertBlock(nn.Module):
         updates: Updates = PLAIN,
         kept: Tensor | None = None,
     ) -> Tensor:
-        x = x + thinned(self.after1(self.attention(self.norm1(x), mask, updates)), kept, 0)  # (B, T, D)
-        return x + thinned(self.after2(self.mlp(self.norm2(x), updates)), kept, 1)
+        attended = thinned(self.after1(self.attention(self.norm1(x), mask, updates)), kept, 0)
+        x = torch.add(x, attended, alpha=self.scale)  # (B, T, D)
+        return torch.add(x, thinned(self.after2(self.mlp(self.norm2(x), updates)), kept, 1), alpha=self.scale)
+
+
+class PostNormBlock(BertBlock):
+    """The block of BERT itself (arXiv 1810.04805): every norm comes behind the addition, and no layer before it."""
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Modulation,
+        mask: Tensor | None,
+        updates: Updates = PLAIN,
+        kept: Tensor | None = None,
+    ) -> Tensor:
+        attended = thinned(self.attention(x, mask, updates), kept, 0)
+        x = self.norm1(torch.add(x, attended, alpha=self.scale))  # (B, T, D)
+        return self.norm2(torch.add(x, thinned(self.mlp(x, updates), kept, 1), alpha=self.scale))
+
+
+def block_of(architecture: Architecture) -> DiTBlock | BertBlock:
+    """One layer of this architecture."""
+    if architecture.block == "dit":
+        return DiTBlock(architecture)
+    return PostNormBlock(architecture) if architecture.norm == "post" else BertBlock(architecture)
 
 
 class Head(nn.Module):

@@ -24,7 +24,7 @@ from eltbench.backends.adapters import PLAIN
 from eltbench.backends.base import check_exits
 from eltbench.backends.dropout import kept_scale
 from eltbench.backends.torch.adapters import Adapters
-from eltbench.backends.torch.blocks import BertBlock, DiTBlock, Head, Modulation
+from eltbench.backends.torch.blocks import Head, Modulation, block_of
 from eltbench.backends.torch.equilibrium import phantom_gradient
 from eltbench.backends.torch.halting import Halting, Tally
 from eltbench.backends.torch.initialisation import initialise
@@ -147,8 +147,7 @@ class Network(nn.Module):
         self.embedding = Embedding(architecture, spec)
         self.condition = Condition(width, spec.classes, timed=timed)
         self.injection = nn.Linear(width, width) if architecture.input_injection else None
-        block = DiTBlock if modulated else BertBlock
-        self.blocks = nn.ModuleList(block(architecture) for _ in range(architecture.unique_layers))
+        self.blocks = nn.ModuleList(block_of(architecture) for _ in range(architecture.unique_layers))
         outputs = architecture.patch**2 * spec.channels if spec.kind == "continuous" else spec.vocabulary
         self.head = Head(width, outputs, modulated=modulated)
         self.halting = Halting(width) if depth == "universal" else None

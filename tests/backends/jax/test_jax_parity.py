@@ -17,6 +17,10 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 OPTIONS = {
     "sandwich": ("bert", "masked", {"norm": "sandwich", "unique_layers": 2}),
     "sandwich-dit": ("dit", "diffusion", {"norm": "sandwich"}),
+    "post": ("bert", "masked", {"norm": "post", "unique_layers": 2}),
+    "residual scale": ("bert", "masked", {"residual_scale": "loops", "unique_layers": 2}),
+    "residual scale of a dit": ("dit", "diffusion", {"residual_scale": "layers", "residual_strength": 0.5}),
+    "post-norm, scaled": ("bert", "diffusion", {"norm": "post", "residual_scale": "loops", "dropout": 0.1}),
     "injection": ("dit", "masked", {"input_injection": True}),
     "loop embedding": ("dit", "diffusion", {"loop_embedding": True}),
     "loop conditioning": ("bert", "diffusion", {"loop_conditioning": True}),

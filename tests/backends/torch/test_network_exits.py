@@ -22,6 +22,7 @@ DEPTHS, BLOCKS = ("looped", "unique", "universal", "equilibrium"), ("dit", "bert
 OPTIONS = {
     "plain": {},
     "sandwich": {"norm": "sandwich"},
+    "residual scale": {"residual_scale": "loops"},
     "input injection": {"input_injection": True},
     "loop embedding": {"loop_embedding": True},
     "loop conditioning": {"loop_conditioning": True},

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from eltbench.backends.torch.blocks import BertBlock, DiTBlock
+from eltbench.backends.torch.blocks import BertBlock, DiTBlock, PostNormBlock
 from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
 from eltbench.core.config import Architecture
@@ -21,10 +22,10 @@ TOKENS = DataSpec("tokens", (3, 4), vocabulary=5, classes=3)
 ARCHITECTURE = Architecture(width=16, heads=2)
 
 
-def torchs_layer(block, activation: Callable | str, affine: bool) -> nn.TransformerEncoderLayer:
-    """torch's own pre-norm transformer layer with the weights of `block`."""
+def torchs_layer(block, activation: Callable | str, affine: bool, first: bool = True) -> nn.TransformerEncoderLayer:
+    """torch's own transformer layer, the norms first or behind, with the weights of `block`."""
     layer = nn.TransformerEncoderLayer(
-        16, 2, 64, dropout=0, activation=activation, layer_norm_eps=1e-6, batch_first=True, norm_first=True
+        16, 2, 64, dropout=0, activation=activation, layer_norm_eps=1e-6, batch_first=True, norm_first=first
     ).double()
     twins = {
         "self_attn.in_proj_weight": block.attention.qkv.weight,
@@ -44,14 +45,15 @@ def torchs_layer(block, activation: Callable | str, affine: bool) -> nn.Transfor
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_bert_block_is_torchs_pre_norm_layer(masked):
+@pytest.mark.parametrize("kind", [BertBlock, PostNormBlock])
+def test_the_bert_block_is_torchs_layer_with_its_norms_first_or_behind(kind, masked):
     torch.manual_seed(0)
-    block, x = BertBlock(ARCHITECTURE).double(), torch.randn(3, 7, 16, dtype=torch.float64)
+    block, x = kind(ARCHITECTURE).double(), torch.randn(3, 7, 16, dtype=torch.float64)
     with torch.no_grad():
         block.norm1.weight += torch.randn(16)
         block.norm2.bias += torch.randn(16)
     sees = torch.ones(7, 7).tril().bool() if masked else None
-    expected = torchs_layer(block, "gelu", True)(x, src_mask=None if sees is None else ~sees)
+    expected = torchs_layer(block, "gelu", True, kind is BertBlock)(x, src_mask=None if sees is None else ~sees)
     torch.testing.assert_close(block(x, (), sees), expected)
 
 
@@ -93,6 +95,30 @@ def test_sandwich_normalises_what_a_sub_layer_adds(kind):
         added = block(x, (zero, one, one, zero, one, one), None) - x
     torch.testing.assert_close(added.mean(-1), torch.zeros(2, 5), atol=1e-5, rtol=0)
     torch.testing.assert_close(added.var(-1, correction=0), torch.ones(2, 5), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("scale", "strength", "factor"),
+    [("loops", 1.0, 1 / (4 * 2**0.5)), ("layers", 1.0, 2**-0.5), ("loops", 2.0, 0.5 / 2**0.5)],
+)
+@pytest.mark.parametrize("kind", [DiTBlock, BertBlock])
+def test_the_residual_scale_multiplies_what_each_sub_layer_adds(kind, scale, strength, factor):
+    """x + ε f(x) with ε = λ / (L_max √N) or λ / √N (arXiv 2606.18524)."""
+    torch.manual_seed(0)
+    shape = replace(ARCHITECTURE, unique_layers=2, max_loops=4)
+    plain = kind(shape).double()
+    scaled = kind(replace(shape, residual_scale=scale, residual_strength=strength)).double()
+    x, condition = torch.randn(3, 7, 16, dtype=torch.float64), torch.randn(3, 16, dtype=torch.float64)
+    for silent in (plain.mlp.contract, plain.attention.projection):  # each sub-layer alone
+        kept = {name: value.clone() for name, value in plain.state_dict().items()}
+        with torch.no_grad():
+            silent.weight.zero_()
+            silent.bias.zero_()
+        scaled.load_state_dict(plain.state_dict())
+        added = plain(x, plain.modulate(condition), None) - x
+        assert added.abs().max() > 0.01
+        torch.testing.assert_close(scaled(x, scaled.modulate(condition), None), x + factor * added)
+        plain.load_state_dict(kept)
 
 
 def test_each_patch_is_read_and_written_at_its_place():
