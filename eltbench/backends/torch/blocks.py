@@ -68,8 +68,6 @@ class DiTBlock(nn.Module):
     def modulate(self, activated: Tensor) -> Modulation:
         """The six vectors (B, 1, D) of this layer from the activated condition (B, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(activated).unsqueeze(1).chunk(6, dim=-1)
-        if self.scale != 1:  # once per call, and not at every loop
-            gate1, gate2 = self.scale * gate1, self.scale * gate2
         return shift1, 1 + scale1, gate1, shift2, 1 + scale2, gate2
 
     def forward(
@@ -82,9 +80,9 @@ class DiTBlock(nn.Module):
     ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
         attended = self.attention(torch.addcmul(shift1, self.norm1(x), scale1), mask, updates)
-        x = torch.addcmul(x, gate1, thinned(self.after1(attended), kept, 0))  # (B, T, D)
+        x = torch.addcmul(x, gate1, thinned(self.after1(attended), kept, 0), value=self.scale)  # (B, T, D)
         expanded = self.mlp(torch.addcmul(shift2, self.norm2(x), scale2), updates)
-        return torch.addcmul(x, gate2, thinned(self.after2(expanded), kept, 1))
+        return torch.addcmul(x, gate2, thinned(self.after2(expanded), kept, 1), value=self.scale)
 
 
 class BertBlock(nn.Module):
