@@ -35,7 +35,9 @@ class Linear(eqx.Module):
         self.weight, self.bias = blank(outputs, inputs), blank(outputs)
 
     def __call__(self, x: Array) -> Array:
-        return jnp.matmul(x.astype(self.weight.dtype), self.weight.T, precision=EXACT) + self.bias
+        mapped = jnp.matmul(x.astype(self.weight.dtype), self.weight.T, precision=EXACT)
+        # in float32 also for bf16, since the bias's gradient is a sum over all items and tokens
+        return (mapped.astype(jnp.float32) + self.bias.astype(jnp.float32)).astype(mapped.dtype)
 
 
 def updated(mapped: Array, x: Array, update: LowRank | None) -> Array:

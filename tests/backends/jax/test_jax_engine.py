@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass, replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from jaxpr_macs import macs, products
 from two_backends import CASES, pair_of, relative, small_run
 
 from eltbench import accounting, backends
+from eltbench.backends.jax.blocks import Linear
 from eltbench.backends.jax.engine import JaxEngine, objective
 from eltbench.backends.jax.initialisation import named
 from eltbench.backends.jax.network import in_precision
@@ -120,6 +122,14 @@ class Watching(ELT):
 
 
 seen: set[str] = set()
+
+
+def test_the_gradient_of_a_bias_in_bf16_is_summed_in_fp32():
+    """A sum in bf16 stops at 8192 of 65,536 ones."""
+    linear = jax.tree.map(lambda shape: jnp.zeros(shape.shape, jnp.bfloat16), Linear(4, 1))
+    x = jnp.zeros((65_536, 4), jnp.bfloat16)
+    gradient = jax.grad(lambda linear: linear(x).sum(dtype=jnp.float32))(linear)
+    assert float(gradient.bias[0]) == 65_536
 
 
 @pytest.mark.slow
