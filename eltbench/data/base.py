@@ -102,3 +102,12 @@ class Dataset(ABC):
     def strata(self, clean: Clean) -> np.ndarray | None:
         """An integer per position (B, T) by which errors are also reported (relay: distance), or None."""
         return None
+
+    def difficulty(self, clean: Clean) -> np.ndarray | None:
+        """How hard each item is (B,), a whole number by which solving is reported, or None."""
+        return None
+
+    @property
+    def hardest_trained(self) -> int | None:
+        """The greatest difficulty of the training stream, where held-out items go beyond it."""
+        return None
