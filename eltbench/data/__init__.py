@@ -14,6 +14,7 @@ registry: Registry[Dataset] = Registry(
         "latin": "eltbench.data.latin:Latin",
         "maze": "eltbench.data.maze:Maze",
         "relay": "eltbench.data.relay:Relay",
+        "sudoku": "eltbench.data.sudoku:Sudoku",
     },
     base="eltbench.data.base:Dataset",
 )

@@ -19,7 +19,9 @@ SYMBOLS = np.array([[0, 1, 2, 3], [4, 4, 4, 4]], np.int32)
 HIDDEN = np.array([[True, False, False, False], [False] * 4])
 
 
-@pytest.mark.parametrize("name", ["digits", "digits-codes", "digits-levels", "group", "latin", "maze", "relay"])
+@pytest.mark.parametrize(
+    "name", ["digits", "digits-codes", "digits-levels", "group", "latin", "maze", "relay", "sudoku"]
+)
 def test_what_the_package_s_own_datasets_give_has_their_form(name):
     world = data.create(name)
     form.check_splits(world)
