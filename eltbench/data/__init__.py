@@ -13,8 +13,10 @@ registry: Registry[Dataset] = Registry(
         "group": "eltbench.data.group:Group",
         "latin": "eltbench.data.latin:Latin",
         "maze": "eltbench.data.maze:Maze",
+        "maze-file": "eltbench.data.puzzle_files:MazeFile",
         "relay": "eltbench.data.relay:Relay",
         "sudoku": "eltbench.data.sudoku:Sudoku",
+        "sudoku-file": "eltbench.data.puzzle_files:SudokuFile",
     },
     base="eltbench.data.base:Dataset",
 )
