@@ -187,9 +187,8 @@ def _check_path(context: np.ndarray, values: np.ndarray) -> None:
     length = ahead[ends[1]]
     if not np.isfinite(length):
         raise ValueError("no path leads from start to goal")
-    if values.sum() != length + 1 or not np.array_equal(
-        (ahead + back == length) & (values.ravel() > 0), values.ravel() > 0
-    ):
+    on_some, marked = ahead + back == length, values.ravel() > 0
+    if marked.sum() != length + 1 or (marked & ~on_some).any():
         raise ValueError(f"the marked cells are no shortest path, which has {int(length)} steps")
     if on_some.sum() != length + 1:
         raise ValueError("several paths are as short as the marked one")
