@@ -28,8 +28,8 @@ from eltbench.studies.throughput import evidence, figure, measuring, sentences, 
 from eltbench.studies.throughput.cell_groups import Preset, preset_from_table
 from eltbench.studies.throughput.claims import CLAIMS
 from eltbench.studies.throughput.measuring import Report
-from eltbench.studies.throughput.process import ProcessError
 from eltbench.studies.throughput.rows import COLUMNS, all_rows, timings
+from eltbench.studies.throughput.timing_process import ProcessError
 from eltbench.studies.untrained import Made, Prepared, UnmeasuredError, Untrained
 
 if TYPE_CHECKING:
