@@ -11,7 +11,6 @@ from eltbench.evidence.claims import Cell, Evidence
 from eltbench.studies.throughput.cells import counted
 from eltbench.studies.throughput.summary import whole
 
-REGIMES = ("spills", "fits")  # the regimes that the claim throughput speaks of, and its conditions
 PAIR = (8, 4)  # N and L of the claim train-memory
 TRAINING = (  # claim, measure, metric, condition
     ("step-cost", "step", "step_time_ratio", "step-time"),
@@ -25,7 +24,7 @@ def evidence(rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
     found: dict[str, dict[Cell, Evidence]] = {"throughput": {}, "step-cost": {}, "train-memory": {}}
     for its in _cells(rows, ("call", "sampler"), "throughput_ratio"):
         one = its.iloc[0]
-        if one["regime"] in REGIMES:
+        if one["regime"] in ("spills", "fits"):
             steps = one["sampling_steps"]
             what = "network call" if pd.isna(steps) else f"sampler of {counted(int(steps), 'step')}"
             where = f"{one['unique_layers']}N×{one['max_loops']}L against {one['effective_depth']}, {_size(one)}"
