@@ -118,9 +118,7 @@ def _of_cell(cell: Cell, ceilings: Ceilings, records: Sequence[Record]) -> Itera
         for metric, above, below in RATIOS[cell.measure]:
             ratio = {"metric": "roofline_ratio", "role": _role(metric, above, below)}
             yield {**known, **ratio, "value": size(above) / size(below)}
-    if not cell.shapes or not cell.shapes <= set(
-        ceilings.rates.get(cell.precision, {})
-    ):  # not in memory
+    if not cell.shapes or not cell.shapes <= set(ceilings.rates.get(cell.precision, {})):  # not in memory
         return
     metric, above, below = RATIOS[cell.measure][0]
     kernels = {name: _predicted(cell, name, ceilings) for name in (above, below)}
