@@ -39,8 +39,6 @@ CONTENDERS = {  # whose calls are timed in turns; of peers it is known only wher
 DIGITS_TOKENS = (16, 64)
 DIGITS = DataSpec("continuous", (8, 8), channels=1, classes=10)
 ADAM = 5  # weights, their average, gradient and two moments, in float32 each
-
-
 NOMINAL = {  # FLOP/s of few vectors, bytes/s of weights read, and built, seconds of a layer's launches, of a start
     "cpu": (6e10, 2.2e10, 1.5e9, 5e-5, 0.8),
     "cuda": (2e14, 2e12, 1e10, 5e-5, 2.0),
@@ -136,15 +134,8 @@ class Cell:
 
     def architecture(self, contender: str) -> Architecture:
         """The network's shape: `looped`, or D layers of their own."""
-        looped = contender == "looped"
-        return Architecture(
-            unique_layers=self.unique_layers if looped else self.depth,
-            max_loops=self.loops if looped else 1,
-            width=self.width,
-            heads=self.heads,
-            block=self.block,
-            patch=1,
-        )
+        layers, loops = (self.unique_layers, self.loops) if contender == "looped" else (self.depth, 1)
+        return Architecture(layers, loops, width=self.width, heads=self.heads, block=self.block, patch=1)
 
     def body(self, contender: str) -> Body:
         """What is run for `looped` or `unique`."""
@@ -210,21 +201,20 @@ class Cell:
 
     def training_bytes(self, trainer: str) -> int:
         """What training holds: weights, their average, gradients, moments, and activations kept for a step."""
-        shape, loops, exits = self._trained(trainer)
-        held = ADAM * weight_bytes(*shape)
-        return held + sum(accounting.activation_bytes(*shape, loops, exits, self.batch).values())
+        shape, *call = self._trained(trainer)
+        return ADAM * weight_bytes(*shape) + sum(accounting.activation_bytes(*shape, *call, self.batch).values())
 
     def step_flops(self, trainer: str) -> int:
         """FLOPs of a training step, forward and backward."""
-        shape, loops, exits = self._trained(trainer)
-        return self.batch * sum(accounting.step_flops(*shape, loops, exits).values())
+        shape, *call = self._trained(trainer)
+        return self.batch * sum(accounting.step_flops(*shape, *call).values())
 
     def _trained(self, trainer: str) -> tuple[tuple[Architecture, Depth, DataSpec, bool], int, int]:
         """The network that a trainer trains on digits, its loops, and the exits that a step reads."""
-        run = self.run(trainer, "cpu", 1)
         depth: Depth = "unique" if trainer == "unique-depth" else "looped"
-        loops = run.architecture.max_loops
-        return (run.architecture, depth, DIGITS, True), loops, min(2, loops) if trainer == "elt" else 1
+        architecture = self.run(trainer, "cpu", 1).architecture
+        loops = architecture.max_loops
+        return (architecture, depth, DIGITS, True), loops, min(2, loops) if trainer == "elt" else 1
 
     def seconds(self, processes: int, device: str = "cpu", burst_seconds: float = 0.05) -> float:
         """About how long all processes of the cell take, on nominal figures; for `--dry-run` alone."""

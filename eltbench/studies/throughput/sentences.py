@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,8 +20,6 @@ WHERE = "where the unique layers exceed twice the cache"
 def sentences(rows: pd.DataFrame) -> list[str]:
     """Where looping pays, by width, depth, batch, tokens, precision, block and mode; the control; the loops' share."""
     table = summary(rows)
-    if table.empty:
-        return []
     gone = table.loc[table["metric"].str.startswith(("skipped_", "failed_")), "name"]
     table = table.assign(lacking=table["name"].isin(gone))  # no value in some process
     return [*_where_it_pays(table), *_controls(table), *_shares(table)]
@@ -32,11 +31,13 @@ def _where_it_pays(table: pd.DataFrame) -> Iterator[str]:
         return
     known = calls[calls["cache_bytes"].notna()]
     spilled = known[known["unique_bytes"] > SPILLED * known["cache_bytes"]]
+    why = ""
     if known.empty:
-        yield "nothing can be said of where looping pays: the system does not say how large its cache is"
+        why = "the system does not say how large its cache is"
     elif spilled.empty:
         largest, cache = _mebibytes(known["unique_bytes"].max()), _mebibytes(known["cache_bytes"].iloc[0])
         why = f"no layers ({largest} at most) exceed twice the cache ({cache})"
+    if why:
         yield f"nothing can be said of where looping pays: {why}"
     for place, here in spilled.groupby(PLACE, sort=False):
         width, depth, batch, tokens, precision, block, backend, mode = place
@@ -68,13 +69,13 @@ def _pays(here: pd.DataFrame, cache: float) -> str:
     found = crossings(sizes, ratios)
     more = f"(by more than {100 * (PAYS - 1):.0f} %)"
     if not found:
-        which = "the one block" if len(sizes) == 1 else "every block"
+        every = "the one block" if len(sizes) == 1 else "every block"
         if (here["low"] > PAYS).all():
-            return f"pays {more} at {which} measured"
+            return f"pays {more} at {every} measured"
         if (here["high"] < PAYS).all():
-            return f"does not pay {more} at {which if len(sizes) == 1 else 'any block'} measured"
+            return f"does not pay {more} at {every.replace('every', 'any')} measured"
         seems = "seems to pay" if ratios[0] > PAYS else "does not seem to pay"
-        return f"{seems} {more} at {which} measured, though an interval holds {PAYS:.2f}"
+        return f"{seems} {more} at {every} measured, though an interval holds {PAYS:.2f}"
     if len(found) > 1:
         at = " and ".join(_mebibytes(each.size) for each in found)
         which = "at some blocks and not at others, with no one bound"
@@ -131,9 +132,9 @@ def crossings(sizes: np.ndarray, ratios: np.ndarray) -> list[Crossing]:
     Between two sizes the ratio is taken to be linear in the logarithm of the size.
     """
     found = []
-    for place in range(len(sizes) - 1):
-        (low, high), (before, after) = sizes[place : place + 2], ratios[place : place + 2]
+    measured = list(zip(sizes.tolist(), ratios.tolist(), strict=True))
+    for (low, before), (high, after) in itertools.pairwise(measured):
         if (before > PAYS) != (after > PAYS):
             share = (before - PAYS) / (before - after)
-            found.append(Crossing(float(low * (high / low) ** share), bool(before > PAYS), float(low), float(high)))
+            found.append(Crossing(low * (high / low) ** share, before > PAYS, low, high))
     return found

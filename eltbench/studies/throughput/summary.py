@@ -16,6 +16,10 @@ PAYS = 1.10  # the ratio above which looping is said to pay: that of the claim
 SPILLED = 2  # times the cache that unique layers must exceed: below it a part of them still fits
 UNIT = 2**20
 BY = ("predicted", "roofline")  # by products in their places, and by the textbook's roofline
+COLUMNS = [
+    *(*CELL, *DEPTH, *SIZES, "metric", "role", "mean", "low", "high"),
+    *("processes", "noisy", *BY, "achieved", "reason"),
+]
 SHAPE = ("unique_layers", "max_loops", "effective_depth", "width", "batch_size", "tokens")
 WHOLE = (*SHAPE, "sampling_steps", "seed", "threads", "block_bytes", "unique_bytes", "cache_bytes")
 
@@ -42,14 +46,12 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         reason = next((str(text) for text in its["reason"] if pd.notna(text)), None)
         noisy = int(its["noisy"].fillna(False).astype(bool).sum())
         lines.append({**line, "noisy": noisy, **found, "achieved": achieved, "reason": reason})
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def left_out(table: pd.DataFrame) -> pd.DataFrame:
     """Of a summary the lines without a value: `name`, `metric` (skipped_…, failed_…, or of a peer) and `reason`."""
     names = ["name", "metric", "role", "reason"]
-    if table.empty:
-        return pd.DataFrame(columns=names)
     return table.loc[table["reason"].notna(), names].reset_index(drop=True).astype(object).fillna("")
 
 

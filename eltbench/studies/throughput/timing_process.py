@@ -2,13 +2,12 @@
 
 A nursery is a process that loads the libraries, computes nothing, and forks a child for each message (on Linux;
 elsewhere a new process is started for each). One nursery serves one replicate of all cells, so that replicates differ
-in their memory's layout too, and the seconds that loading takes are spent once.
+in their memory's layout too.
 
 Messages: {"what": "ceilings", "device": …, "threads": …, "shapes": {precision: [shape, …]}, "seconds": …, "largest": …}
 or {"what": "race" or "memory", "cell": …, "device": …, "threads": …, "seed": …, …}. Answers: {"ceilings": …},
 {"bursts": [[contender, round, place, calls, seconds], …], "absent": [peers that are not installed]},
-{"peak_bytes": …}, {"skipped": reason} or {"error": …}. A process that takes longer than the message's "limit" in
-seconds is ended by its own alarm clock, which no library can hold up.
+{"peak_bytes": …}, {"skipped": reason} or {"error": …}. A process is ended by its own alarm clock after "limit" seconds.
 """
 
 from __future__ import annotations
