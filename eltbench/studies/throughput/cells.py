@@ -201,13 +201,14 @@ class Cell:
 
     def training_bytes(self, trainer: str) -> int:
         """What training holds: weights, their average, gradients, moments, and activations kept for a step."""
-        shape, *call = self._trained(trainer)
-        return ADAM * weight_bytes(*shape) + sum(accounting.activation_bytes(*shape, *call, self.batch).values())
+        shape, loops, exits = self._trained(trainer)
+        kept = accounting.activation_bytes(*shape, loops, exits, self.batch)
+        return ADAM * weight_bytes(*shape) + sum(kept.values())
 
     def step_flops(self, trainer: str) -> int:
         """FLOPs of a training step, forward and backward."""
-        shape, *call = self._trained(trainer)
-        return self.batch * sum(accounting.step_flops(*shape, *call).values())
+        shape, loops, exits = self._trained(trainer)
+        return self.batch * sum(accounting.step_flops(*shape, loops, exits).values())
 
     def _trained(self, trainer: str) -> tuple[tuple[Architecture, Depth, DataSpec, bool], int, int]:
         """The network that a trainer trains on digits, its loops, and the exits that a step reads."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -36,19 +36,16 @@ def figure(rows: pd.DataFrame) -> Figure:
     return canvas
 
 
-def _styles(table: pd.DataFrame, order: Sequence[Place]) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:
+def _styles(table: pd.DataFrame, order: Sequence[Place]) -> Iterator[tuple[str, pd.DataFrame, dict[str, Any]]]:
     """Name, lines and style of every place in the table; the style is that of its number in `order`."""
     from eltbench.evidence import figures
 
-    found = []
     for place, here in table.groupby(PLACE, sort=False):
         number = order.index(place)
         measure, block, batch, tokens, precision, mode = place
         colour, marker = figures.PALETTE[number % 10], figures.MARKERS[(number + number // 10) % len(figures.MARKERS)]
-        style = {"color": colour, "marker": marker, "ls": "", "ms": 5}
         words = f"{measure}, {block}, batch {batch}, {counted(int(str(tokens)), 'token')}, {precision}, {mode}"
-        found.append((words, here, style))
-    return found
+        yield words, here, {"color": colour, "marker": marker, "ls": "", "ms": 5}
 
 
 def _where_it_pays(axis: Axes, calls: pd.DataFrame, order: Sequence[Place]) -> None:

@@ -20,10 +20,8 @@ from eltbench.studies.throughput.cells import Cell
 from eltbench.studies.throughput.timing_process import Nursery, ProcessError, in_gib
 
 Ask = Callable[[Mapping[str, Any]], dict[str, Any]]
-Report = Callable[[int, int, str], None]
-"""report(processes done, processes in all, what is next)"""
-Turn = tuple[int, Cell]
-"""A process and the cell that it measures."""
+Report = Callable[[int, int, str], None]  # of processes done, processes in all, and what is next
+Turn = tuple[int, Cell]  # a process and the cell that it measures
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def sentences(rows: pd.DataFrame) -> list[str]:
     table = summary(rows)
     gone = table.loc[table["metric"].str.startswith(("skipped_", "failed_")), "name"]
     table = table.assign(lacking=table["name"].isin(gone))  # no value in some process
-    return [*_where_it_pays(table), *_controls(table), *_shares(table)]
+    return [*_where_it_pays(table), *_controls_and_shares(table)]
 
 
 def _where_it_pays(table: pd.DataFrame) -> Iterator[str]:
@@ -86,31 +86,26 @@ def _pays(here: pd.DataFrame, cache: float) -> str:
     return f"pays {more} {size} ({one.size / cache:.2f} of the last cache, {between})"
 
 
-def _controls(table: pd.DataFrame) -> Iterator[str]:
-    for _, line in table[(table["metric"] == "self_ratio") & table["mean"].notna()].iterrows():
-        holds = line["low"] <= 1 <= line["high"]
-        verdict = "which holds 1, as it should" if holds else "which does not hold 1: no difference of that size counts"
-        said = f"a copy of a network takes {_interval(line)} of that network's time, {verdict}"
-        yield f"control: {_why_not(line) or said} ({line['name']})"
-
-
-def _shares(table: pd.DataFrame) -> Iterator[str]:
-    for _, line in table[(table["metric"] == "block_share") & table["mean"].notna()].iterrows():
-        aim = AIM["cuda" if str(line["device"]).startswith("cuda") else "cpu"]
-        met = "met" if line["low"] >= aim else "missed" if line["high"] < aim else "neither met nor missed for sure"
-        said = f"the bare loops take {_interval(line)} of the whole sampler's time, aim {aim:.2f}: {met}"
-        yield f"{_why_not(line) or said} ({line['name']})"
-
-
-def _why_not(line: pd.Series) -> str:
-    """Why nothing is said of a line; empty where it is quiet and every process gave a value."""
-    why = f"noisy in {line['noisy']} of {line['processes']}" if line["noisy"] else ""
-    why = why or ("without a value in a process" if line["lacking"] else "")
-    return f"nothing can be said of the {str(line['metric']).replace('_', ' ')}: {why}" if why else ""
-
-
-def _interval(line: pd.Series) -> str:
-    return f"{line['mean']:.3f} [{line['low']:.3f}, {line['high']:.3f}]"
+def _controls_and_shares(table: pd.DataFrame) -> Iterator[str]:
+    """What the control and the loops' share of a sampler come to; why nothing, where a process is noisy or missing."""
+    for metric in ("self_ratio", "block_share"):
+        for _, line in table[(table["metric"] == metric) & table["mean"].notna()].iterrows():
+            low, high, name = line["low"], line["high"], metric.replace("_", " ")
+            interval = f"{line['mean']:.3f} [{low:.3f}, {high:.3f}]"
+            aim = AIM["cuda" if str(line["device"]).startswith("cuda") else "cpu"]
+            if line["noisy"]:
+                said = f"nothing can be said of the {name}: noisy in {line['noisy']} of {line['processes']}"
+            elif line["lacking"]:
+                said = f"nothing can be said of the {name}: without a value in a process"
+            elif metric == "self_ratio":
+                holds = "which holds 1, as it should"
+                if not low <= 1 <= high:
+                    holds = "which does not hold 1: no difference of that size counts"
+                said = f"a copy of a network takes {interval} of that network's time, {holds}"
+            else:
+                met = "met" if low >= aim else "missed" if high < aim else "neither met nor missed for sure"
+                said = f"the bare loops take {interval} of the whole sampler's time, aim {aim:.2f}: {met}"
+            yield f"{'control: ' if metric == 'self_ratio' else ''}{said} ({line['name']})"
 
 
 def _mebibytes(size: float) -> str:

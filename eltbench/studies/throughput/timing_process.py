@@ -62,6 +62,10 @@ class Nursery(AbstractContextManager["Nursery"]):
         self.child: Child | None = None
 
     def __exit__(self, *why: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End the process, whatever it is doing."""
         if self.child is not None:
             self.child.end()
             self.child = None
@@ -69,7 +73,7 @@ class Nursery(AbstractContextManager["Nursery"]):
     def ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to a message; ProcessError where there is none, with the error that the process reports."""
         if self.child is None or self.child.process.poll() is not None:
-            self.__exit__()
+            self.end()
             self.child = Child(self.module, self.threads, {"OPENBLAS_NUM_THREADS": "1"})  # no thread to fork
         self.child.send(message)
         answer = self.child.receive()
