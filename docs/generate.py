@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import pandas as pd
 
 import eltbench
 from eltbench.cli import compare as comparison
-from eltbench.cli import gpu_hours
 from eltbench.core import tables
 from eltbench.evidence import schema
 from eltbench.evidence.report.page import limits
@@ -32,6 +32,7 @@ from eltbench.studies.extrapolation import past_max
 from eltbench.studies.throughput import tables as throughput_tables
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "examples"))
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
 KINDS = "claims|compare|audit|throughput|signals|past|variants|gpu-hours|overview|declared"
 MARKED = re.compile(rf"(<!-- ({KINDS})(?:: (.*?))? -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
@@ -66,6 +67,8 @@ def table(kind: str, about: str) -> str:
     if kind == "claims":
         return markdown(decided(about))
     if kind == "gpu-hours":
+        import gpu_hours
+
         return tables.markdown(
             gpu_hours.HEAD, gpu_hours.lines(list(gpu_hours.of_paper()), float(about)), gpu_hours.HEAD[2:]
         )

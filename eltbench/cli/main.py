@@ -20,7 +20,6 @@ USAGE = """usage: eltbench COMMAND …
   compare A B           which verdicts and estimates moved between two folders of results
   recommend             the best (N, L) within a latency on this device, from the rows of a study
   report                one page of everything in results/: claims, figures, where they come from
-  gpu-hours             what the paper's networks, or a preset, take to train on a GPU
   merge A B --into C    results, or run caches, of several machines in one folder
   runs [verify|prune]   list the run cache, check its files, remove runs
   doctor                versions, devices, weights, and what is missing
@@ -46,7 +45,6 @@ COMMANDS = {
     "compare": "commands:compare",
     "recommend": "commands:recommend",
     "report": "commands:report",
-    "gpu-hours": "gpu_hours:main",
     "merge": "runs:merge",
     "runs": "runs:runs",
     "doctor": "commands:doctor",

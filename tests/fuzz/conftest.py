@@ -34,7 +34,6 @@ def libraries():
         "evidence.figures",
         "cli.commands",
         "cli.runs",
-        "cli.gpu_hours",
         "evidence.report.page",
         "evaluation.quality.distances",
         "evaluation.stopping.anytime",

@@ -52,7 +52,6 @@ OPTIONS = {
     "compare": (),
     "recommend": ("latency-ms", "rows", "world", "calls", "batch", "backend", "device", "threads", "precision", "mode"),
     "report": ("results", "out", "narrow"),
-    "gpu-hours": ("tflops",),
     "merge": ("into", "dry-run"),
     "runs": ("trainers", "tasks", "datasets", "backends", "seeds", "states", "older-than", "newer-than", "runs"),
     **{
@@ -70,8 +69,8 @@ REFUSED = [
     "train --architecture.width 0", "train --optimisation.steps 0", "train --optimisation.learning-rate nan",
     "train --threads 0", "train --option trainer.decay=linaer", "train --trainer json:loads", "train --sede 1",
     "sample", "sample nothing", "compare", "compare . .", "recommend", "recommend --latency-ms nan",
-    "recommend --latency-ms -1", "report --results /nowhere/at/all", "report --out page.txt", "gpu-hours",
-    "gpu-hours --tflops 0", "gpu-hours --tflops nan", "gpu-hours etl smoke --tflops 1", "merge", "merge . --into x",
+    "recommend --latency-ms -1", "report --results /nowhere/at/all", "report --out page.txt", "merge",
+    "merge . --into x",
     "runs purne", "runs --older-than 30", "runs --states gone", "runs prune", "runs verify --trainers etl",
     "study extrapolation --preset nothing", "study extrapolation --seeds -1", "study extrapolation --seeds 3:1",
     "study extrapolation --workers -1", "study extrapolation --budget 2", "study extrapolation --backend troch",

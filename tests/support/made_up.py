@@ -6,8 +6,8 @@ from eltbench import studies
 from eltbench.evaluation.speed.roofline import Ceilings, Shape
 from eltbench.studies.throughput import measuring
 from eltbench.studies.throughput.cells import Cell
-from eltbench.studies.throughput.process import ProcessError
 from eltbench.studies.throughput.rows import RATIOS, all_rows
+from eltbench.studies.throughput.timing_process import ProcessError
 
 CACHE = 2**20
 GROUP = {"measure": "call", "pairs": [[3, 4]], "widths": [32], "heads": 2}

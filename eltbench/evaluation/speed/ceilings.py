@@ -55,9 +55,8 @@ def measure(
 
     largest: of the sets that are read in turn, in bytes; eight times the last level of cache by default. Each number is
     the best of three, since nothing makes a machine faster than it is, and a product that seems slower with a smaller
-    set of weights than with a larger one is timed again. All but the launch itself are timed without launches, where
-    the device can do without (`Probes.repeated`). A shape whose weight does not fit into memory has no rate;
-    `lacks_memory` says of an error whether that is why.
+    set of weights than with a larger one is timed again. Launches are left out where possible (`Probes.repeated`).
+    A shape whose weight does not fit into memory has no rate; `lacks_memory` says of an error whether that is why.
     """
 
     def best(call: Call) -> float:
@@ -96,13 +95,12 @@ def measure(
     def all_rates(precision: str, its: Iterable[Shape]) -> dict[Shape, Ladder]:
         found = {}
         for shape in set(its):
-            if BYTES[precision] * shape.inputs * shape.outputs > system["memory"]:
-                continue  # it would be the system that ends this process
-            try:
-                found[shape] = rates(shape, precision)
-            except Exception as error:
-                if not lacks_memory(error):
-                    raise
+            if BYTES[precision] * shape.inputs * shape.outputs <= system["memory"]:  # else the system ends this process
+                try:
+                    found[shape] = rates(shape, precision)
+                except Exception as error:
+                    if not lacks_memory(error):
+                        raise
         return found
 
     def read(size: int) -> float:

@@ -23,11 +23,10 @@ class Peak:
             self.before = torch.cuda.memory_allocated(device)
             return
         try:
-            reset.write_text("5")  # the mark of the highest tide, put back to what is held now
+            reset.write_text("5")  # the peak is put back to what is held now
         except OSError as error:
-            raise NoAccountError(
-                f"peak memory of a CPU is Linux's account, which cannot be reset here: {error}"
-            ) from None
+            what = "peak memory of a CPU is Linux's account, which cannot be reset here"
+            raise NoAccountError(f"{what}: {error}") from None
         self.before = self._kilobytes("VmRSS")
 
     def bytes(self) -> int:

@@ -1,34 +1,17 @@
 """The roofline: how fast a network call can be on a machine, from ceilings that were measured on it.
 
 A matrix product of m vectors with a weight of k × n does 2·m·k·n FLOPs, reads k·n weights and m·k activations and
-writes m·n. It can take no less time than its FLOPs need at the rate of the arithmetic units, and no less than these
-bytes need to come from where they are:
+writes m·n. By the textbook, which takes arithmetic and transfers to overlap,
 
     seconds ≥ max(FLOPs / rate, bytes / bandwidth, launch)
 
-With few vectors (one image, few tokens) the bytes are the weights', FLOPs over bytes is 2·m/4 in fp32, and the second
-term decides; with many the first. Where the weights come from depends on what was read since their last use, the
-**working set**: a unique-depth network reads all its layers before it comes back to the first, a looped one only its N
-shared layers. A cache that holds the N layers but not all D serves the looped network at its own bandwidth while the
-other waits for memory. That, and nothing else, is what sharing weights buys in speed: same FLOPs, same reads, shorter
-way. Hence three regimes:
+The bandwidth is that of a long read at the **working set**: all that is read before the same weights come again. A
+unique-depth network reads all its layers in between, a looped one only its N shared layers; where these fit into the
+last cache and all layers do not, looping gains up to the ratio of the bandwidths, and elsewhere nothing.
 
-    all D layers fit            both are served by the cache      ratio 1
-    N layers fit, D do not      only the looped one is            ratio up to the ratio of the bandwidths
-    N layers do not fit         neither is                        ratio 1
-
-and a ratio near 1 wherever FLOPs decide.
-
-The textbook's max() takes arithmetic and transfers to overlap, and weights to arrive as fast as in a long read. Small
-products do neither: a library's kernel waits for most of its weights. So each product is also measured as a network has
-it: at its very shape, its weights taken in turn from sets of growing size, between which the time at the working set is
-read off. `predict` gives both, `seconds` by products in their places and `roofline` by the textbook; where they differ,
-bandwidth is not the reason.
-
-All ceilings are measured in the same run: the rate at the very shape of each product (its weight at hand, and from sets
-of growing size), the bandwidth of reading sets of growing size again and again, which shows each level of cache as a
-step, and the launch of an empty kernel. Norms, nonlinearities and sums are left out, so the textbook's time is a floor,
-and `achieved over ceiling` says how far above it the program stays.
+Small products wait for most of their weights. So each is also timed at its very shape, its weights taken in turn from
+sets of growing size, between which the time at the working set is read off. `predict` gives both: `seconds` by products
+in their places, `roofline` by the textbook. Norms, nonlinearities and sums are left out: the textbook's is a floor.
 """
 
 from __future__ import annotations
@@ -144,9 +127,9 @@ class Ceilings:
     """What a machine can do at most, as measured on it; all sizes in bytes, all rates per second.
 
     rates: FLOPs by precision and shape, with weights taken in turn from a set of that size, the first of one weight
-    alone. peaks: FLOPs of a large square product by precision. read, copy: bandwidth of reading a set of that size over
-    and over, and of copying within it (read and written bytes counted). caches: size by name, the last level last;
-    empty where the system does not say. matmul: how float32 products were computed.
+    alone. peaks: FLOPs of a large square product by precision. read, copy: bandwidth by the size of the set (read and
+    written bytes counted). caches: size by name, the last level last; empty where unknown. matmul: how float32 products
+    were computed.
     """
 
     device: str

@@ -52,9 +52,8 @@ def race(
     twice before anything counts: the first call may compile. Raises ValueError for fewer than 1 round or 10 calls.
     """
     if rounds < 1 or calls < FEWEST_CALLS:
-        raise ValueError(
-            f"a race has at least 1 round and {FEWEST_CALLS} calls a burst, given {rounds} rounds of {calls} calls"
-        )
+        given = f"given {rounds} rounds of {calls} calls"
+        raise ValueError(f"a race has at least 1 round and {FEWEST_CALLS} calls a burst, {given}")
 
     def timed(call: Call, times: int) -> float:
         started = clock()
@@ -70,10 +69,9 @@ def race(
         sizes[name] = max(calls, math.ceil(burst_seconds / once)) if once > 0 else calls
     bursts = []
     for number in range(rounds):
-        for place, name in enumerate(rng.permutation(list(contenders))):
-            call, name = contenders[name], str(name)
-            timed(call, SETTLING_CALLS)
-            bursts.append(Burst(name, number, place, sizes[name], timed(call, sizes[name])))
+        for place, name in enumerate(map(str, rng.permutation(list(contenders)))):
+            timed(contenders[name], SETTLING_CALLS)
+            bursts.append(Burst(name, number, place, sizes[name], timed(contenders[name], sizes[name])))
     return bursts
 
 

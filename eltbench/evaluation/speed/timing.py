@@ -38,8 +38,7 @@ def call_seconds(model: Model, exits: Sequence[int], *, batch_size: int, rounds:
 
     for loops in exits:
         seconds(loops)  # compiles, and warms the caches
-    order = [int(loops) for _ in range(rounds) for loops in rng.permutation(exits)]
     timed: dict[int, list[float]] = {loops: [] for loops in exits}
-    for loops in order:
+    for loops in [int(loops) for _ in range(rounds) for loops in rng.permutation(exits)]:
         timed[loops].append(seconds(loops))
     return {loops: float(np.median(times)) for loops, times in timed.items()}

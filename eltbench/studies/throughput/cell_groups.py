@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,22 +35,13 @@ class Group:
 
     def cells(self) -> list[Cell]:
         """Each cell once."""
-        alike = ("measure", "block", "sampling_steps", "guidance_scale", "rounds", "scale", "assumed")
+        names = ("sampling_steps", "guidance_scale", "rounds", "scale", "assumed")
+        alike = {name: getattr(self, name) for name in names}
+        lists = (self.widths, self.pairs, self.tokens, self.batches, self.precisions, self.modes)
+        every: Iterator[tuple[Any, ...]] = itertools.product(*lists)
         return [
-            Cell(
-                unique_layers=layers,
-                loops=loops,
-                width=width,
-                heads=self.heads or max(1, width // 64),
-                tokens=tokens,
-                batch=batch,
-                precision=precision,
-                mode=mode,
-                **{name: getattr(self, name) for name in alike},
-            )
-            for width, (layers, loops), tokens, batch, precision, mode in itertools.product(
-                self.widths, self.pairs, self.tokens, self.batches, self.precisions, self.modes
-            )
+            Cell(self.measure, layers, loops, width, self.heads or max(1, width // 64), self.block, *rest, **alike)
+            for width, (layers, loops), *rest in every
         ]
 
 
@@ -79,19 +70,16 @@ class Preset:
         for name, least in (("threads", 1), ("processes", 1), ("calls", 10), ("repeats", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"preset {self.name!r}: {name} must be at least {least}, given {getattr(self, name)}")
-        for name in ("spread", "limit_seconds", "patience"):
-            if not 0 < (given := getattr(self, name)) < math.inf:
-                raise ValueError(f"preset {self.name!r}: {name} must be finite and above 0, given {given}")
-        for name in ("burst_seconds", "ceiling_seconds", "largest_set"):
-            if not 0 <= (given := getattr(self, name)) < math.inf:
-                raise ValueError(f"preset {self.name!r}: {name} must be finite and not below 0, given {given}")
-        graphs = [cell.name for cell in self.cells if cell.mode == "cuda-graph"]
-        if graphs and not self.device.startswith("cuda"):
+        for name in ("spread", "limit_seconds", "patience", "burst_seconds", "ceiling_seconds", "largest_set"):
+            given, positive = getattr(self, name), name in ("spread", "limit_seconds", "patience")
+            if not 0 <= given < math.inf or (positive and not given):
+                bound = "above 0" if positive else "not below 0"
+                raise ValueError(f"preset {self.name!r}: {name} must be finite and {bound}, given {given}")
+        if not self.device.startswith("cuda") and any(cell.mode == "cuda-graph" for cell in self.cells):
             raise ValueError(f"preset {self.name!r}: mode 'cuda-graph' needs a CUDA device, given {self.device!r}")
         if not self.cells:
             raise ValueError(f"preset {self.name!r} has no cells: give it groups")
-        twice = len(self.cells) - len({cell.id for cell in self.cells})
-        if twice:
+        if twice := len(self.cells) - len({cell.id for cell in self.cells}):
             raise ValueError(f"preset {self.name!r} names {twice} cells twice; name each once")
 
     @property
@@ -100,22 +88,21 @@ class Preset:
 
     def listing(self) -> list[str]:
         """What a dry run says: every cell with its time, and the time of all."""
-        lines = [
-            f"{cell.id}  about {duration(cell.seconds(self.processes, self.device, self.burst_seconds))}  {cell.name}"
-            for cell in self.cells
-        ]
         return [
-            *lines,
+            *(f"{cell.id}  about {duration(self._seconds(cell))}  {cell.name}" for cell in self.cells),
             f"{len(self.cells)} cells in {self.processes} processes each, about {duration(self.seconds)} in all on an "
             "idle machine, more where noisy processes are repeated",
         ]
+
+    def _seconds(self, cell: Cell) -> float:
+        return cell.seconds(self.processes, self.device, self.burst_seconds)
 
     @property
     def seconds(self) -> float:
         """About how long the preset takes."""
         shapes = {(cell.precision, shape) for cell in self.cells for shape in cell.shapes}
         ceilings = 3 * (self.processes + 1) + 4 * self.ceiling_seconds * ((1 + len(SETS)) * len(shapes) + 50)
-        return ceilings + sum(cell.seconds(self.processes, self.device, self.burst_seconds) for cell in self.cells)
+        return ceilings + sum(map(self._seconds, self.cells))
 
 
 def preset_from_table(name: str, table: Mapping[str, Any]) -> Preset:

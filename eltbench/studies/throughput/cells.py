@@ -5,18 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from eltbench.accounting import (
-    BYTES,
-    Depth,
-    activation_bytes,
-    flops,
-    parameters,
-    peak_bytes,
-    step_flops,
-    weight_bytes,
-)
+from eltbench import accounting
+from eltbench.accounting import Depth, weight_bytes
 from eltbench.backends.speed import Body
 from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.data.base import DataSpec
@@ -34,24 +26,24 @@ FEWEST_ROUNDS = 5  # with fewer bursts of a contender one outlier moves their qu
 LABELS = ("rounds", "scale", "assumed")  # of a cell, that do not change what is compared
 CODES, CLASSES = 1024, 1000  # of the tokens that a masked network predicts: the paper's tokenizer, ImageNet's labels
 LATENT = 4  # channels of a diffusion network's input: the paper's latents
-TRAINING = ("elt", "no-ilsd", "unique-depth")
 TRAINED = ("step", "memory")  # the measures of training
+CONTENDERS = {  # whose calls are timed in turns; of peers it is known only where they are installed
+    "call": ("looped", "unique"),
+    "self": ("unique", "unique-copy"),
+    "sampler": ("looped", "unique", "blocks"),
+    "hoisting": ("looped", "unhoisted"),
+    "step": ("elt", "no-ilsd", "unique-depth"),
+    "memory": ("elt", "unique-depth"),
+    "peers": ("ours",),
+}
 DIGITS_TOKENS = (16, 64)
 DIGITS = DataSpec("continuous", (8, 8), channels=1, classes=10)
 ADAM = 5  # weights, their average, gradient and two moments, in float32 each
-
-
-class Nominal(NamedTuple):
-    """Figures of no machine in particular, by which `--dry-run` estimates; nothing measured rests on them."""
-
-    flops: float  # per second, of products with few vectors
-    bandwidth: float  # bytes per second, of their weights
-    building: float  # bytes of weights per second
-    layer: float  # seconds of launches
-    start: float  # seconds of a process
-
-
-NOMINAL = {"cpu": Nominal(6e10, 2.2e10, 1.5e9, 5e-5, 0.8), "cuda": Nominal(2e14, 2e12, 1e10, 5e-5, 2.0)}
+NOMINAL = {  # FLOP/s of few vectors, bytes/s of weights read, and built, seconds of a layer's launches, of a start
+    "cpu": (6e10, 2.2e10, 1.5e9, 5e-5, 0.8),
+    "cuda": (2e14, 2e12, 1e10, 5e-5, 2.0),
+}
+"""Figures of no machine in particular, by which `--dry-run` estimates; nothing measured rests on them."""
 
 
 def counted(number: int, what: str) -> str:
@@ -82,10 +74,9 @@ class Cell:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"cell: mode must be one of {', '.join(MODES)}, given {self.mode!r}")
-        side = round(self.tokens**0.5)
-        if side * side != self.tokens:
+        if round(self.tokens**0.5) ** 2 != self.tokens:
             raise ValueError(f"cell: tokens must be a square number, given {self.tokens}")
-        if self.measure in ("peers", "hoisting", "step", "memory") and self.backend != "torch":
+        if self.measure in ("peers", "hoisting", *TRAINED) and self.backend != "torch":
             raise ValueError(f"cell: {self.measure} is measured in torch alone, given mode {self.mode!r}")
         if self.measure == "hoisting" and self.block != "dit":
             raise ValueError(f"cell: hoisting moves the modulation of a 'dit' block, given block {self.block!r}")
@@ -143,22 +134,14 @@ class Cell:
 
     def architecture(self, contender: str) -> Architecture:
         """The network's shape: `looped`, or D layers of their own."""
-        looped = contender == "looped"
-        return Architecture(
-            unique_layers=self.unique_layers if looped else self.depth,
-            max_loops=self.loops if looped else 1,
-            width=self.width,
-            heads=self.heads,
-            block=self.block,
-            patch=1,
-        )
+        layers, loops = (self.unique_layers, self.loops) if contender == "looped" else (self.depth, 1)
+        return Architecture(layers, loops, width=self.width, heads=self.heads, block=self.block, patch=1)
 
     def body(self, contender: str) -> Body:
         """What is run for `looped` or `unique`."""
-        looped, timed = contender == "looped", self.task == "diffusion"
-        depth: Literal["looped", "unique"] = "looped" if looped else "unique"
-        loops = self.loops if looped else 1
-        return Body(self.architecture(contender), depth, self.spec, timed, loops, self.batch, self.precision, self.mode)
+        depth: Depth = "looped" if contender == "looped" else "unique"
+        shape, timed = self.architecture(contender), self.task == "diffusion"
+        return Body(shape, depth, self.spec, timed, shape.max_loops, self.batch, self.precision, self.mode)
 
     def run(self, trainer: str, device: str, threads: int) -> Run:
         """The run whose training steps are timed: diffusion on digits, its 8×8 pixels as 16 or 64 tokens."""
@@ -177,16 +160,7 @@ class Cell:
 
     @property
     def contenders(self) -> tuple[str, ...]:
-        """Whose calls are timed in turns; of peers it is known only where they are installed."""
-        return {
-            "call": ("looped", "unique"),
-            "self": ("unique", "unique-copy"),
-            "sampler": ("looped", "unique", "blocks"),
-            "hoisting": ("looped", "unhoisted"),
-            "step": TRAINING,
-            "memory": ("elt", "unique-depth"),
-            "peers": ("ours",),
-        }[self.measure]
+        return CONTENDERS[self.measure]
 
     @property
     def shapes(self) -> set[Shape]:
@@ -215,45 +189,44 @@ class Cell:
             largest = max(map(self.training_bytes, self.contenders))
             return largest * (len(self.contenders) if self.measure == "step" else 1)
         built = {
-            "self": ("unique", "unique"),
             "sampler": ("looped", "looped", "unique"),
             "hoisting": ("looped", "looped"),
+            "self": ("unique", "unique"),
         }
         bodies = [self.body(name) for name in built.get(self.measure, ("looped", "unique"))]
-        if self.backend == "jax":  # drawn on the host in float32, then moved
-            held = sum(2 * weight_bytes(*body[:4]) for body in bodies)
-        else:
-            held = sum(weight_bytes(*body[:4], self.precision) for body in bodies)
-        return held + sum(peak_bytes(*body[:5], self.items) for body in bodies)
+        drawn = 2 if self.backend == "jax" else 1  # on the host in float32, then moved
+        precision = "fp32" if self.backend == "jax" else self.precision
+        held = sum(drawn * weight_bytes(*body[:4], precision) for body in bodies)
+        return held + sum(accounting.peak_bytes(*body[:5], self.items) for body in bodies)
 
     def training_bytes(self, trainer: str) -> int:
         """What training holds: weights, their average, gradients, moments, and activations kept for a step."""
         shape, loops, exits = self._trained(trainer)
-        held = ADAM * BYTES["fp32"] * sum(parameters(*shape).values())
-        return held + sum(activation_bytes(*shape, loops, exits, self.batch).values())
+        kept = accounting.activation_bytes(*shape, loops, exits, self.batch)
+        return ADAM * weight_bytes(*shape) + sum(kept.values())
 
     def step_flops(self, trainer: str) -> int:
         """FLOPs of a training step, forward and backward."""
         shape, loops, exits = self._trained(trainer)
-        return self.batch * sum(step_flops(*shape, loops, exits).values())
+        return self.batch * sum(accounting.step_flops(*shape, loops, exits).values())
 
     def _trained(self, trainer: str) -> tuple[tuple[Architecture, Depth, DataSpec, bool], int, int]:
         """The network that a trainer trains on digits, its loops, and the exits that a step reads."""
-        run = self.run(trainer, "cpu", 1)
         depth: Depth = "unique" if trainer == "unique-depth" else "looped"
-        loops = run.architecture.max_loops
-        return (run.architecture, depth, DIGITS, True), loops, min(2, loops) if trainer == "elt" else 1
+        architecture = self.run(trainer, "cpu", 1).architecture
+        loops = architecture.max_loops
+        return (architecture, depth, DIGITS, True), loops, min(2, loops) if trainer == "elt" else 1
 
     def seconds(self, processes: int, device: str = "cpu", burst_seconds: float = 0.05) -> float:
         """About how long all processes of the cell take, on nominal figures; for `--dry-run` alone."""
-        nominal = NOMINAL["cpu" if device == "cpu" else "cuda"]
+        rate, bandwidth, building, launches, start = NOMINAL["cpu" if device == "cpu" else "cuda"]
         if self.measure == "memory":
-            return processes * len(self.contenders) * (nominal.start + 1.5)
-        flop = self.batch * flops(*self.body("looped")[:5])
+            return processes * len(self.contenders) * (start + 1.5)
         held = self.weight_bytes("unique")
-        call = flop / nominal.flops + held / nominal.bandwidth + self.depth * nominal.layer
+        flops = self.batch * accounting.flops(*self.body("looped")[:5])
+        call = flops / rate + held / bandwidth + self.depth * launches
         each = {"step": 3.0, "sampler": float(self.sampling_steps)}.get(self.measure, 1.0) * call
-        racing = {"step": 3, "sampler": 3, "peers": 3}.get(self.measure, 2)
+        racing = 3 if self.measure in ("step", "sampler", "peers") else 2
         bursts = self.rounds * racing * max(12 * each, 2 * each + burst_seconds)
         loading = {"compiled": 5.0, "unrolled": 3.0, "scan": 2.0}.get(self.mode, 1.5 if self.measure == "step" else 0)
-        return processes * (nominal.start + loading + held / nominal.building + bursts)
+        return processes * (start + loading + held / building + bursts)

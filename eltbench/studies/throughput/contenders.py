@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import importlib.util
 import itertools
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from eltbench.backends import speed
+from eltbench.core.config import Run
 from eltbench.evaluation.speed.peak import Peak
 from eltbench.evaluation.speed.stopwatch import Call, Wait
 from eltbench.studies.throughput.cells import Cell
@@ -31,12 +34,10 @@ def contenders(cell: Cell, device: str, threads: int) -> tuple[dict[str, Call], 
         return peers.contenders(shape, cell.tokens, cell.batch, device, cell.precision), made.wait
     if cell.measure == "sampler":
         return samplers(cell, made), made.wait
-    bodies = {name: cell.body(name) for name in ("looped", "unique")}
+    looped, unique = cell.body("looped"), cell.body("unique")
     if cell.measure == "hoisting":
-        return {"looped": made.call(bodies["looped"]), "unhoisted": made.unhoisted(bodies["looped"])}, made.wait
-    if cell.measure == "self":
-        return {name: made.call(bodies["unique"]) for name in cell.contenders}, made.wait
-    return {name: made.call(body) for name, body in bodies.items()}, made.wait
+        return {"looped": made.call(looped), "unhoisted": made.unhoisted(looped)}, made.wait
+    return {name: made.call(unique if name.startswith("unique") else looped) for name in cell.contenders}, made.wait
 
 
 def samplers(cell: Cell, made: speed.Speed) -> dict[str, Call]:
@@ -46,72 +47,56 @@ def samplers(cell: Cell, made: speed.Speed) -> dict[str, Call]:
     task, labels = tasks.create(cell.task), np.zeros(cell.batch, np.int32)
     settings = task.sampling(steps=cell.sampling_steps, guidance_scale=cell.guidance_scale)
 
+    def last(results: Iterable[Any]) -> Any:
+        return collections.deque(results, maxlen=1).pop()
+
     def sampler(name: str) -> Call:
         body = cell.body(name)
-        predict = made.predict(body)
-
-        def draw() -> Any:
-            rng = np.random.default_rng(0)
-            for state in task.sample(predict, cell.spec, labels, body.loops, rng, made.ops, settings):
-                last = state
-            return last
-
-        return draw
+        how = (made.predict(body), cell.spec, labels, body.loops)
+        return lambda: last(task.sample(*how, np.random.default_rng(0), made.ops, settings))
 
     once = made.blocks(cell.body("looped")._replace(batch=cell.items))
-
-    def blocks() -> Any:
-        for _ in range(cell.sampling_steps):
-            last = once()
-        return last
-
-    return {"looped": sampler("looped"), "unique": sampler("unique"), "blocks": blocks}
+    found = {name: sampler(name) for name in ("looped", "unique")}
+    return {**found, "blocks": lambda: last(once() for _ in range(cell.sampling_steps))}
 
 
 def steps(cell: Cell, device: str, threads: int) -> tuple[dict[str, Call], Wait]:
     """Training steps of the engine, on the same batches, with the exits that each trainer draws."""
     from eltbench.training.loop import build_engine, draw, parts
 
-    found: dict[str, Call] = {}
-    for trainer in cell.contenders:
+    def step_of(trainer: str) -> Call:
         run = cell.run(trainer, device, threads)
         made = parts(run)
         engine = build_engine(run, made)
         drawn = itertools.cycle([draw(run, made, step) for step in range(STEPS)])
+        return lambda: (engine, engine.step(*next(drawn), 0.5, 1e-4)["loss"])
 
-        def step(engine: Any = engine, drawn: Any = drawn) -> tuple[Any, Any]:
-            batch, exits = next(drawn)
-            return engine, engine.step(batch, exits, 0.5, 1e-4)["loss"]
-
-        found[trainer] = step
-    return found, lambda last: last[0].numpy(last[1])
+    return {trainer: step_of(trainer) for trainer in cell.contenders}, lambda last: last[0].numpy(last[1])
 
 
 def peak_bytes(cell: Cell, trainer: str, device: str, threads: int) -> int:
     """The most memory that training has held at once, above what the process held before there was a network."""
     from eltbench.training.loop import build_engine, draw, parts
 
+    def training(run: Run, steps: int) -> Call:
+        made = parts(run)
+        batch, exits = draw(run, made, 0)
+
+        def train() -> None:
+            engine = build_engine(run, made)
+            for _ in range(steps):
+                loss = engine.step(batch, exits, 0.5, 1e-4)["loss"]
+            engine.numpy(loss)
+
+        return train
+
     run = cell.run(trainer, device, threads)
-    made = parts(run)
-    batch, exits = draw(run, made, 0)
-    _warm(run)
-    peak = Peak(device)
-    engine = build_engine(run, made)
-    for _ in range(PEAK_STEPS):
-        loss = engine.step(batch, exits, 0.5, 1e-4)["loss"]
-    engine.numpy(loss)
-    return peak.bytes()
-
-
-def _warm(run: Any) -> None:
-    """One step of a network of no size, so that what libraries load at their first step is not counted."""
-    from eltbench.training.loop import build_engine, draw, parts
-
     small = replace(run, architecture=replace(run.architecture, width=8, heads=2, unique_layers=1))
-    made = parts(small)
-    engine = build_engine(small, made)
-    batch, exits = draw(small, made, 0)
-    engine.numpy(engine.step(batch, exits, 0.5, 1e-4)["loss"])
+    train = training(run, PEAK_STEPS)
+    training(small, 1)()  # so that what libraries load at their first step is not counted
+    peak = Peak(device)
+    train()
+    return peak.bytes()
 
 
 def absent(cell: Cell) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -11,33 +9,57 @@ from eltbench.evidence.claims import Cell, Evidence
 from eltbench.studies.throughput.cells import counted
 from eltbench.studies.throughput.summary import whole
 
-REGIMES = ("spills", "fits")  # the regimes that the claim throughput speaks of, and its conditions
-PAIR = (8, 4)  # N and L of the claim train-memory
-TRAINING = (  # claim, measure, metric, condition
-    ("step-cost", "step", "step_time_ratio", "step-time"),
-    ("train-memory", "memory", "peak_memory_ratio", "peak-memory"),
-)
+PAIR = (8, 4)  # N and L of the claim train-memory, those that the paper names
+ASKED = {  # claim → measures, metric, condition; of throughput the regime is the condition
+    "throughput": (("call", "sampler"), "throughput_ratio", ""),
+    "step-cost": (("step",), "step_time_ratio", "step-time"),
+    "train-memory": (("memory",), "peak_memory_ratio", "peak-memory"),
+}
 
 
 def evidence(rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
     """Effects by process of every cell that a claim names; a cell without a value, or a noisy one, gives no verdict."""
     rows = whole(rows)
-    found: dict[str, dict[Cell, Evidence]] = {"throughput": {}, "step-cost": {}, "train-memory": {}}
-    for its in _cells(rows, ("call", "sampler"), "throughput_ratio"):
-        one = its.iloc[0]
-        if one["regime"] in REGIMES:
-            steps = one["sampling_steps"]
-            what = "network call" if pd.isna(steps) else f"sampler of {counted(int(steps), 'step')}"
-            where = f"{one['unique_layers']}N×{one['max_loops']}L against {one['effective_depth']}, {_size(one)}"
-            _add(found["throughput"], what, f"{where}, {one['block']}", its, "throughput_ratio", str(one["regime"]))
-    for claim, measure, metric, condition in TRAINING:
-        for its in _cells(rows, (measure,), metric):
+    found: dict[str, dict[Cell, Evidence]] = {}
+    for claim, (measures, metric, condition) in ASKED.items():
+        found[claim] = {}
+        missing = [f"{kind}_{measure}" for kind in ("skipped", "failed") for measure in measures]
+        here = rows[rows["measure"].isin(measures) & rows["metric"].isin([metric, *missing])]
+        for run_id, its in here.groupby("run_id", sort=False):
             one = its.iloc[0]
             pair = int(one["unique_layers"]), int(one["max_loops"])
-            if claim != "train-memory" or pair == PAIR:  # the pair that the paper names
-                where = f"{one['dataset']}, {pair[0]}N×{pair[1]}L, {_size(one)}"
-                _add(found[claim], str(one["task"]), where, its, metric, condition)
+            asked = condition or str(one["regime"])
+            if asked not in ("spills", "fits", condition) or (claim == "train-memory" and pair != PAIR):
+                continue
+            scale = "" if pd.isna(one["scale"]) else f", scale {one['scale']}"
+            size = (
+                f"width {one['width']}, {counted(one['tokens'], 'token')}, batch {one['batch_size']}, "
+                f"{one['precision']}, threads {one['threads']}{scale}"
+            )
+            task, where = str(one["task"]), f"{one['dataset']}, {pair[0]}N×{pair[1]}L, {size}"
+            if claim == "throughput":
+                steps = one["sampling_steps"]
+                task = "network call" if pd.isna(steps) else f"sampler of {counted(int(steps), 'step')}"
+                where = f"{pair[0]}N×{pair[1]}L against {one['effective_depth']}, {size}, {one['block']}"
+            cell = Cell(task, where, f"{one['backend']} {one['mode']}")
+            if cell in found[claim]:  # they differ in what the words leave out: heads, guidance
+                cell = cell._replace(dataset=f"{where}, cell {run_id}")
+            found[claim][cell] = _effects(its, metric, asked)
     return found
+
+
+def _effects(its: pd.DataFrame, metric: str, condition: str) -> Evidence:
+    """The ratios of one cell by process, and why it gives no verdict where it does not."""
+    measured, missing = its[its["metric"] == metric].sort_values("seed"), its[its["metric"] != metric]
+    noisy, reason = int(measured["noisy"].fillna(False).astype(bool).sum()), ""
+    if len(missing):
+        lacking = ", ".join(str(seed) for seed in sorted(missing["seed"]))
+        reason = f"no value in process {lacking}: {missing['reason'].iloc[0]}"
+    elif noisy:
+        reason = f"noisy in {noisy} of {len(measured)} processes, also after repetition"
+    effects = {condition: np.log(measured["value"].to_numpy(float))}
+    counts = (condition,) if metric == "peak_memory_ratio" else ()  # of bytes
+    return Evidence(effects, without={condition: reason} if reason else {}, asks=(condition,), counts=counts)
 
 
 def why_nothing(rows: pd.DataFrame, claim: str) -> str:
@@ -50,40 +72,3 @@ def why_nothing(rows: pd.DataFrame, claim: str) -> str:
     if len(timed) and timed["cache_bytes"].isna().all():
         return "the system does not say how large its cache is"
     return "no cell has layers that fit into half of the cache, or layers over twice the cache and a block under half"
-
-
-def _cells(rows: pd.DataFrame, measures: tuple[str, ...], metric: str) -> list[pd.DataFrame]:
-    """By cell the rows of a ratio, or of its absence; each has the cell's own N and L."""
-    missing = [f"{kind}_{measure}" for kind in ("skipped", "failed") for measure in measures]
-    here = rows[rows["measure"].isin(measures) & rows["metric"].isin([metric, *missing])]
-    return [its for _, its in here.groupby("run_id", sort=False)]
-
-
-def _size(one: pd.Series[Any]) -> str:
-    scale = "" if pd.isna(one["scale"]) else f", scale {one['scale']}"
-    return (
-        f"width {one['width']}, {counted(one['tokens'], 'token')}, batch {one['batch_size']}, {one['precision']}, "
-        f"threads {one['threads']}{scale}"
-    )
-
-
-def _add(found: dict[Cell, Evidence], task: str, where: str, its: pd.DataFrame, metric: str, condition: str) -> None:
-    one = its.iloc[0]
-    cell = Cell(task, where, f"{one['backend']} {one['mode']}")
-    if cell in found:  # they differ in what the words leave out: heads, guidance
-        cell = cell._replace(dataset=f"{where}, cell {one['run_id']}")
-    measured = its[its["metric"] == metric].sort_values("seed")
-    effects = np.log(measured["value"].to_numpy(float))
-    reason = _reason(its[its["metric"] != metric], measured)
-    without = {condition: reason} if reason else {}
-    counts = (condition,) if metric == "peak_memory_ratio" else ()  # of bytes
-    found[cell] = Evidence({condition: effects}, without=without, asks=(condition,), counts=counts)
-
-
-def _reason(missing: pd.DataFrame, measured: pd.DataFrame) -> str:
-    """Why a cell gives no verdict; empty where it does."""
-    if len(missing):
-        lacking = ", ".join(str(seed) for seed in sorted(missing["seed"]))
-        return f"no value in process {lacking}: {missing['reason'].iloc[0]}"
-    noisy = int(measured["noisy"].fillna(False).astype(bool).sum())
-    return f"noisy in {noisy} of {len(measured)} processes, also after repetition" if noisy else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -26,10 +26,9 @@ def figure(rows: pd.DataFrame) -> Figure:
 
     table = summary(rows)
     canvas, axes = figures.grid(2, 2)
-    calls = table[(table["metric"] == "throughput_ratio") & table["mean"].notna()] if len(table) else table
-    times = table[table["metric"].isin(["call_seconds", "sample_seconds"])] if len(table) else table
-    places = [place for part in (calls, times) if len(part) for place in part[PLACE].itertuples(index=False, name=None)]
-    order = list(dict.fromkeys(places))
+    calls = table[(table["metric"] == "throughput_ratio") & table["mean"].notna()]
+    times = table[table["metric"].isin(["call_seconds", "sample_seconds"])]
+    order = list(dict.fromkeys(pd.concat([calls, times])[PLACE].itertuples(index=False, name=None)))
     _where_it_pays(axes[0, 0], calls, order)
     _predicted(axes[0, 1], calls, order)
     _achieved(axes[1, 0], times, order)
@@ -37,30 +36,22 @@ def figure(rows: pd.DataFrame) -> Figure:
     return canvas
 
 
-def _styles(table: pd.DataFrame, order: Sequence[Place]) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:
+def _styles(table: pd.DataFrame, order: Sequence[Place]) -> Iterator[tuple[str, pd.DataFrame, dict[str, Any]]]:
     """Name, lines and style of every place in the table; the style is that of its number in `order`."""
     from eltbench.evidence import figures
 
-    found = []
     for place, here in table.groupby(PLACE, sort=False):
         number = order.index(place)
         measure, block, batch, tokens, precision, mode = place
         colour, marker = figures.PALETTE[number % 10], figures.MARKERS[(number + number // 10) % len(figures.MARKERS)]
-        style = {"color": colour, "marker": marker, "ls": "", "ms": 5}
-        found.append(
-            (
-                f"{measure}, {block}, batch {batch}, {counted(int(str(tokens)), 'token')}, {precision}, {mode}",
-                here,
-                style,
-            )
-        )
-    return found
+        words = f"{measure}, {block}, batch {batch}, {counted(int(str(tokens)), 'token')}, {precision}, {mode}"
+        yield words, here, {"color": colour, "marker": marker, "ls": "", "ms": 5}
 
 
 def _where_it_pays(axis: Axes, calls: pd.DataFrame, order: Sequence[Place]) -> None:
     """Measured ratio with its interval against block weights over cache; hollow: layers do not spill; faint: noisy."""
     axis.set(xlabel="weights of the shared block over the last cache", ylabel="throughput, looped over unique")
-    known = calls[calls["cache_bytes"].notna()] if len(calls) else calls
+    known = calls[calls["cache_bytes"].notna()]
     axis.set_title("where looping pays")
     axis.axhline(1, color="0.4", lw=1)
     if known.empty:
@@ -83,7 +74,7 @@ def _where_it_pays(axis: Axes, calls: pd.DataFrame, order: Sequence[Place]) -> N
 
 def _predicted(axis: Axes, calls: pd.DataFrame, order: Sequence[Place]) -> None:
     axis.set(xlabel="ratio predicted", ylabel="ratio measured", title="measured against predicted")
-    known = calls[calls["predicted"].notna()] if len(calls) else calls
+    known = calls[calls["predicted"].notna()]
     if known.empty:
         return
     shown = known[["mean", "predicted", "roofline"]]
@@ -97,7 +88,7 @@ def _predicted(axis: Axes, calls: pd.DataFrame, order: Sequence[Place]) -> None:
 
 def _achieved(axis: Axes, times: pd.DataFrame, order: Sequence[Place]) -> None:
     axis.set(xlabel="weights of all layers, MiB", ylabel="ceiling's time over measured", title="achieved over ceiling")
-    known = times[times["achieved"].notna()] if len(times) else times
+    known = times[times["achieved"].notna()]
     if known.empty:
         return
     axis.set_xscale("log")

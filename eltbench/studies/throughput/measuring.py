@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from eltbench.evaluation.speed import stopwatch
@@ -16,13 +17,11 @@ from eltbench.evaluation.speed.roofline import Ceilings, ceilings_from_dict
 from eltbench.evaluation.speed.stopwatch import Burst
 from eltbench.studies.throughput.cell_groups import Preset
 from eltbench.studies.throughput.cells import Cell
-from eltbench.studies.throughput.process import Nursery, ProcessError
+from eltbench.studies.throughput.timing_process import Nursery, ProcessError, in_gib
 
 Ask = Callable[[Mapping[str, Any]], dict[str, Any]]
-Report = Callable[[int, int, str], None]
-"""report(processes done, processes in all, what is next)"""
-Turn = tuple[int, Cell]
-"""A process and the cell that it measures."""
+Report = Callable[[int, int, str], None]  # of processes done, processes in all, and what is next
+Turn = tuple[int, Cell]  # a process and the cell that it measures
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,10 @@ def measure(
 ) -> tuple[Ceilings, list[Record]]:
     """The machine's ceilings and one record a process, and one more for each repetition.
 
-    Cells take turns, so that a slower hour falls on all of them. What was noisy is repeated when all cells have had
-    their turns, since a spell of noise outlasts a cell, and again when all of that have had theirs, up to
-    `preset.repeats` times while `preset.patience` lasts; first where the fewest processes are noisy, so that as many
-    cells as can be are quiet in the end. The last attempt that gave a value counts. A cell that is skipped once is not
-    tried again; one that fails is, in its next process. Raises ProcessError where the ceilings cannot be measured.
+    Cells take turns, so that a slower hour falls on all of them. Noisy ones are repeated after all others, since a
+    spell of noise outlasts a cell, up to `preset.repeats` times while `preset.patience` lasts; first where the fewest
+    processes are noisy, so that as many cells as possible end quiet. The last attempt with a value counts. A cell that
+    is skipped is not tried again; one that fails is, in its next process. Raises ProcessError without ceilings.
     """
     started = clock()
     shapes: dict[str, set[Any]] = {}
@@ -71,37 +69,40 @@ def measure(
         if cell.shapes:
             shapes.setdefault(cell.precision, set()).update(cell.shapes)
     known = {"device": preset.device, "threads": preset.threads}
-    asked = {"seconds": preset.ceiling_seconds, "largest": preset.largest_set, "limit": 5 * preset.limit_seconds}
     turns = [(process, cell) for process in range(preset.processes) for cell in preset.cells]
     total = 1 + len(turns)
     report(0, total, "the machine's ceilings")
-    sorted_shapes = {name: sorted(its) for name, its in sorted(shapes.items())}
+    message = {
+        "shapes": {name: sorted(its) for name, its in sorted(shapes.items())} or {"fp32": []},
+        "seconds": preset.ceiling_seconds,
+        "largest": preset.largest_set,
+        "limit": 5 * preset.limit_seconds,
+    }
     with nursery(preset.threads) as machine:
-        answer = machine.ask({"what": "ceilings", **known, **asked, "shapes": sorted_shapes or {"fp32": []}})
+        ceilings = ceilings_from_dict(machine.ask({"what": "ceilings", **known, **message})["ceilings"])
     found: dict[Turn, list[Record]] = {turn: [] for turn in turns}
-    done = 1
     with contextlib.ExitStack() as alive:
         nurseries = [alive.enter_context(nursery(preset.threads)) for _ in range(preset.processes)]
 
-        def take(turn: Turn, said: str = "") -> None:
+        def take(turn: Turn, done: int, said: str = "") -> None:
             process, cell = turn
             report(done, total, cell.name + said)
             found[turn].append(_attempt(preset, cell, process, len(found[turn]), known, nurseries[process].ask))
 
         skipped: set[Cell] = set()
-        for turn in turns:
+        for done, turn in enumerate(turns, 1):
             if turn[1] not in skipped:
-                take(turn)
+                take(turn, done)
                 if found[turn][-1].skipped:
                     skipped.add(turn[1])
-            done += 1
+        done = total
         while (due := _noisy(found, preset.repeats)) and clock() - started <= preset.patience:
             total = done + len(due)
-            take(due[0], ", again: it was noisy")
+            take(due[0], done, ", again: it was noisy")
             done += 1
     report(done, done, "done")
     records = [replace(each, last=each is _counting(its)) for its in found.values() for each in its]
-    return ceilings_from_dict(answer["ceilings"]), records
+    return ceilings, records
 
 
 def _noisy(found: Mapping[Turn, Sequence[Record]], repeats: int) -> list[Turn]:
@@ -117,30 +118,27 @@ def _counting(attempts: Sequence[Record]) -> Record:
 
 
 def _attempt(preset: Preset, cell: Cell, process: int, attempt: int, known: Mapping[str, Any], ask: Ask) -> Record:
+    record = partial(Record, cell, process, attempt)
     seed = zlib.crc32(f"{cell.id} {process} {attempt}".encode())
     message = {**known, "cell": asdict(cell), "process": process, "seed": seed, "limit": preset.limit_seconds}
     message |= {"calls": preset.calls, "burst_seconds": preset.burst_seconds}
+    trainers = cell.contenders if cell.measure == "memory" else ()
+    parts = [{"what": "memory", "contender": name} for name in trainers] or [{"what": "race"}]
+    answers = []
     try:
-        if cell.measure == "memory":
-            peaks = {}
-            for contender in cell.contenders:
-                answer = ask({**message, "what": "memory", "contender": contender})
-                if "skipped" in answer:
-                    return Record(cell, process, attempt, skipped=answer["skipped"])
-                peaks[contender] = int(answer["peak_bytes"])
-            return Record(cell, process, attempt, peaks=peaks)
-        answer = ask({**message, "what": "race"})
+        for part in parts:
+            answers.append(ask({**message, **part}))
+            if "skipped" in answers[-1]:
+                return record(skipped=answers[-1]["skipped"])
     except ProcessError as error:
         if error.killed == signal.SIGALRM:
-            over = f"took longer than the limit of {preset.limit_seconds:g} s a process"
-            return Record(cell, process, attempt, skipped=over)
+            return record(skipped=f"took longer than the limit of {preset.limit_seconds:g} s a process")
         if error.killed == signal.SIGKILL:  # of CUDA and of arrays that are too large the library says so itself
-            needed = f"needs about {cell.needed_bytes() / 2**30:.2f} GiB"
-            short = f"{error}, as Linux does where memory is short; the cell {needed}"
-            return Record(cell, process, attempt, skipped=short)
-        return Record(cell, process, attempt, failed=str(error))
-    if "skipped" in answer:
-        return Record(cell, process, attempt, skipped=answer["skipped"])
-    bursts = tuple(Burst(*each) for each in answer["bursts"])
+            needed = f"the cell needs about {in_gib(cell.needed_bytes())}"
+            return record(skipped=f"{error}, as Linux does where memory is short; {needed}")
+        return record(failed=str(error))
+    if trainers:
+        return record(peaks={name: int(each["peak_bytes"]) for name, each in zip(trainers, answers, strict=True)})
+    bursts = tuple(Burst(*each) for each in answers[0]["bursts"])
     noisy = stopwatch.spread(bursts) > preset.spread
-    return Record(cell, process, attempt, bursts, absent=tuple(answer["absent"]), noisy=noisy)
+    return record(bursts=bursts, absent=tuple(answers[0]["absent"]), noisy=noisy)

@@ -1,15 +1,13 @@
 """Which (N, L) to deploy on this device: quality from the rows of a study, speed measured here and now.
 
 Every network of the rows is built again with random weights and called as it would be deployed, at every exit whose
-held-out loss the rows hold; the best loss within the latency wins. What the paper leaves to every deployment (its
-claim operating-point: the best (N, L) depends on scale and hardware) is so answered where the question arises.
+held-out loss the rows hold; the best loss within the latency wins.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,9 +67,18 @@ class Candidate(NamedTuple):
         role = "" if self.role == "main" else f" ({self.role})"
         return f"{self.trainer}{role} {self.unique_layers}N×{self.max_loops}L at L = {self.loops}"
 
+    @property
+    def taken(self) -> str:
+        """The time of a sample, for people."""
+        return f"{self.seconds * 1e3:.3g} ms{', a noisy timing' if self.noisy else ''}"
 
-@dataclass(frozen=True)
-class Choice:
+    def __str__(self) -> str:
+        loss = self.loss
+        over = f"[{loss.low:.4g}, {loss.high:.4g}] over {loss.n} seeds" if loss.n > 1 else "over one seed, no interval"
+        return f"{self.name}: loss {loss.estimate:.4g} {over}, {self.taken}"
+
+
+class Choice(NamedTuple):
     """The best candidate within the latency and the next best, if any, and the fastest of all."""
 
     best: Candidate | None
@@ -86,8 +93,7 @@ class Choice:
         """
         if self.best is None or self.runner_up is None:
             return None
-        sides = pd.Series(self.runner_up.losses), pd.Series(self.best.losses)
-        pairs = pair_by_seed(*sides, allow_lone=True)
+        pairs = pair_by_seed(pd.Series(self.runner_up.losses), pd.Series(self.best.losses), allow_lone=True)
         if len(pairs.seeds) < 2 or min(*pairs.numerator, *pairs.denominator) <= 0:
             return None
         return paired_interval(log_ratio(pairs.numerator, pairs.denominator))
@@ -95,8 +101,7 @@ class Choice:
     @property
     def told_apart(self) -> bool:
         """Whether the interval of the difference lies above zero."""
-        difference = self.difference
-        return difference is not None and difference.low > 0
+        return self.difference is not None and self.difference.low > 0
 
 
 def choose(candidates: Sequence[Candidate], latency: float) -> Choice:
@@ -108,10 +113,8 @@ def choose(candidates: Sequence[Candidate], latency: float) -> Choice:
         raise ValueError(f"latency must be above 0 and finite, given {latency * 1e3:g} ms")
     if not candidates:
         raise ValueError("the rows hold no network with a finite held-out loss that can be timed")
-    fits = sorted(
-        (each for each in candidates if each.seconds <= latency), key=lambda it: (it.loss.estimate, it.seconds)
-    )
-    best, runner_up = [*fits, None, None][:2]
+    fits = [each for each in candidates if each.seconds <= latency]
+    best, runner_up, *_ = [*sorted(fits, key=lambda it: (it.loss.estimate, it.seconds)), None, None]
     return Choice(best, runner_up, min(candidates, key=lambda it: it.seconds))
 
 
@@ -120,25 +123,25 @@ def worlds(rows: pd.DataFrame, part: str = "") -> list[str]:
 
     Raises ValueError for rows without losses, and where no world fits.
     """
-    known = sorted(_world_names(_losses(rows)).unique())
+    known = sorted(_losses(rows)["called"].unique())
     fits = [name for name in known if name == part] or [name for name in known if part in name]
     if not fits:
-        quoted = ", ".join(f"--world {name!r}" for name in known)
-        raise ValueError(f"0 worlds fit {part!r}; the rows hold {quoted}")
+        raise ValueError(f"0 worlds fit {part!r}; the rows hold {_options(known)}")
     return fits
 
 
 def _losses(rows: pd.DataFrame) -> pd.DataFrame:
+    """The held-out losses, and by `called` of which world they are."""
     losses = rows[rows["metric"] == "heldout_loss"]
     if "stratum" in losses:
         losses = losses[losses["stratum"].isna()]
     if losses.empty:
         raise ValueError("the rows hold no heldout_loss; give the rows of depth_grid or extrapolation")
-    return losses
+    return losses.assign(called=losses["task"] + " " + losses["world" if "world" in losses else "dataset"])
 
 
-def _world_names(losses: pd.DataFrame) -> pd.Series:
-    return losses["task"] + " " + losses["world" if "world" in losses else "dataset"]
+def _options(names: Sequence[str]) -> str:
+    return ", ".join(f"--world {name!r}" for name in names)
 
 
 def quality(rows: pd.DataFrame, world: str = "") -> pd.DataFrame:
@@ -147,21 +150,18 @@ def quality(rows: pd.DataFrame, world: str = "") -> pd.DataFrame:
     losses: by seed. world: "task dataset" of the rows, or a part of it that fits one. What is not finite in every seed
     is left out. Raises ValueError for rows without losses, and for a world that is not there or not the only one.
     """
-    losses = _losses(rows)
     fits = worlds(rows, world)
     if len(fits) != 1:
-        problem = f"{len(fits)} worlds fit {world!r}" if world else f"the rows hold {len(fits)} worlds"
-        quoted = ", ".join(f"--world {name!r}" for name in fits)
-        raise ValueError(f"{problem}, and a loss is comparable within one alone; choose one: {quoted}")
-    names = _world_names(losses)
+        problem = f"the rows hold {len(fits)} worlds, and a loss is comparable within one alone"
+        raise ValueError(f"{problem}; choose one: {_options(fits)}")
+    losses = _losses(rows)
     lines = []
-    for key, its in losses[names == fits[0]].groupby(CANDIDATE):
+    for key, its in losses[losses["called"] == fits[0]].groupby(CANDIDATE):
         by_seed = its.groupby("seed")["value"].mean()
-        if not np.isfinite(by_seed.to_numpy(float)).all():
-            continue
-        known = {**dict(zip(CANDIDATE, key, strict=True)), "run_id": its["run_id"].iloc[0]}
-        lines.append({**known, "losses": by_seed.to_dict()})
-    return pd.DataFrame(lines, columns=[*CANDIDATE, "run_id", "losses"])
+        if np.isfinite(by_seed.to_numpy(float)).all():
+            lines.append((*key, its["run_id"].iloc[0], by_seed.to_dict()))
+    found = pd.DataFrame(lines, columns=[*CANDIDATE, "run_id", "losses"])
+    return found.astype(dict.fromkeys(CANDIDATE[2:], int))
 
 
 def planned_runs(path: Path, rows: pd.DataFrame) -> dict[str, Run]:
@@ -170,15 +170,12 @@ def planned_runs(path: Path, rows: pd.DataFrame) -> dict[str, Run]:
     Raises ValueError where neither knows a run of the rows.
     """
     study, name = str(rows["study"].iloc[0]), str(rows["preset"].iloc[0])
-    presets = []
     beside = path.with_name("provenance.json")
-    if beside.exists():
-        presets = presets_of(publishing.read_commands(beside))
+    presets = presets_of(publishing.read_commands(beside)) if beside.exists() else []
     if name in preset_names(study):
         presets.append(load_preset(study, name))
     runs = {job.run_id: job.run for preset in presets for job in studies.create(study).plan(preset)}
-    unknown = sorted(set(rows["run_id"]) - set(runs))
-    if unknown:
+    if unknown := sorted(set(rows["run_id"]) - set(runs)):
         raise ValueError(
             f"the networks of {len(unknown)} runs of {path} are not known, for example {unknown[0]}: neither "
             f"{beside.name} beside it nor a packaged preset {name!r} of {study} plans them"
@@ -213,15 +210,6 @@ def _raced(group: Sequence[Body], made: speed.Speed, rng: np.random.Generator, r
     return {body: Timing(seconds[name], spreads[name] > NOISY) for name, body in zip(calls, group, strict=True)}
 
 
-def body(run: Run, loops: int, batch: int, precision: str, mode: str) -> Body | None:
-    """What a run's network is asked at one exit; None where its call is not of one length (equilibrium depth)."""
-    made = parts(run)
-    depth = made.trainer.depth
-    if depth not in DEPTHS:
-        return None
-    return Body(run.architecture, depth, made.dataset.spec, made.task.timed, loops, batch, precision, mode)
-
-
 def candidates(
     path: Path,
     rows: pd.DataFrame,
@@ -235,7 +223,7 @@ def candidates(
     precision: str = "fp32",
     mode: str = "eager",
 ) -> list[Candidate]:
-    """Every network and exit of one world of the rows, timed on this device.
+    """Every network and exit of one world of the rows, timed on this device; none whose calls differ in length.
 
     path: the file of the rows. calls: network calls of a sample, of which its seconds are made.
     Raises ValueError as `quality`, `planned_runs` and the backend do, for batch, calls or threads below 1, and for more
@@ -250,12 +238,13 @@ def candidates(
     runs = planned_runs(path, rows[rows["run_id"].isin(table["run_id"])])
     bodies: dict[tuple[Any, ...], Body] = {}
     losses: dict[tuple[Any, ...], Mapping[int, float]] = {}
-    for line in table.itertuples(index=False):
-        key = tuple(getattr(line, name) for name in CANDIDATE[:2])
-        key += tuple(int(getattr(line, name)) for name in CANDIDATE[2:])
-        asked = body(runs[str(line.run_id)], int(line.loops), batch, precision, mode)  # type: ignore[arg-type]
-        if asked is not None:
-            bodies[key], losses[key] = asked, line.losses  # type: ignore[assignment]
+    for *key, run_id, by_seed in table.itertuples(index=False, name=None):
+        run = runs[run_id]
+        made = parts(run)
+        depth, spec = made.trainer.depth, made.dataset.spec
+        if depth in DEPTHS:
+            called = (run.architecture, depth, spec, made.task.timed, key[-1])
+            bodies[tuple(key)], losses[tuple(key)] = Body(*called, batch, precision, mode), by_seed
     timings = measured_seconds(bodies, backend, device, threads) if bodies else {}
     return [
         Candidate(**dict(zip(CANDIDATE, key, strict=True)), losses=losses[key], seconds=calls * seconds, noisy=noisy)
@@ -267,33 +256,14 @@ def answer(choice: Choice, latency: float) -> list[str]:
     """The recommendation in plain words."""
     limit = f"{latency * 1e3:g} ms"
     if choice.best is None:
-        fastest = choice.fastest
-        return [f"nothing fits {limit}: the fastest, {fastest.name}, takes {_taken(fastest)}"]
-    said = [f"deploy {described(choice.best)}"]
+        return [f"nothing fits {limit}: the fastest, {choice.fastest.name}, takes {choice.fastest.taken}"]
     if choice.runner_up is None:
-        return [*said, f"nothing else fits {limit}"]
-    return [*said, f"runner-up: {described(choice.runner_up)}; {compared(choice)}"]
-
-
-def compared(choice: Choice) -> str:
-    """How much higher the runner-up's loss is, where the seeds that both have can tell."""
-    if not choice.told_apart:
-        return "paired by seed the two cannot be told apart"
-    higher = choice.difference
-    mean, low, high = (percent(value) for value in (higher.estimate, higher.low, higher.high))  # type: ignore[union-attr]
-    return f"its loss is {mean:.2f} % higher [{low:.2f}, {high:.2f}], paired by seed"
-
-
-def described(candidate: Candidate) -> str:
-    """One candidate with its loss, interval and time."""
-    loss = candidate.loss
-    seeds = f"{loss.n} seeds" if loss.n > 1 else "one seed, no interval"
-    interval = f" [{loss.low:.4g}, {loss.high:.4g}]" if loss.n > 1 else ""
-    return f"{candidate.name}: loss {loss.estimate:.4g}{interval} over {seeds}, {_taken(candidate)}"
-
-
-def _taken(candidate: Candidate) -> str:
-    return f"{candidate.seconds * 1e3:.3g} ms{', a noisy timing' if candidate.noisy else ''}"
+        return [f"deploy {choice.best}", f"nothing else fits {limit}"]
+    compared, higher = "paired by seed the two cannot be told apart", choice.difference
+    if choice.told_apart and higher is not None:
+        mean, low, high = (percent(value) for value in (higher.estimate, higher.low, higher.high))
+        compared = f"its loss is {mean:.2f} % higher [{low:.2f}, {high:.2f}], paired by seed"
+    return [f"deploy {choice.best}", f"runner-up: {choice.runner_up}; {compared}"]
 
 
 def conditions(*, backend: str, device: str, threads: int, batch: int, calls: int, precision: str, mode: str) -> str:
@@ -307,9 +277,8 @@ def table(candidates: Sequence[Candidate], latency: float) -> Table:
     numbers = "width", "loss", "ms"
     shown = tables.terminal(("network", *numbers, "timing"), numbers=numbers)
     for each in sorted(candidates, key=lambda it: it.loss.estimate):
-        style = "" if each.seconds <= latency else "dim"
         cells = (escape(each.name), str(each.width), f"{each.loss.estimate:.4g}", f"{each.seconds * 1e3:.3g}")
-        shown.add_row(*cells, "noisy" if each.noisy else "", style=style)
+        shown.add_row(*cells, "noisy" if each.noisy else "", style="" if each.seconds <= latency else "dim")
     return shown
 
 
@@ -324,4 +293,4 @@ def in_short(choice: Choice) -> dict[str, Any]:
         bounds = {name: float(getattr(loss, name)) if loss.n > 1 else None for name in ("low", "high")}
         return {**values, "loss": loss.estimate, **bounds, "seeds": loss.n}
 
-    return {name: plain(getattr(choice, name)) for name in ("best", "runner_up", "fastest")}
+    return {name: plain(each) for name, each in choice._asdict().items()}

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from eltbench.accounting import macs, parameters
 from eltbench.evaluation.speed.roofline import Ceilings, Predicted, Shape, predict
-from eltbench.studies.throughput.cells import Cell
+from eltbench.studies.throughput.cells import TRAINED, Cell
 from eltbench.studies.throughput.measuring import Record
 
 COLUMNS: dict[str, pa.DataType] = {
@@ -42,7 +42,7 @@ COLUMNS: dict[str, pa.DataType] = {
 }
 RAW = ("contender", "round", "place", "calls", "seconds")
 
-# (metric, whose time is above, whose below) of each measure; a ratio above 1 is in favour of the second of its name
+# (metric, whose time is above, whose below) of each measure; the first of a network call is predicted, too
 RATIOS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "call": (("throughput_ratio", "unique", "looped"),),
     "self": (("self_ratio", "unique-copy", "unique"),),
@@ -53,12 +53,6 @@ RATIOS: dict[str, tuple[tuple[str, str, str], ...]] = {
 }
 LOWER_IS_BETTER = ("step_time_ratio", "step_time_ratio_to_unique", "peak_memory_ratio")
 TIMES = {"sampler": "sample_seconds", "step": "step_seconds"}
-PREDICTED = {  # measure → whose time is predicted; of two, also their ratio
-    "call": ("unique", "looped"),
-    "self": ("unique-copy", "unique"),
-    "sampler": ("unique", "looped"),
-    "hoisting": ("unhoisted", "looped"),
-}
 
 
 def regime(cell: Cell, cache: int | None) -> str | None:
@@ -81,22 +75,18 @@ def all_rows(ceilings: Ceilings, records: Sequence[Record]) -> list[dict[str, An
     """Every row of the study, without what all rows share (study, preset, versions, time)."""
     rows = list(_of_machine(ceilings))
     for cell in dict.fromkeys(record.cell for record in records):
-        its = [record for record in records if record.cell == cell]
-        rows += _of_cell(cell, ceilings, its)
+        rows += _of_cell(cell, ceilings, [record for record in records if record.cell == cell])
     return rows
 
 
 def timings(records: Iterable[Record]) -> pd.DataFrame:
     """The raw table: every burst of every attempt, by cell (run_id), process and attempt."""
-    names = ["run_id", "process", "attempt", "noisy", "last", *RAW]
-    return pd.DataFrame(
-        [
-            (each.cell.id, each.process, each.attempt, each.noisy, each.last, *burst)
-            for each in records
-            for burst in each.bursts
-        ],
-        columns=names,
-    )
+    found = [
+        (each.cell.id, each.process, each.attempt, each.noisy, each.last, *burst)
+        for each in records
+        for burst in each.bursts
+    ]
+    return pd.DataFrame(found, columns=["run_id", "process", "attempt", "noisy", "last", *RAW])
 
 
 def _of_machine(ceilings: Ceilings) -> Iterator[dict[str, Any]]:
@@ -123,51 +113,41 @@ def _of_cell(cell: Cell, ceilings: Ceilings, records: Sequence[Record]) -> Itera
         if record.last:
             attempt = {"seed": record.process, "attempt": record.attempt, "spread": record.spread}
             yield from _of_record({**known, **attempt}, record)
-    yield from _foretold_of_training(cell, known)
-    seconds: dict[str, dict[str, float]] = {"predicted": {}, "roofline": {}}
-    measured = cell.shapes <= set(ceilings.rates.get(cell.precision, {}))  # else some did not fit into memory
-    for name in PREDICTED.get(cell.measure, ()) if measured else ():
-        known_here = {**known, **_shape(cell, name), "role": name, "higher_is_better": False}
-        kernels = _predicted(cell, name, ceilings)
-        for each in kernels:
-            about = {"part": each.kernel.part, "shape": in_words(each.kernel.shape), "bound": each.bound}
-            yield {**known_here, **about, "metric": "predicted_kernel_seconds", "value": each.seconds}
-        seconds["predicted"][name] = sum(each.seconds for each in kernels)
-        seconds["roofline"][name] = sum(each.roofline for each in kernels)
-        for by, its in seconds.items():
-            yield {**known_here, "metric": f"{by}_seconds", "value": its[name]}
-        if cell.measure == "sampler" and name == "looped":
-            loops = [each for each in kernels if each.kernel.looped]
-            alone = {"predicted": sum(each.seconds for each in loops), "roofline": sum(each.roofline for each in loops)}
-            for by, blocks in alone.items():
-                share = blocks / seconds[by][name]
-                yield {**known, "metric": f"{by}_share", "role": "blocks over looped", "value": share}
-    for by, its in seconds.items():
-        if len(its) == 2:
-            above, below = its
-            ratio = {"metric": f"{by}_ratio", "role": f"{below} over {above}", "higher_is_better": True}
-            yield {**known, **ratio, "value": its[above] / its[below]}
-
-
-def _foretold_of_training(cell: Cell, known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What arithmetic alone says of training: steps by their FLOPs, peaks by the bytes that are kept."""
-    if cell.measure not in ("step", "memory"):
+    if cell.measure in TRAINED:  # by arithmetic alone: steps by their FLOPs, peaks by the bytes that are kept
+        size = cell.step_flops if cell.measure == "step" else cell.training_bytes
+        for metric, above, below in RATIOS[cell.measure]:
+            ratio = {"metric": "roofline_ratio", "role": _role(metric, above, below)}
+            yield {**known, **ratio, "value": size(above) / size(below)}
+    if not cell.shapes or not cell.shapes <= set(ceilings.rates.get(cell.precision, {})):  # not in memory
         return
-    size = cell.step_flops if cell.measure == "step" else cell.training_bytes
-    for metric, above, below in RATIOS[cell.measure]:
-        role = _role(metric, above, below)
-        yield {**known, "metric": "roofline_ratio", "role": role, "value": size(above) / size(below)}
+    metric, above, below = RATIOS[cell.measure][0]
+    kernels = {name: _predicted(cell, name, ceilings) for name in (above, below)}
+    about = {name: {**known, **_shape(cell, name), "role": name, "higher_is_better": False} for name in kernels}
+    for name, its in kernels.items():
+        for each in its:
+            kernel = {"part": each.kernel.part, "shape": in_words(each.kernel.shape), "bound": each.bound}
+            yield {**about[name], **kernel, "metric": "predicted_kernel_seconds", "value": each.seconds}
+    for by, term in (("predicted", "seconds"), ("roofline", "roofline")):
+        seconds = {name: sum(getattr(each, term) for each in its) for name, its in kernels.items()}
+        for name, value in seconds.items():
+            yield {**about[name], "metric": f"{by}_seconds", "value": value}
+        ratio = {"metric": f"{by}_ratio", "role": f"{below} over {above}"}
+        yield {**known, **ratio, "value": seconds[above] / seconds[below], "higher_is_better": True}
+        if cell.measure == "sampler":
+            loops = sum(getattr(each, term) for each in kernels["looped"] if each.kernel.looped)
+            share = {"metric": f"{by}_share", "role": "blocks over looped"}
+            yield {**known, **share, "value": loops / seconds["looped"]}
 
 
 def _of_record(known: Mapping[str, Any], record: Record) -> Iterator[dict[str, Any]]:
     cell, noisy = record.cell, record.noisy
+    nothing = {**known, "value": None, "noisy": False}
     if reason := record.skipped or record.failed:
         kind = "skipped" if record.skipped else "failed"
-        yield {**known, "metric": f"{kind}_{cell.measure}", "value": None, "reason": reason, "noisy": False}
+        yield {**nothing, "metric": f"{kind}_{cell.measure}", "reason": reason}
         return
     for name in record.absent:
-        reason = "not installed here"
-        yield {**known, "metric": "speed_over_peer", "role": name, "value": None, "reason": reason, "noisy": False}
+        yield {**nothing, "metric": "speed_over_peer", "role": name, "reason": "not installed here"}
     measured = record.peaks or record.seconds
     metric = "peak_bytes" if record.peaks else TIMES.get(cell.measure, "call_seconds")
     for name, value in measured.items():
@@ -175,26 +155,18 @@ def _of_record(known: Mapping[str, Any], record: Record) -> Iterator[dict[str, A
         yield {**shared, "metric": metric, "value": float(value), "higher_is_better": False}
         if metric == "sample_seconds" and name != "blocks":
             yield {**shared, "metric": "samples_per_second", "value": cell.batch / value, "higher_is_better": True}
-    for name, above, below in ratios(cell, measured):
+    peers = tuple(("speed_over_peer", name, "ours") for name in measured if name != "ours")
+    for name, above, below in RATIOS.get(cell.measure, peers):
         better = None if name == "self_ratio" else name not in LOWER_IS_BETTER
-        value = measured[above] / measured[below]
-        role = _role(name, above, below)
-        yield {**known, "metric": name, "role": role, "value": value, "higher_is_better": better, "noisy": noisy}
-
-
-def ratios(cell: Cell, measured: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    """The ratios of a cell; with peers as many as there are."""
-    if cell.measure == "peers":
-        return [("speed_over_peer", name, "ours") for name in measured if name != "ours"]
-    return list(RATIOS[cell.measure])
+        ratio = {"metric": name, "role": _role(name, above, below), "value": measured[above] / measured[below]}
+        yield {**known, **ratio, "higher_is_better": better, "noisy": noisy}
 
 
 def _role(metric: str, above: str, below: str) -> str:
     """What a ratio compares: a speed is of the second over the first, a time or a size of the first over the second."""
     if metric == "speed_over_peer":
         return above
-    slower = metric in (*LOWER_IS_BETTER, "block_share")
-    return f"{above} over {below}" if slower else f"{below} over {above}"
+    return f"{above} over {below}" if metric in (*LOWER_IS_BETTER, "block_share") else f"{below} over {above}"
 
 
 def in_words(shape: Shape) -> str:
@@ -205,32 +177,23 @@ def in_words(shape: Shape) -> str:
 
 
 def _known(cell: Cell, ceilings: Ceilings) -> dict[str, Any]:
-    timed = cell.measure not in ("step", "memory", "peers")
-    trained = cell.measure in ("step", "memory")
+    trained = cell.measure in TRAINED
+    timed = not trained and cell.measure != "peers"
+    alike = ("measure", "name", "backend", "precision", "unique_layers", "loops", "width", "mode", "tokens")
     return {
+        **{name: getattr(cell, name) for name in alike},
+        **{name: getattr(cell, name) or None for name in ("sampling_steps", "scale", "assumed")},
         "run_id": cell.id,
-        "measure": cell.measure,
-        "name": cell.name,
         "task": "diffusion" if trained else cell.task,
         "dataset": "digits" if trained else None,
-        "backend": cell.backend,
         "device": ceilings.device,
-        "precision": cell.precision,
         "compiled": cell.mode == "compiled",
-        "unique_layers": cell.unique_layers,
         "max_loops": cell.loops,
-        "loops": cell.loops,
         "effective_depth": cell.depth,
-        "width": cell.width,
-        "mode": cell.mode,
         "block": "dit" if trained else cell.block,
-        "tokens": cell.tokens,
         "batch_size": cell.batch,
         "threads": ceilings.threads,
-        "sampling_steps": cell.sampling_steps or None,
         "guidance_scale": cell.guidance_scale if cell.sampling_steps else None,
-        "scale": cell.scale or None,
-        "assumed": cell.assumed or None,
         "regime": regime(cell, ceilings.cache) if timed else None,
         "block_bytes": cell.looped_bytes("looped") if timed else None,
         "unique_bytes": cell.looped_bytes("unique") if timed else None,
@@ -241,26 +204,26 @@ def _known(cell: Cell, ceilings: Ceilings) -> dict[str, Any]:
 
 def _shape(cell: Cell, contender: str) -> dict[str, Any]:
     """What the networks of one cell differ in; nothing for blocks and trainers, whose tasks are not the cell's."""
-    if cell.measure in ("step", "memory", "peers"):
+    if cell.measure in (*TRAINED, "peers"):
         return {}
-    body = cell.body("unique" if contender.startswith("unique") else "looped")
-    flop = None if contender == "unhoisted" else macs(*body[:5])  # which counts the modulation once
+    network = "unique" if contender.startswith("unique") else "looped"
+    body = cell.body(network)
+    counted = None if contender == "unhoisted" else macs(*body[:5])  # which counts the modulation once
     return {
         "unique_layers": body.architecture.unique_layers,
         "max_loops": body.architecture.max_loops,
         "loops": body.loops,
         "params": sum(parameters(*body[:4]).values()),
-        "weight_bytes": cell.weight_bytes("unique" if contender.startswith("unique") else "looped"),
-        "macs": flop,
-        "flops": None if flop is None else 2 * flop,
+        "weight_bytes": cell.weight_bytes(network),
+        "macs": counted,
+        "flops": None if counted is None else 2 * counted,
     }
 
 
 def _predicted(cell: Cell, contender: str, ceilings: Ceilings) -> list[Predicted]:
     """The kernels of one call of the contender, or of all calls of a sampler."""
     body = cell.body("looped" if contender == "unhoisted" else contender)
-    launch = cell.mode in ("eager", "compiled")
-    hoisted = contender != "unhoisted"
+    launch, hoisted = cell.mode in ("eager", "compiled"), contender != "unhoisted"
     kernels = predict(ceilings, *body[:5], cell.items, cell.precision, launch=launch, hoisted=hoisted)
     calls = cell.sampling_steps or 1
     return [each._replace(seconds=calls * each.seconds, roofline=calls * each.roofline) for each in kernels]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,11 +20,9 @@ WHERE = "where the unique layers exceed twice the cache"
 def sentences(rows: pd.DataFrame) -> list[str]:
     """Where looping pays, by width, depth, batch, tokens, precision, block and mode; the control; the loops' share."""
     table = summary(rows)
-    if table.empty:
-        return []
     gone = table.loc[table["metric"].str.startswith(("skipped_", "failed_")), "name"]
     table = table.assign(lacking=table["name"].isin(gone))  # no value in some process
-    return [*_where_it_pays(table), *_controls(table), *_shares(table)]
+    return [*_where_it_pays(table), *_controls_and_shares(table)]
 
 
 def _where_it_pays(table: pd.DataFrame) -> Iterator[str]:
@@ -32,11 +31,13 @@ def _where_it_pays(table: pd.DataFrame) -> Iterator[str]:
         return
     known = calls[calls["cache_bytes"].notna()]
     spilled = known[known["unique_bytes"] > SPILLED * known["cache_bytes"]]
+    why = ""
     if known.empty:
-        yield "nothing can be said of where looping pays: the system does not say how large its cache is"
+        why = "the system does not say how large its cache is"
     elif spilled.empty:
         largest, cache = _mebibytes(known["unique_bytes"].max()), _mebibytes(known["cache_bytes"].iloc[0])
         why = f"no layers ({largest} at most) exceed twice the cache ({cache})"
+    if why:
         yield f"nothing can be said of where looping pays: {why}"
     for place, here in spilled.groupby(PLACE, sort=False):
         width, depth, batch, tokens, precision, block, backend, mode = place
@@ -68,13 +69,13 @@ def _pays(here: pd.DataFrame, cache: float) -> str:
     found = crossings(sizes, ratios)
     more = f"(by more than {100 * (PAYS - 1):.0f} %)"
     if not found:
-        which = "the one block" if len(sizes) == 1 else "every block"
+        every = "the one block" if len(sizes) == 1 else "every block"
         if (here["low"] > PAYS).all():
-            return f"pays {more} at {which} measured"
+            return f"pays {more} at {every} measured"
         if (here["high"] < PAYS).all():
-            return f"does not pay {more} at {which if len(sizes) == 1 else 'any block'} measured"
+            return f"does not pay {more} at {every.replace('every', 'any')} measured"
         seems = "seems to pay" if ratios[0] > PAYS else "does not seem to pay"
-        return f"{seems} {more} at {which} measured, though an interval holds {PAYS:.2f}"
+        return f"{seems} {more} at {every} measured, though an interval holds {PAYS:.2f}"
     if len(found) > 1:
         at = " and ".join(_mebibytes(each.size) for each in found)
         which = "at some blocks and not at others, with no one bound"
@@ -85,31 +86,26 @@ def _pays(here: pd.DataFrame, cache: float) -> str:
     return f"pays {more} {size} ({one.size / cache:.2f} of the last cache, {between})"
 
 
-def _controls(table: pd.DataFrame) -> Iterator[str]:
-    for _, line in table[(table["metric"] == "self_ratio") & table["mean"].notna()].iterrows():
-        holds = line["low"] <= 1 <= line["high"]
-        verdict = "which holds 1, as it should" if holds else "which does not hold 1: no difference of that size counts"
-        said = f"a copy of a network takes {_interval(line)} of that network's time, {verdict}"
-        yield f"control: {_why_not(line) or said} ({line['name']})"
-
-
-def _shares(table: pd.DataFrame) -> Iterator[str]:
-    for _, line in table[(table["metric"] == "block_share") & table["mean"].notna()].iterrows():
-        aim = AIM["cuda" if str(line["device"]).startswith("cuda") else "cpu"]
-        met = "met" if line["low"] >= aim else "missed" if line["high"] < aim else "neither met nor missed for sure"
-        said = f"the bare loops take {_interval(line)} of the whole sampler's time, aim {aim:.2f}: {met}"
-        yield f"{_why_not(line) or said} ({line['name']})"
-
-
-def _why_not(line: pd.Series) -> str:
-    """Why nothing is said of a line; empty where it is quiet and every process gave a value."""
-    why = f"noisy in {line['noisy']} of {line['processes']}" if line["noisy"] else ""
-    why = why or ("without a value in a process" if line["lacking"] else "")
-    return f"nothing can be said of the {str(line['metric']).replace('_', ' ')}: {why}" if why else ""
-
-
-def _interval(line: pd.Series) -> str:
-    return f"{line['mean']:.3f} [{line['low']:.3f}, {line['high']:.3f}]"
+def _controls_and_shares(table: pd.DataFrame) -> Iterator[str]:
+    """What the control and the loops' share of a sampler come to; why nothing, where a process is noisy or missing."""
+    for metric in ("self_ratio", "block_share"):
+        for _, line in table[(table["metric"] == metric) & table["mean"].notna()].iterrows():
+            low, high, name = line["low"], line["high"], metric.replace("_", " ")
+            interval = f"{line['mean']:.3f} [{low:.3f}, {high:.3f}]"
+            aim = AIM["cuda" if str(line["device"]).startswith("cuda") else "cpu"]
+            if line["noisy"]:
+                said = f"nothing can be said of the {name}: noisy in {line['noisy']} of {line['processes']}"
+            elif line["lacking"]:
+                said = f"nothing can be said of the {name}: without a value in a process"
+            elif metric == "self_ratio":
+                holds = "which holds 1, as it should"
+                if not low <= 1 <= high:
+                    holds = "which does not hold 1: no difference of that size counts"
+                said = f"a copy of a network takes {interval} of that network's time, {holds}"
+            else:
+                met = "met" if low >= aim else "missed" if high < aim else "neither met nor missed for sure"
+                said = f"the bare loops take {interval} of the whole sampler's time, aim {aim:.2f}: {met}"
+            yield f"{'control: ' if metric == 'self_ratio' else ''}{said} ({line['name']})"
 
 
 def _mebibytes(size: float) -> str:
@@ -131,9 +127,9 @@ def crossings(sizes: np.ndarray, ratios: np.ndarray) -> list[Crossing]:
     Between two sizes the ratio is taken to be linear in the logarithm of the size.
     """
     found = []
-    for place in range(len(sizes) - 1):
-        (low, high), (before, after) = sizes[place : place + 2], ratios[place : place + 2]
+    measured = list(zip(sizes.tolist(), ratios.tolist(), strict=True))
+    for (low, before), (high, after) in itertools.pairwise(measured):
         if (before > PAYS) != (after > PAYS):
             share = (before - PAYS) / (before - after)
-            found.append(Crossing(float(low * (high / low) ** share), bool(before > PAYS), float(low), float(high)))
+            found.append(Crossing(low * (high / low) ** share, before > PAYS, low, high))
     return found

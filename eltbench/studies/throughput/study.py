@@ -27,9 +27,8 @@ from eltbench.studies.presets import load_table
 from eltbench.studies.throughput import evidence, figure, measuring, sentences, summary, tables
 from eltbench.studies.throughput.cell_groups import Preset, preset_from_table
 from eltbench.studies.throughput.claims import CLAIMS
-from eltbench.studies.throughput.measuring import Report
-from eltbench.studies.throughput.process import ProcessError
 from eltbench.studies.throughput.rows import COLUMNS, all_rows, timings
+from eltbench.studies.throughput.timing_process import ProcessError
 from eltbench.studies.untrained import Made, Prepared, UnmeasuredError, Untrained
 
 if TYPE_CHECKING:
@@ -66,16 +65,18 @@ class Throughput(Untrained):
 
     def prepared(self, options: ThroughputCommand) -> Prepared:
         preset = preset_from_table(*load_table(self.name, options.preset))
-        check_device_name(options.device or preset.device)
-        if options.device and options.device != preset.device:
-            name = f"{preset.name}-{options.device.replace(':', '-')}"
-            preset = replace(preset, device=options.device, name=name)
-        preset = within(preset)
+        device = options.device or preset.device
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+            raise ValueError(f"torch has no device {device!r} that is timed here; give cpu, cuda or cuda:N")
+        if device != preset.device:
+            preset = replace(preset, device=device, name=f"{preset.name}-{device.replace(':', '-')}")
+        if device == "cpu" and preset.threads > (there := processors()):  # more would wait for each other
+            print(f"note: preset {preset.name!r} asks for {preset.threads} threads, here are {there}", file=sys.stderr)
+            preset = replace(preset, threads=there)
         if not options.dry_run:
-            backends.get("torch").check_device(preset.device)
+            backends.get("torch").check_device(device)
         listing = preset.listing() if options.dry_run else None
-        make = partial(made, preset)
-        presets = [asdict(preset)]
+        make, presets = partial(made, preset), [asdict(preset)]
         return Prepared(preset.name, preset.name, make, presets, preset.smoke, listing, replaces=options.force)
 
     def tables(self, rows: pd.DataFrame) -> list[RenderableType]:
@@ -103,8 +104,13 @@ class Throughput(Untrained):
 
 def made(preset: Preset) -> Made:
     """Measure the preset's cells; raises UnmeasuredError without the machine's ceilings."""
+    started = time.monotonic()
+
+    def report(done: int, of: int, what: str) -> None:
+        print(f"[{done}/{of}, {duration(time.monotonic() - started)}] {what}", file=sys.stderr, flush=True)
+
     try:
-        ceilings, records = measuring.measure(preset, teller(time.monotonic()))
+        ceilings, records = measuring.measure(preset, report)
     except ProcessError as error:
         raise UnmeasuredError(f"the machine's ceilings could not be measured: {error}") from None
     failed = {each.cell.id: each.failed for each in records if each.failed}
@@ -114,30 +120,3 @@ def made(preset: Preset) -> Made:
     runs = {"done": done, "cached": [], "failed": failed, "skipped": skipped}
     failures = [f"{each.cell.name}, process {each.process}: {each.failed}" for each in records if each.failed]
     return Made(all_rows(ceilings, records), {"timings": raw}, runs, failures)
-
-
-def check_device_name(device: str) -> None:
-    """Raises ValueError for what is no device of torch's that this study knows, whether it is here or not."""
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ValueError(f"torch has no device {device!r} that is timed here; give cpu, cuda or cuda:N")
-
-
-def within(preset: Preset) -> Preset:
-    """The preset with no more threads than this process has processors, which it says; more would wait for each other.
-
-    On CUDA the threads only launch kernels, and are left as they are.
-    """
-    there = processors()
-    if preset.device != "cpu" or preset.threads <= there:
-        return preset
-    print(f"note: preset {preset.name!r} asks for {preset.threads} threads, here are {there}", file=sys.stderr)
-    return replace(preset, threads=there)
-
-
-def teller(started: float) -> Report:
-    """One line of progress on stderr for each process, with the time since `started` by the monotonic clock."""
-
-    def say(done: int, of: int, what: str) -> None:
-        print(f"[{done}/{of}, {duration(time.monotonic() - started)}] {what}", file=sys.stderr, flush=True)
-
-    return say

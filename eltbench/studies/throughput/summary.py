@@ -15,13 +15,11 @@ SIZES = ["regime", "block_bytes", "unique_bytes", "cache_bytes", "assumed"]
 PAYS = 1.10  # the ratio above which looping is said to pay: that of the claim
 SPILLED = 2  # times the cache that unique layers must exceed: below it a part of them still fits
 UNIT = 2**20
-PREDICTED = {  # metric → what is predicted of it, by the products in their places and by the textbook's roofline
-    **dict.fromkeys(("throughput_ratio", "hoisting_gain", "self_ratio"), "ratio"),
-    **dict.fromkeys(("step_time_ratio", "step_time_ratio_to_unique", "peak_memory_ratio"), "ratio"),
-    "block_share": "share",
-    **dict.fromkeys(("call_seconds", "sample_seconds"), "seconds"),
-}
-BY = ("predicted", "roofline")
+BY = ("predicted", "roofline")  # by products in their places, and by the textbook's roofline
+COLUMNS = [
+    *(*CELL, *DEPTH, *SIZES, "metric", "role", "mean", "low", "high"),
+    *("processes", "noisy", *BY, "achieved", "reason"),
+]
 SHAPE = ("unique_layers", "max_loops", "effective_depth", "width", "batch_size", "tokens")
 WHOLE = (*SHAPE, "sampling_steps", "seed", "threads", "block_bytes", "unique_bytes", "cache_bytes")
 
@@ -29,9 +27,8 @@ WHOLE = (*SHAPE, "sampling_steps", "seed", "threads", "block_bytes", "unique_byt
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per cell, metric and role: geometric mean over processes, its 95 % interval, what was predicted.
 
-    Columns: CELL, DEPTH, metric, role, mean, low, high, processes, noisy (how many were, also after
-    repetition), predicted (seconds or ratio, by products in their places), roofline (by the textbook), achieved
-    (the roofline's over measured seconds: the share of the ceiling), SIZES, reason (why there is no value).
+    Columns: CELL, DEPTH, SIZES, metric, role, mean, low, high, processes, noisy (how many stayed so), predicted and
+    roofline (seconds, ratio or share), achieved (the roofline's over measured seconds), reason (why there is no value).
     """
     lines = []
     measured = whole(rows[rows["measure"] != "ceiling"])
@@ -42,21 +39,19 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     for (run_id, metric, role), its in measured[~foretold].groupby(keys, dropna=False, sort=False):
         first = its.iloc[0]
         known = {name: first[name] for name in (*CELL, *DEPTH, *SIZES)}
-        what = PREDICTED.get(str(metric), "")
-        found = {by: values.get((run_id, f"{by}_{what}", role), math.nan) for by in BY}
+        kind = "seconds" if str(metric).endswith("_seconds") else "share" if metric == "block_share" else "ratio"
+        found = {by: values.get((run_id, f"{by}_{kind}", role), math.nan) for by in BY}
         line = {**known, "metric": metric, "role": role, **spread(its["value"]), "processes": len(its)}
-        achieved = found["roofline"] / line["mean"] if str(metric).endswith("_seconds") else math.nan
+        achieved = found["roofline"] / line["mean"] if kind == "seconds" else math.nan
         reason = next((str(text) for text in its["reason"] if pd.notna(text)), None)
         noisy = int(its["noisy"].fillna(False).astype(bool).sum())
         lines.append({**line, "noisy": noisy, **found, "achieved": achieved, "reason": reason})
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def left_out(table: pd.DataFrame) -> pd.DataFrame:
     """Of a summary the lines without a value: `name`, `metric` (skipped_…, failed_…, or of a peer) and `reason`."""
     names = ["name", "metric", "role", "reason"]
-    if table.empty:
-        return pd.DataFrame(columns=names)
     return table.loc[table["reason"].notna(), names].reset_index(drop=True).astype(object).fillna("")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 from rich.table import Table
@@ -10,10 +11,12 @@ from rich.table import Table
 from eltbench.core import tables
 from eltbench.evaluation.speed.roofline import rate_at
 from eltbench.studies.throughput.rows import RATIOS
-from eltbench.studies.throughput.summary import UNIT
+from eltbench.studies.throughput.summary import BY, UNIT
 
 SHOWN = (*dict.fromkeys(name for its in RATIOS.values() for name, *_ in its), "speed_over_peer")
 HEAD = ("cell", "what", "ratio, interval", "predicted", "roofline", "regime", "block, MiB", "layers, MiB", "remark")
+SIZES = ("block_bytes", "unique_bytes")
+NAMES = ("role", "regime", "reason", *BY, *SIZES)
 NUMBERS = (*HEAD[2:5], *HEAD[6:8])
 
 
@@ -27,14 +30,12 @@ def machine(rows: pd.DataFrame) -> list[str]:
 
     levels = {str(line["role"]): float(line["value"]) for _, line in of("cache_bytes").iterrows()}
     reads = of("read_bytes_per_second").sort_values("bytes")
-    ladder = [(int(size), float(rate)) for size, rate in zip(reads["bytes"], reads["value"], strict=True)]
+    ladder = [(int(size), float(rate)) for size, rate in reads[["bytes", "value"]].to_numpy()]
     halves = [size / 2 for size in levels.values()]
     sizes = [size for size in halves if ladder[0][0] <= size < ladder[-1][0]] + [ladder[-1][0]]
     rates = ", ".join(f"{rate_at(ladder, size) / 1e9:.0f} GB/s of {size / UNIT:.3g} MiB" for size in sizes)
-    peaks = ", ".join(
-        f"{line['value'] / 1e9:.0f} GFLOP/s in {line['precision']}"
-        for _, line in of("peak_flops_per_second").iterrows()
-    )
+    best = of("peak_flops_per_second")[["precision", "value"]].to_numpy()
+    peaks = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {precision}" for precision, rate in best)
     caches = ", ".join(f"{name} {size / UNIT:.3g} MiB" for name, size in levels.items()) or "not told"
     memory, launch = of("memory_bytes")["value"].iloc[0], of("launch_seconds")["value"].iloc[0]
     threads = int(first["threads"])
@@ -58,17 +59,13 @@ def markdown(rows: pd.DataFrame, summary: pd.DataFrame, sentences: Sequence[str]
 
 
 def _lines(summary: pd.DataFrame) -> Iterator[tuple[str, ...]]:
-    if summary.empty:
-        return
     for _, line in summary[summary["metric"].isin(SHOWN) | summary["reason"].notna()].iterrows():
-        missing = pd.isna(line["mean"])
-        interval = "–" if missing else f"{line['mean']:.3f}"
-        if not missing and line["high"] < 1e6:
+        told: dict[str, Any] = {name: "" if pd.isna(line[name]) else line[name] for name in NAMES}
+        interval = "–" if pd.isna(line["mean"]) else f"{line['mean']:.3f}"
+        if line["high"] < 1e6:
             interval += f" [{line['low']:.3f}, {line['high']:.3f}]"
+        what = str(line["metric"]).replace("_", " ") + (told["role"] and f": {told['role']}")
         noisy = f"noisy in {line['noisy']} of {line['processes']}" if line["noisy"] else ""
-        sizes = ("" if pd.isna(line[name]) else f"{line[name] / UNIT:.1f}" for name in ("block_bytes", "unique_bytes"))
-        told = ("" if pd.isna(line[name]) else f"{line[name]:.3f}" for name in ("predicted", "roofline"))
-        what = str(line["metric"]).replace("_", " ") + ("" if pd.isna(line["role"]) else f": {line['role']}")
-        regime = "" if pd.isna(line["regime"]) else str(line["regime"])
-        remark = noisy if pd.isna(line["reason"]) else str(line["reason"])
-        yield str(line["name"]), what, interval, *told, regime, *sizes, remark
+        predicted = ("" if told[name] == "" else f"{told[name]:.3f}" for name in BY)
+        sizes = ("" if told[name] == "" else f"{told[name] / UNIT:.1f}" for name in SIZES)
+        yield str(line["name"]), what, interval, *predicted, str(told["regime"]), *sizes, str(told["reason"]) or noisy

@@ -20,7 +20,7 @@ from eltbench.core import terminal
 from eltbench.studies.presets import load_table
 from eltbench.studies.throughput import measuring, tables
 from eltbench.studies.throughput.cell_groups import preset_from_table
-from eltbench.studies.throughput.process import ProcessError
+from eltbench.studies.throughput.timing_process import ProcessError
 
 FILES = ["claims.json", "figure.pdf", "figure.png", "provenance.json", "rows.parquet", "summary.csv", "timings.parquet"]
 PRESET = """

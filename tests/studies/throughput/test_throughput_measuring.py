@@ -11,7 +11,7 @@ from made_up import GROUP, Paper
 
 from eltbench.studies.throughput import measuring
 from eltbench.studies.throughput.cell_groups import preset_from_table
-from eltbench.studies.throughput.process import ProcessError
+from eltbench.studies.throughput.timing_process import ProcessError
 
 TWO = preset_from_table("made-up", {"processes": 3, "groups": [{**GROUP, "widths": [32, 64]}]})
 FIRST, SECOND = TWO.cells

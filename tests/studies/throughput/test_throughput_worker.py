@@ -20,7 +20,7 @@ from eltbench.evaluation.speed.stopwatch import Burst
 from eltbench.studies.throughput import contenders
 from eltbench.studies.throughput import timing_process as worker
 from eltbench.studies.throughput.cells import Cell
-from eltbench.studies.throughput.process import Nursery, ProcessError
+from eltbench.studies.throughput.timing_process import Nursery, ProcessError
 
 SETTINGS = {"device": "cpu", "threads": 1, "seed": 0, "calls": 10, "burst_seconds": 0.0}
 CALL = Cell("call", 2, 2, 16, 2)
@@ -199,7 +199,7 @@ def test_a_nursery_answers_again_and_again_also_after_an_error():
         with pytest.raises(ProcessError, match="was killed by SIGALRM") as ended:  # however busy it is
             nursery.ask({**message(Cell("call", 2, 2, 16, 2, rounds=10**9)), "limit": 1})
         assert ended.value.killed == signal.SIGALRM
-        process = nursery._child
+        process = nursery.child.process
         assert process.poll() is None
     assert process.poll() is not None
 

@@ -1,10 +1,15 @@
 """GPU-hours follow from parameters, tokens and steps, as a sheet of paper would have them."""
 
-import pytest
+import re
+import subprocess
+import sys
 
-from eltbench.cli import gpu_hours
+import gpu_hours
+import pytest
+from gpu_hours import IMAGENET, Work, lines, of_paper, of_preset
+
+from eltbench import studies
 from eltbench.cli import main as cli
-from eltbench.cli.gpu_hours import IMAGENET, Work, lines, of_paper, of_preset
 from eltbench.execution.step_cost import step_flops
 from eltbench.studies.presets import load_preset
 from eltbench.training.loop import parts
@@ -49,7 +54,7 @@ def test_hours_are_flops_over_what_is_sustained_and_the_last_line_is_their_sum()
 
 def test_a_preset_is_the_sum_of_its_runs():
     preset = load_preset("extrapolation", "smoke")
-    jobs = gpu_hours.studies.create("extrapolation").plan(preset)
+    jobs = studies.create("extrapolation").plan(preset)
     total = sum(step_flops(job.run, parts(job.run)) * job.run.optimisation.steps for job in jobs)
     assert sum(work.training for work in of_preset("extrapolation", "smoke")) == pytest.approx(total)
 
@@ -63,12 +68,22 @@ def test_a_preset_is_the_sum_of_its_runs():
         (["audit", "x", "--tflops", "1"], "unknown preset of audit 'x'"),
     ],
 )
-def test_what_cannot_be_counted_is_refused(capsys, arguments, words):
-    assert cli.main(["gpu-hours", *arguments]) == 2
-    assert words in capsys.readouterr().err
+def test_what_cannot_be_counted_is_refused(arguments, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        gpu_hours.main(arguments)
 
 
-def test_the_command_prints_a_line_a_network(capsys):
-    assert cli.main(["gpu-hours", "--tflops", "400"]) == 0
+def test_the_script_prints_a_line_a_network(capsys):
+    assert gpu_hours.main(["--tflops", "400"]) == 0
     said = capsys.readouterr().out
     assert all(work.model in said for work in of_paper())
+
+
+def test_the_script_runs_by_itself_and_is_no_command(capsys):
+    command = [sys.executable, gpu_hours.__file__, "--tflops", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "error: --tflops: what one GPU sustains must be above 0, given 0" in done.stderr
+    assert cli.main(["gpu-hours", "--tflops", "400"]) == 2
+    assert "gpu-hours" not in cli.USAGE
+    capsys.readouterr()

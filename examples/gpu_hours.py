@@ -1,11 +1,10 @@
-"""GPU-hours of training and sampling: FLOPs in closed form over the FLOP/s that one GPU is said to sustain.
+"""eltbench as a library: GPU-hours of training and sampling, FLOPs in closed form over the FLOP/s that a GPU sustains.
 
-    eltbench gpu-hours --tflops 300                              # the paper's networks, trained as it says
-    eltbench gpu-hours extrapolation digits-gpu --tflops 20      # the runs of a preset
+    python examples/gpu_hours.py --tflops 300                              # the paper's networks, trained as it says
+    python examples/gpu_hours.py extrapolation digits-gpu --tflops 20      # the runs of a preset
 
-What a GPU sustains is asked for, not assumed: of the peak that is printed on it, transformers of this size commonly
-reach a third to a half. Counted are the products of the network, forward and backward (eltbench.accounting), and
-nothing else: no data, no optimiser, no communication, no measurement of features.
+Of the peak that is printed on a GPU, transformers of this size commonly sustain a third to a half. Counted are the
+products of the network, forward and backward (eltbench.accounting): no data, optimiser, communication or features.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ from rich.console import Console
 
 from eltbench import accounting, studies
 from eltbench.accounting import Depth
-from eltbench.cli import command_line
-from eltbench.core import tables
+from eltbench.core import tables, terminal
 from eltbench.core.config import Architecture
 from eltbench.execution.step_cost import step_flops
 from eltbench.studies.audit.paper.conventions import Setting
@@ -133,9 +131,13 @@ class HoursCommand:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit code."""
-    asked = command_line.read(HoursCommand, "eltbench gpu-hours", arguments)
+    asked = tyro.cli(HoursCommand, prog="gpu_hours.py", args=arguments)
     if asked.study and not asked.preset:
         raise ValueError(f"name a preset of {asked.study} too")
     shown = lines(list(of_preset(asked.study, asked.preset) if asked.study else of_paper()), asked.tflops)
     Console(width=None if sys.stdout.isatty() else 160).print(tables.terminal(HEAD, shown, HEAD[2:]))
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(terminal.answer(main))
