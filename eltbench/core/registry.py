@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass
-from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
 from eltbench.core.validation import build, unknown
@@ -161,9 +160,22 @@ class Registry(Generic[T]):
     def _read_plugins(self, unless: str | None = None) -> None:
         if self._plugins_read or unless in self._entries:
             return
+        from importlib.metadata import entry_points  # takes as long to load as all else that naming a class needs
+
         self._plugins_read = True
         for point in entry_points(group=self.group):
             self._add(point.name, point.value)
+
+
+def lazy(room: str, module: str, *names: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a room (its `__name__`) whose `names` are loaded from its `module` when first used."""
+
+    def load(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {room!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{room}.{module}"), name)
+
+    return load
 
 
 def home(cls: type) -> str:
