@@ -1,11 +1,86 @@
-"""The other end of a worker process: it is told lines on stdin, and ends when its sender does."""
+"""Processes that this package starts: both ends of a pipe of JSON lines.
+
+The sender holds stdin open for the child's lifetime. When it closes, however the sender died, the child ends at once.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import signal
+import subprocess
+import sys
 import threading
+import traceback
+from collections.abc import Callable, Mapping
+from typing import IO, Any, NoReturn
+
+from eltbench.core.registry import allow_named, allowed
 
 ORPHANED = 3  # exit code when the sender is gone
+Emit = Callable[[Mapping[str, Any]], None]
+
+
+def start(
+    module: str,
+    threads: int,
+    errors: int | IO[bytes] = subprocess.DEVNULL,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """A process of a module, with pipes on stdin and stdout, whose numerical libraries have so many threads."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env={**os.environ, **thread_environment(threads), **(environment or {})},
+    )
+
+
+def send(child: subprocess.Popen[bytes], message: Mapping[str, Any]) -> None:
+    """Send a line to a process, with the classes that this one allows; one that has ended is left to the reader."""
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.write(json.dumps({"allowed": allowed(), **message}).encode() + b"\n")
+        child.stdin.flush()
+
+
+def serve(act: Callable[[Any, Emit], None]) -> NoReturn:
+    """Call `act` with the sender's message and a function that answers it, then end this process.
+
+    Answers are JSON lines on stdout; what libraries print there goes to stderr. What `act` raises is answered as
+    {"error": …}. The exit code is 1 after an answer with "error", ORPHANED where the sender is gone, else 0.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sender hears Ctrl-C too, and ends this process
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    line = told()
+    if line is None:
+        os._exit(ORPHANED)
+    end_with_sender()
+    failed = False
+
+    def emit(answer: Mapping[str, Any]) -> None:
+        nonlocal failed
+        failed |= "error" in answer
+        answers.write(json.dumps(answer) + "\n")
+
+    try:
+        message = json.loads(line)
+        allow_named(message["allowed"])
+        act(message, emit)
+    except Exception as error:
+        traceback.print_exc()
+        emit({"error": in_words(error)})
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(failed))  # torch takes a second to be taken down, for nothing: files are whole and locks are freed
+
+
+def in_words(error: Exception) -> str:
+    """The kind and message of an error on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def told() -> bytes | None:

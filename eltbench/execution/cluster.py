@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import eltbench
 from eltbench.core.atomic import expanded
+from eltbench.core.child import in_words
 from eltbench.core.durations import duration
 from eltbench.core.registry import allow_named, allowed
 from eltbench.core.validation import build, unknown
@@ -35,7 +36,6 @@ from eltbench.execution import gpus
 from eltbench.execution.processes import Children, End, Group
 from eltbench.execution.progress import Reporter
 from eltbench.execution.store import RunStore
-from eltbench.execution.worker import in_words
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -216,22 +216,14 @@ class Made(NamedTuple):
     warnings: list[str]
 
 
-class Notes:
+class Notes(Reporter):
     """Keeps a worker's warnings; where it stands is not sent over the network."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
 
-    def begin(self, runs: int, cached: int) -> None: ...
-
-    def phase(self, run_id: str, name: str, text: str, fraction: float | None) -> None: ...
-
     def warn(self, text: str) -> None:
         self.warnings.append(text)
-
-    def finished(self, run_id: str, line: str) -> None: ...
-
-    def end(self) -> None: ...
 
 
 def make_there(group: Group, mark: str, version: str, named: Sequence[str] = ()) -> Made:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,8 +14,7 @@ from typing import IO, Any
 
 from filelock import Timeout
 
-from eltbench.core.child import thread_environment
-from eltbench.core.registry import allowed
+from eltbench.core import child
 from eltbench.execution.progress import Reporter
 from eltbench.execution.store import RunStore
 from eltbench.training.job import Job
@@ -64,15 +61,16 @@ class Children:
         why: str | None
         with tempfile.TemporaryFile() as errors:
             try:
-                child = self._start(group[0][0].run.threads, errors)
+                process = self._start(group[0][0].run.threads, errors)
             except OSError as error:
                 why = f"no process could be started: {error}"
             else:
-                if child is None:
+                if process is None:
                     return
-                said = self._listen(child, self._message(group), at_work, tell)
-                code = child.wait()
-                self._running.discard(child)
+                child.send(process, {"store": str(self.store.root.resolve()), "make": [_asked(jobs) for jobs in group]})
+                said = self._listen(process, at_work, tell)
+                code = process.wait()
+                self._running.discard(process)
                 why = said or self._silent_end(at_work, code, errors)
         if why is not None:
             with self._talking:
@@ -82,8 +80,8 @@ class Children:
     def pause(self) -> None:
         """Let what runs save a checkpoint and end, taking no lock, as a signal handler must; it must end in time."""
         self._ended = True
-        for child in list(self._running):
-            child.terminate()
+        for process in list(self._running):
+            process.terminate()
         late = threading.Timer(PATIENCE, self.kill)
         late.daemon = True
         late.start()
@@ -91,60 +89,34 @@ class Children:
     def kill(self) -> None:
         """Kill what runs, taking no lock, as a signal handler must; `end` waits for it afterwards."""
         self._ended = True
-        for child in list(self._running):
-            child.kill()
+        for process in list(self._running):
+            process.kill()
 
     def end(self) -> None:
         """Kill what still runs and start nothing more; killing is safe, since every file appears whole."""
         with self._starting:
-            self._ended = True
-        for child in list(self._running):
-            child.kill()
-            child.wait()
+            self.kill()
+        for process in list(self._running):
+            process.wait()
 
     def _start(self, threads: int, errors: IO[bytes]) -> subprocess.Popen[bytes] | None:
         with self._starting:
             if self._ended:
                 return None
-            child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "eltbench.execution.worker"],
-                stdin=subprocess.PIPE,  # kept open for the child's lifetime; no other child inherits it
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={**os.environ, **thread_environment(threads), **self.environment},
-            )
-            self._running.add(child)
+            process = child.start("eltbench.execution.worker", threads, errors, self.environment)
+            self._running.add(process)
             if self._ended:  # interrupted while it started
-                child.kill()
-            return child
-
-    def _message(self, group: Group) -> bytes:
-        """The line that a worker is told (see eltbench.execution.worker)."""
-        make = [
-            {
-                "run": jobs[0].run.to_dict(),
-                "measurements": [
-                    {"study": job.study, "version": job.version, "settings": dict(job.settings)}
-                    for job in jobs
-                    if job.study
-                ],
-            }
-            for jobs in group
-        ]
-        message = {"allowed": allowed(), "store": str(self.store.root.resolve()), "make": make}
-        return json.dumps(message).encode() + b"\n"
+                process.kill()
+            return process
 
     def _listen(
-        self, child: subprocess.Popen[bytes], message: bytes, at_work: dict[str, Job], tell: Callable[[End], None]
+        self, process: subprocess.Popen[bytes], at_work: dict[str, Job], tell: Callable[[End], None]
     ) -> str | None:
-        """Send the message and pass events on; a run that ends is no longer `at_work`. Gives an error of all runs."""
-        assert child.stdin is not None
-        assert child.stdout is not None
+        """Pass events on; a run that ends is no longer `at_work`. Gives an error of all runs."""
+        assert process.stdin is not None
+        assert process.stdout is not None
         error = None
-        with contextlib.suppress(BrokenPipeError):
-            child.stdin.write(message)
-            child.stdin.flush()
-        for line in child.stdout:
+        for line in process.stdout:
             if not line.endswith(b"\n"):
                 break  # killed in the middle of a word
             event = json.loads(line)
@@ -154,12 +126,13 @@ class Children:
                 elif "warning" in event:
                     self.progress.warn(event["warning"])
                 elif "phase" in event:
-                    self.progress.phase(event["run"], at_work[event["run"]].name, *_doing(event))
+                    name = at_work[event["run"]].name
+                    self.progress.phase(event["run"], name, event["phase"], event["fraction"])
                 else:
                     tell(_end(at_work.pop(event["run"]), event))
-        child.stdout.close()
+        process.stdout.close()
         with contextlib.suppress(BrokenPipeError):
-            child.stdin.close()
+            process.stdin.close()
         return error
 
     def _silent_end(self, run_ids: Iterable[str], code: int, errors: IO[bytes]) -> str | None:
@@ -176,19 +149,15 @@ class Children:
         return f"process {how}{tail}"
 
 
+def _asked(jobs: Sequence[Job]) -> dict[str, Any]:
+    """What a worker is told of the jobs of one run."""
+    measurements = [
+        {"study": job.study, "version": job.version, "settings": dict(job.settings)} for job in jobs if job.study
+    ]
+    return {"run": jobs[0].run.to_dict(), "measurements": measurements}
+
+
 def _end(job: Job, event: dict[str, Any]) -> End:
-    if "error" in event:
-        return End(job, error=event["error"])
-    if "paused" in event:
-        return End(job, paused=event["paused"])
+    if "seconds" not in event:
+        return End(job, error=event.get("error"), paused=event.get("paused"))
     return End(job, event["seconds"], event["trained"], made=event["trained"] or event["measured"] > 0)
-
-
-def _doing(event: dict[str, Any]) -> tuple[str, float | None]:
-    if event["phase"] == "train":
-        return f"training, step {event['step']} of {event['steps']}", event["step"] / event["steps"]
-    if event["phase"] == "resume":
-        return f"resumes from step {event['step']}", event["step"] / event["steps"]
-    if event["phase"] == "measure":
-        return f"measuring for {event['study']}", None
-    return "waiting for another process that makes this run", None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -12,8 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from eltbench.core.validation import printable
 
 
-class Reporter(Protocol):
-    """What a sweep says; called from one thread at a time."""
+class Reporter:
+    """What a sweep says, here to nobody; called from one thread at a time."""
 
     def begin(self, runs: int, cached: int) -> None:
         """`runs` are to be made, `cached` are there already."""
@@ -31,7 +30,7 @@ class Reporter(Protocol):
         """The sweep is over or was interrupted."""
 
 
-class Lines:
+class Lines(Reporter):
     """Plain lines on stderr, for logs and pipes."""
 
     def begin(self, runs: int, cached: int) -> None:
@@ -47,14 +46,12 @@ class Lines:
     def finished(self, run_id: str, line: str) -> None:
         self._say(line)
 
-    def end(self) -> None: ...
-
     def _say(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # nobody may listen any more, which ends no training
             print(printable(text), file=sys.stderr, flush=True)  # parts of it may come from a stranger's cache
 
 
-class Live:
+class Live(Reporter):
     """Bars on a terminal: one for every run at work, finished runs as lines above them."""
 
     def __init__(self, console: Console) -> None:

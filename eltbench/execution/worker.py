@@ -1,24 +1,18 @@
 """One run, or seeds trained together, in a process of its own: `python -m eltbench.execution.worker`.
 
-A JSON line on stdin says what: {"allowed": what the sender allows, "store": folder of the run cache, "make":
-[{"run": …, "measurements": [{"study": …, "version": …, "settings": {…}}, …]}, …]}. The sender keeps stdin open; when it
-closes, however the sender died, this process ends at once. Events leave as JSON lines on stdout, each with "run", the
-run's id: {"phase": "wait"}, {"phase": "resume", "step": s, "steps": n}, {"phase": "train", "step": s, "steps": n},
-{"phase": "measure", "study": …}, {"warning": …}, and as each run's last {"done": true, "trained": …, "measured": …,
-"seconds": …}, {"paused": step} or {"error": …}; an error without "run" is that of all runs that have not ended. The
-exit code is 1 if there was an error, else 0.
+The message (see `core.child`) is {"store": folder of the run cache, "make": [{"run": …, "measurements": [{"study": …,
+"version": …, "settings": {…}}, …]}, …]}. Answers have "run", the run's id: {"phase": words, "fraction": done or null},
+{"warning": …}, and as each run's last {"trained": …, "measured": …, "seconds": …}, {"paused": step} or {"error": …}; an
+error without "run" is that of all runs that have not ended.
 
-SIGTERM ends this process: at once, but during the training of a run on one device, which it pauses. The step at work is
-finished, a checkpoint saved, and nothing more begun.
+SIGTERM ends this process at once, except while it trains on one device: then the step is finished, a checkpoint saved,
+and nothing more begun.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -29,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from filelock import Timeout
 
 from eltbench import backends
-from eltbench.core.child import ORPHANED, end_with_sender, told
+from eltbench.core import child
+from eltbench.core.child import Emit, in_words
 from eltbench.core.config import Run, run_from_dict
-from eltbench.core.registry import allow_named
 from eltbench.execution.store import WEIGHTS, RunStore
 from eltbench.training.job import Job
 
@@ -39,7 +33,6 @@ if TYPE_CHECKING:
     from eltbench.training.model import Model
 
 REPORT_EVERY = 0.5  # seconds between two events of one phase
-Emit = Callable[[Mapping[str, Any]], None]
 
 
 def work(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> None:
@@ -61,17 +54,13 @@ def work(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> None:
         if free and not _make(free, store, emit):
             return
     for jobs in held:
-        emit({"run": jobs[0].run_id, "phase": "wait"})
+        emit(_phase(jobs[0].run_id, "waiting for another process that makes this run"))
         with store.lock(jobs[0].run_id):
             _make([jobs], store, emit)
 
 
 class Paused(Exception):  # noqa: N818, it is no error
-    """A training that was told to end, and left the checkpoint of this step."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"paused at step {step}")
-        self.step = step
+    """A training that was told to end, and left the checkpoint of the step that is its argument."""
 
 
 def _make(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> bool:
@@ -101,7 +90,7 @@ def _make(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> bool:
                     _measure(missing, store, emit)
         except Paused as paused:
             store.forgive(run_id)
-            emit({"run": run_id, "paused": paused.step})
+            emit({"run": run_id, "paused": paused.args[0]})
         except Exception as error:
             store.fail(run_id, traceback.format_exc())
             traceback.print_exc()
@@ -109,8 +98,7 @@ def _make(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> bool:
         else:
             store.forgive(run_id)
             seconds = round(share + time.monotonic() - started, 3)
-            trained = run_id in to_train
-            emit({"run": run_id, "done": True, "trained": trained, "measured": len(missing), "seconds": seconds})
+            emit({"run": run_id, "trained": run_id in to_train, "measured": len(missing), "seconds": seconds})
     return not any(isinstance(error, Paused) for error in errors.values())
 
 
@@ -120,9 +108,10 @@ def _train(runs: Mapping[str, Run], store: RunStore, emit: Emit) -> dict[str, Ex
 
     def report(run: Run, step: int, steps: int) -> None:
         if time.monotonic() - reported.get(run, -REPORT_EVERY) >= REPORT_EVERY or step == steps:
-            phase = "resume" if resumed[ids[run]] and run not in reported else "train"
+            resumes = resumed[ids[run]] and run not in reported
             reported[run] = time.monotonic()
-            emit({"run": ids[run], "phase": phase, "step": step, "steps": steps})
+            words = f"resumes from step {step}" if resumes else f"training, step {step} of {steps}"
+            emit(_phase(ids[run], words, step / steps))
 
     ids = {run: run_id for run_id, run in runs.items()}
     errors: dict[str, Exception] = {}
@@ -177,7 +166,7 @@ def _measure(jobs: list[Job], store: RunStore, emit: Emit) -> None:
     failed: list[Exception] = []
     for job in jobs:
         assert job.study is not None
-        emit({"run": run_id, "phase": "measure", "study": job.study})
+        emit(_phase(run_id, f"measuring for {job.study}"))
         study = studies.create(job.study)
         measured = study.measure(model, run, dict(job.settings))
         path, incomplete = (
@@ -207,46 +196,14 @@ def _costs(model: Model) -> Callable[[int | None], dict[str, int]]:
     return lambda loops: fixed if loops is None else {**fixed, "macs": accounting.macs(*shape, loops)}
 
 
+def _phase(run_id: str, words: str, fraction: float | None = None) -> dict[str, Any]:
+    return {"run": run_id, "phase": words, "fraction": fraction}
+
+
 def _jobs(asked: Mapping[str, Any]) -> list[Job]:
     run = run_from_dict(asked["run"])
-    return [Job(run, each["study"], each["settings"], version=each["version"]) for each in asked["measurements"]] or [
-        Job(run)
-    ]
-
-
-def main() -> int:
-    """Read what to make, make it, and say how it went; returns the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sender hears Ctrl-C too, and ends this process
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)  # what libraries print to stdout must not fall between the events
-    failed = False
-
-    def emit(event: Mapping[str, Any]) -> None:
-        nonlocal failed
-        failed |= "error" in event
-        events.write(json.dumps(event) + "\n")
-
-    line = told()
-    if line is None:
-        return ORPHANED
-    end_with_sender()
-    try:
-        message = json.loads(line)
-        allow_named(message["allowed"])
-        work([_jobs(asked) for asked in message["make"]], RunStore(Path(message["store"])), emit)
-    except Exception as error:
-        traceback.print_exc()
-        emit({"error": in_words(error)})
-    return int(failed)
-
-
-def in_words(error: Exception) -> str:
-    """The kind and message of an error on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return [Job(run, **measurement) for measurement in asked["measurements"]] or [Job(run)]
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # torch takes a second to be taken down, for nothing: files are whole and locks are freed
+    child.serve(lambda told, emit: work([_jobs(asked) for asked in told["make"]], RunStore(Path(told["store"])), emit))
