@@ -10,13 +10,11 @@ nothing else: no data, no optimiser, no communication, no measurement of feature
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import tyro
-from rich.console import Console
 
 from eltbench import accounting, studies
 from eltbench.accounting import Depth
@@ -137,5 +135,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.study and not asked.preset:
         raise ValueError(f"name a preset of {asked.study} too")
     shown = lines(list(of_preset(asked.study, asked.preset) if asked.study else of_paper()), asked.tflops)
-    Console(width=None if sys.stdout.isatty() else 160).print(tables.terminal(HEAD, shown, HEAD[2:]))
+    tables.console().print(tables.terminal(HEAD, shown, HEAD[2:]))
     return 0

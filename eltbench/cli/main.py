@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from eltbench import __version__
 from eltbench.core import terminal
@@ -40,18 +41,19 @@ HELP = {
 
 COMMANDS = {
     "list": "registered:list_names",
-    "train": "commands:train",
-    "sample": "commands:sample",
+    "train": "commands:Train",
+    "sample": "commands:Sample",
     "study": "commands:study",
-    "compare": "commands:compare",
-    "recommend": "commands:recommend",
-    "report": "commands:report",
+    "compare": "commands:Compare",
+    "recommend": "commands:Recommend",
+    "report": "commands:Report",
     "gpu-hours": "gpu_hours:main",
-    "merge": "runs:merge",
+    "merge": "runs:Merge",
     "runs": "runs:runs",
     "doctor": "commands:doctor",
 }
-"""Where each command is; only that of the command that was given is imported."""
+"""Where each command is: a function of its arguments, or a class of options with `act`. Only the one that was given is
+imported."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,13 +78,14 @@ def _main(given: list[str]) -> int:
     if given[0] not in COMMANDS:
         print(f"error: {unknown('command', given[0], list(COMMANDS))}", file=sys.stderr)
         return 2
-    return _command(given[0])(given[1:])
+    name, *arguments = given
+    module, _, what = COMMANDS[name].partition(":")
+    found: Any = getattr(import_module(f"eltbench.cli.{module}"), what)
+    if isinstance(found, type):
+        from eltbench.cli import command_line
 
-
-def _command(name: str) -> Callable[[list[str]], int]:
-    module, _, function = COMMANDS[name].partition(":")
-    found: Callable[[list[str]], int] = getattr(import_module(f"eltbench.cli.{module}"), function)
-    return found
+        return int(command_line.read(found, f"eltbench {name}", arguments).act())
+    return int(found(arguments))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,12 @@ def check_numbers(cls: type, values: Mapping[str, Any], what: str) -> None:
                 raise ValueError(f"{what}: {name} must be finite, given {value!r}")
 
 
+def require(sound: bool, message: str) -> None:
+    """Raise ValueError with the message unless `sound`."""
+    if not sound:
+        raise ValueError(message)
+
+
 def whole(value: Any) -> bool:
     """Whether a value is a whole number by its type; true and false are not, though Python counts them as integers."""
     return isinstance(value, Integral) and not isinstance(value, bool)

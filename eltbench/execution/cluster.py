@@ -24,14 +24,14 @@ from functools import cached_property
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import eltbench
 from eltbench.core.atomic import expanded
 from eltbench.core.child import in_words
 from eltbench.core.durations import duration
 from eltbench.core.registry import allow_named, allowed
-from eltbench.core.validation import build, unknown
+from eltbench.core.validation import build, require, unknown
 from eltbench.execution import gpus
 from eltbench.execution.processes import Children, End, Group
 from eltbench.execution.progress import Reporter
@@ -75,12 +75,9 @@ class Description:
     wait_minutes: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(unknown("kind of cluster", self.kind, list(KINDS)))
-        if self.jobs < 1:
-            raise ValueError(f"jobs must be at least 1, given {self.jobs}")
-        if not self.wait_minutes > 0:
-            raise ValueError(f"wait_minutes must be above 0, given {self.wait_minutes}")
+        require(self.kind in KINDS, unknown("kind of cluster", self.kind, list(KINDS)))
+        require(self.jobs >= 1, f"jobs must be at least 1, given {self.jobs}")
+        require(self.wait_minutes > 0, f"wait_minutes must be above 0, given {self.wait_minutes}")
 
     def cluster(self) -> Cluster:
         """The cluster, which has submitted nothing yet; ValueError for options that its class refuses, or no TLS."""
@@ -96,10 +93,9 @@ class Description:
             if option not in known:
                 raise ValueError(unknown(f"option of kind {self.kind!r}", option, sorted(known - {"self", "kwargs"})))
         try:
-            asked: Cluster = made(**(self._local() if self.kind == "local" else self._secured()))
+            return cast("Cluster", made(**(self._local() if self.kind == "local" else self._secured())))
         except (TypeError, ValueError, ImportError) as error:
             raise ValueError(f"options of kind {self.kind!r}: {error}") from None
-        return asked
 
     def _local(self) -> dict[str, Any]:
         """The options, by which nothing listens on a network."""
@@ -153,10 +149,10 @@ class Dask:
     """
 
     def __init__(self, scheduler: str, held: ExitStack) -> None:
-        if not scheduler:
-            raise ValueError(
-                "--engine dask: give --scheduler an address such as tcp://HOST:8786, or a cluster file (.toml)"
-            )
+        require(
+            bool(scheduler),
+            "--engine dask: give --scheduler an address such as tcp://HOST:8786, or a cluster file (.toml)",
+        )
         self.distributed = _dask("distributed")
         self.scheduler, self.held = scheduler, held
         self.description = described(expanded(scheduler)) if scheduler.endswith(".toml") else None
@@ -172,14 +168,15 @@ class Dask:
         if self.description is not None:
             cluster = self.held.enter_context(_closed(self.description.cluster()))
             cluster.scale(jobs=self.description.jobs)
-            client: Client = self.held.enter_context(self.distributed.Client(cluster))
-            return client
+            return cast("Client", self.held.enter_context(self.distributed.Client(cluster)))
         try:
-            client = self.held.enter_context(self.distributed.Client(self.scheduler, timeout=ANSWER))
+            client: Client = self.held.enter_context(self.distributed.Client(self.scheduler, timeout=ANSWER))
         except (OSError, ValueError) as error:
             raise ValueError(f"no dask scheduler answers at {self.scheduler!r}: {error}") from None
-        if not client.ncores():
-            raise ValueError(f"the scheduler at {self.scheduler} has no workers; start some: dask worker ADDRESS")
+        require(
+            bool(client.ncores()),
+            f"the scheduler at {self.scheduler} has no workers; start some: dask worker ADDRESS",
+        )
         return client
 
     def make(self, groups: Sequence[Group], store: RunStore, progress: Reporter, tell: Callable[[End], None]) -> None:
@@ -251,21 +248,17 @@ def greeting(mark: str, version: str) -> str:
 
     version: eltbench's, where the sweep is.
     """
+    here, own = os.uname().nodename, eltbench.__version__
     if not Path(mark).exists():
-        return f"{os.uname().nodename} does not see {Path(mark).parent}: give --runs a folder that all machines share"
-    if version != eltbench.__version__:
-        return (
-            f"{os.uname().nodename} has eltbench {eltbench.__version__}, the sweep has {version}: install one version"
-        )
-    return ""
+        return f"{here} does not see {Path(mark).parent}: give --runs a folder that all machines share"
+    return "" if version == own else f"{here} has eltbench {own}, the sweep has {version}: install one version"
 
 
 def refuse_strangers(client: Client, mark: str, version: str) -> None:
     """Raise ValueError where a worker that is there cannot work for this sweep; those that come later say so then."""
     answers = client.run(greeting, mark, version, on_error="return")
     said = {in_words(answer) if isinstance(answer, Exception) else answer for answer in answers.values()} - {""}
-    if said:
-        raise ValueError("the cluster's workers cannot work for this sweep: " + "; ".join(sorted(said)))
+    require(not said, f"the cluster's workers cannot work for this sweep: {'; '.join(sorted(said))}")
 
 
 def exposed(scheduler: str, description: Description | None) -> str:
@@ -287,16 +280,16 @@ def _arrivals(
     while not ended.is_empty():
         if ended.has_ready():
             yield next(ended)
-        elif workers():
+            continue
+        if workers():
             seen = time.monotonic()
-            time.sleep(LOOK)
-        elif time.monotonic() - seen > patience:
+        missed = time.monotonic() - seen
+        if missed > patience:
             return
-        else:
-            if not warned and time.monotonic() - seen > min(60.0, patience / 2):
-                warned = True
-                warn(f"no worker of the cluster is there; {NO_WORKER}")
-            time.sleep(LOOK)
+        if not warned and missed > min(60.0, patience / 2):
+            warned = True
+            warn(f"no worker of the cluster is there; {NO_WORKER}")
+        time.sleep(LOOK)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 from eltbench import accounting
 from eltbench.core.config import Run
 from eltbench.execution import step_cost
-from eltbench.execution.sweep import Durations
+from eltbench.execution.sweep import Durations, side_by_side
 from eltbench.training.job import Job
 from eltbench.training.loop import Parts, parts
 
@@ -30,7 +30,7 @@ class Estimate:
     def seconds(self, run_ids: Collection[str]) -> float:
         """Seconds until these runs are made by `workers` processes at a time; one that is not missing takes none."""
         each = [sum(seconds for run_id, seconds in group.items() if run_id in run_ids) for group in self.groups]
-        return max(sum(each) / self.workers, max(each, default=0.0))
+        return side_by_side(each, self.workers)
 
 
 def estimate(groups: Sequence[Mapping[str, Sequence[Job]]], known: Durations, workers: int) -> Estimate:
@@ -56,8 +56,11 @@ def estimate(groups: Sequence[Mapping[str, Sequence[Job]]], known: Durations, wo
         measuring = training * calls / (steps * step_cost.step_flops(kind, made[kind]))
         return start + measuring + known.to_train(jobs[0].run) * training
 
+    basis = [f"{len(seen)} kinds of run take as long as here before"] if seen else []
+    basis += [f"{len(untimed)} kinds were timed here just now ({step_cost.HOW})"] if untimed else []
+    basis += ["network calls of measurements are added by their FLOPs"] if kinds else []
     expected = [{run_id: left(jobs) for run_id, jobs in group.items()} for group in groups]
-    return Estimate(expected, workers, _basis(len(seen), len(untimed)))
+    return Estimate(expected, workers, "; ".join(basis))
 
 
 def measuring_flops(run: Run, made: Parts, settings: Mapping[str, Any]) -> float:
@@ -80,9 +83,3 @@ def measuring_flops(run: Run, made: Parts, settings: Mapping[str, Any]) -> float
         ]
         flops += min(settings["samples"], heldout) * sum(each)
     return flops
-
-
-def _basis(seen: int, timed: int) -> str:
-    words = [f"{seen} kinds of run take as long as here before"] if seen else []
-    words += [f"{timed} kinds were timed here just now ({step_cost.HOW})"] if timed else []
-    return "; ".join([*words, "network calls of measurements are added by their FLOPs"]) if words else ""

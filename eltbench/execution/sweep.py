@@ -16,8 +16,6 @@ from eltbench.execution.store import RunStore
 from eltbench.training.job import Job
 from eltbench.training.loop import check_vectorised
 
-__all__ = ["Job", "Outcome", "Plan", "plan", "sweep"]
-
 
 @dataclass
 class Outcome:
@@ -44,10 +42,8 @@ def plan(jobs: Sequence[Job], store: RunStore) -> Plan:
     by_run: dict[str, dict[str, Job]] = {}
     for job in jobs:
         by_run.setdefault(job.run_id, {})[f"{job.study}-{job.digest}" if job.study else ""] = job
-    missing = {}
-    for run_id, its in by_run.items():
-        if left := [job for job in its.values() if not store.is_cached(job)]:
-            missing[run_id] = left
+    left = {run_id: [job for job in its.values() if not store.is_cached(job)] for run_id, its in by_run.items()}
+    missing = {run_id: its for run_id, its in left.items() if its}
     return Plan([run_id for run_id in by_run if run_id not in missing], missing)
 
 
@@ -100,16 +96,17 @@ def sweep(
         if end.error is not None:
             outcome.failed[run_id] = end.error
         elif end.paused is not None:  # not made, where nobody interrupted this sweep but someone its process
-            outcome.failed[run_id] = f"its process was told to end: {_paused(end.paused)}"
+            outcome.failed[run_id] = f"its process was told to end: paused at step {end.paused}"
         elif end.made:
             outcome.done += [run_id] if run_id not in outcome.done else []
             durations.add(end.job.run, end.seconds, trained=end.trained)
         else:
             outcome.cached.append(run_id)  # another sweep made it while this one waited
         going = [[its[0].run for its in group.values()] for group in left if group]
-        estimate = durations.expected([run for runs in going for run in runs], min(executor.lanes, max(1, len(going))))
-        number = len(planned.missing) - sum(map(len, going))
-        progress.finished(run_id, _line(end, number, len(planned.missing), estimate))
+        expected = durations.expected([run for runs in going for run in runs], min(executor.lanes, max(1, len(going))))
+        number, of = len(planned.missing) - sum(map(len, going)), len(planned.missing)
+        rest = "" if expected is None or number == of else f", about {duration(expected)} left"
+        progress.finished(run_id, f"[{number}/{of}] {end.job.name}: {_how(end)}{rest}")
 
     try:
         executor.make([list(group.values()) for group in left], store, progress, ended)
@@ -155,37 +152,31 @@ class Durations:
 
     def training(self, run: Run) -> float | None:
         """Seconds that training a run like this one took here, whatever its seed; None where unknown."""
-        seconds = self._known.get((replace(run, seed=0), True))
-        return statistics.fmean(seconds) if seconds else None
+        return self._mean(run, trained=True)
 
-    def mean(self, run: Run) -> float | None:
-        """Seconds that what is left of a run like this one took here, whatever its seed; None where unknown."""
-        seconds = self._known.get((replace(run, seed=0), self.to_train(run)))
+    def _mean(self, run: Run, *, trained: bool) -> float | None:
+        seconds = self._known.get((replace(run, seed=0), trained))
         return statistics.fmean(seconds) if seconds else None
 
     def expected(self, runs: Sequence[Run], workers: int) -> float | None:
         """Seconds until `runs` are made; one of an unknown kind counts as the mean of the known ones, if there are."""
-        known = [seconds for run in runs if (seconds := self.mean(run)) is not None]
-        others = [statistics.fmean(seconds) for seconds in self._known.values()]
-        if not known and not others:
+        means = [self._mean(run, trained=self.to_train(run)) for run in runs]
+        known = [seconds for seconds in means if seconds is not None]
+        known = known or [statistics.fmean(seconds) for seconds in self._known.values()]
+        if not known:
             return None
-        typical = statistics.fmean(known or others)
-        each = [typical if (seconds := self.mean(run)) is None else seconds for run in runs]
-        return max(sum(each) / workers, max(each, default=0.0))
+        typical = statistics.fmean(known)
+        return side_by_side([typical if seconds is None else seconds for seconds in means], workers)
 
 
-def _paused(step: int) -> str:
-    return f"paused at step {step}"
+def side_by_side(seconds: Sequence[float], workers: int) -> float:
+    """Seconds until processes that take so long each have ended, `workers` of them at a time."""
+    return max(sum(seconds) / workers, max(seconds, default=0.0))
 
 
-def _line(end: End, number: int, of: int, left: float | None) -> str:
+def _how(end: End) -> str:
     if end.error is not None:
-        how = f"FAILED: {end.error}"
-    elif end.paused is not None:
-        how = _paused(end.paused)
-    elif end.made:
-        how = duration(end.seconds)
-    else:
-        how = "made by another process"
-    rest = "" if left is None or number == of else f", about {duration(left)} left"
-    return f"[{number}/{of}] {end.job.name}: {how}{rest}"
+        return f"FAILED: {end.error}"
+    if end.paused is not None:
+        return f"paused at step {end.paused}"
+    return duration(end.seconds) if end.made else "made by another process"

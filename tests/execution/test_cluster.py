@@ -15,7 +15,7 @@ from faulty_plugin import STEPS, job, logged, plug_in
 
 from eltbench.evidence import results
 from eltbench.execution import cluster, gpus
-from eltbench.execution.cache_merge import tensors
+from eltbench.execution.cache import tensors
 from eltbench.execution.cluster import Dask, described
 from eltbench.execution.collect import collect
 from eltbench.execution.executors import opened
