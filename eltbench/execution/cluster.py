@@ -7,8 +7,8 @@ checkpoint; what a worker had begun ends with it, since its processes watch the 
 Whoever reaches a scheduler or a worker of dask can run code as its user. So what is asked for here listens on this
 machine alone (kind "local"), or speaks TLS, unless its file says that it need not.
 
-The tasks are submitted as dask's own futures, not through joblib: joblib's dask backend never returns once dask has
-given a task up (joblib 1.6, a task whose workers died too often).
+The tasks are dask's own futures: joblib's dask backend never returns once dask has given a task up (joblib 1.6, a task
+whose workers died too often).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from eltbench.core.durations import duration
 from eltbench.core.registry import allow_named, allowed
 from eltbench.core.validation import build, require, unknown
 from eltbench.execution import gpus
-from eltbench.execution.processes import Children, End, Group
+from eltbench.execution.processes import End, Group, Local, Tell
 from eltbench.execution.progress import Reporter
 from eltbench.execution.store import RunStore
 
@@ -179,7 +179,7 @@ class Dask:
         )
         return client
 
-    def make(self, groups: Sequence[Group], store: RunStore, progress: Reporter, tell: Callable[[End], None]) -> None:
+    def make(self, groups: Sequence[Group], store: RunStore, progress: Reporter, tell: Tell) -> None:
         token = secrets.token_hex(4)
         if self.exposed:
             progress.warn(self.exposed)
@@ -235,11 +235,7 @@ def make_there(group: Group, mark: str, version: str, named: Sequence[str] = ())
     on_gpu = run.device in ("cuda", "gpu")
     pinned: AbstractContextManager[dict[str, str]] = gpus.claimed(run.devices) if on_gpu else nullcontext({})
     with pinned as environment:
-        children = Children(RunStore(Path(mark).parent), notes, environment)
-        try:
-            children.make(group, ends.append)
-        finally:
-            children.end()
+        Local(1, environment).make([group], RunStore(Path(mark).parent), notes, ends.append)
     return Made(ends, notes.warnings)
 
 

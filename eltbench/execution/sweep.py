@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from eltbench.core.atomic import check_writable
 from eltbench.core.config import Run
 from eltbench.core.durations import duration
-from eltbench.execution.executors import Executor, Local
-from eltbench.execution.processes import End
+from eltbench.execution.executors import Executor
+from eltbench.execution.processes import End, Local
 from eltbench.execution.progress import Reporter, reporter
 from eltbench.execution.store import RunStore
 from eltbench.training.job import Job
@@ -106,7 +106,7 @@ def sweep(
         expected = durations.expected([run for runs in going for run in runs], min(executor.lanes, max(1, len(going))))
         number, of = len(planned.missing) - sum(map(len, going)), len(planned.missing)
         rest = "" if expected is None or number == of else f", about {duration(expected)} left"
-        progress.finished(run_id, f"[{number}/{of}] {end.job.name}: {_how(end)}{rest}")
+        progress.finished(run_id, f"[{number}/{of}] {end.job.name}: {end.how}{rest}")
 
     try:
         executor.make([list(group.values()) for group in left], store, progress, ended)
@@ -172,11 +172,3 @@ class Durations:
 def side_by_side(seconds: Sequence[float], workers: int) -> float:
     """Seconds until processes that take so long each have ended, `workers` of them at a time."""
     return max(sum(seconds) / workers, max(seconds, default=0.0))
-
-
-def _how(end: End) -> str:
-    if end.error is not None:
-        return f"FAILED: {end.error}"
-    if end.paused is not None:
-        return f"paused at step {end.paused}"
-    return duration(end.seconds) if end.made else "made by another process"

@@ -59,14 +59,10 @@ def work(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> None:
             _make([jobs], store, emit)
 
 
-class Paused(Exception):  # noqa: N818, it is no error
-    """A training that was told to end, and left the checkpoint of the step that is its argument."""
-
-
 def _make(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> bool:
     """What `work` does with runs whose locks this process holds; False where it was told to end before all was made."""
     started = time.monotonic()
-    errors: dict[str, Exception] = {}
+    stopped: dict[str, Exception | int] = {}  # by what, or at which step
     to_train: dict[str, Run] = {}
     for jobs in runs:
         run, run_id = jobs[0].run, jobs[0].run_id
@@ -75,35 +71,35 @@ def _make(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> bool:
             if store.state(run_id) != "done":
                 to_train[run_id] = run
         except OSError as error:
-            errors[run_id] = error
+            stopped[run_id] = error
     if to_train:
-        errors |= _train(to_train, store, emit)
+        stopped |= _train(to_train, store, emit)
     share = (time.monotonic() - started) / len(runs)
     for jobs in runs:
         run_id, started = jobs[0].run_id, time.monotonic()
+        if isinstance(why := stopped.get(run_id), int):
+            store.forgive(run_id)
+            emit({"run": run_id, "paused": why})
+            continue
         try:
-            if run_id in errors:
-                raise errors[run_id]
+            if why is not None:
+                raise why
             missing = [job for job in jobs if job.study and not store.measured(run_id, job.study, job.digest)]
             if missing:
                 with backends.get(jobs[0].run.backend).threads(jobs[0].run):
                     _measure(missing, store, emit)
-        except Paused as paused:
-            store.forgive(run_id)
-            emit({"run": run_id, "paused": paused.args[0]})
         except Exception as error:
             store.fail(run_id, traceback.format_exc())
-            traceback.print_exc()
             emit({"run": run_id, "error": in_words(error)})
         else:
             store.forgive(run_id)
             seconds = round(share + time.monotonic() - started, 3)
             emit({"run": run_id, "trained": run_id in to_train, "measured": len(missing), "seconds": seconds})
-    return not any(isinstance(error, Paused) for error in errors.values())
+    return not any(isinstance(why, int) for why in stopped.values())
 
 
-def _train(runs: Mapping[str, Run], store: RunStore, emit: Emit) -> dict[str, Exception]:
-    """Train runs by run_id, together if they are several; gives what made a run fail."""
+def _train(runs: Mapping[str, Run], store: RunStore, emit: Emit) -> dict[str, Exception | int]:
+    """Train runs by run_id, together if they are several; gives what made a run fail, or the step where it paused."""
     reported: dict[Run, float] = {}
 
     def report(run: Run, step: int, steps: int) -> None:
@@ -114,7 +110,7 @@ def _train(runs: Mapping[str, Run], store: RunStore, emit: Emit) -> dict[str, Ex
             emit(_phase(ids[run], words, step / steps))
 
     ids = {run: run_id for run_id, run in runs.items()}
-    errors: dict[str, Exception] = {}
+    stopped: dict[str, Exception | int] = {}
     try:
         from eltbench.training import loop as training
 
@@ -127,14 +123,14 @@ def _train(runs: Mapping[str, Run], store: RunStore, emit: Emit) -> dict[str, Ex
         seconds = (time.monotonic() - started) / len(runs)
         for (run_id, run), trainee in zip(runs.items(), trainees, strict=True):
             if trainee.error is not None:
-                errors[run_id] = trainee.error
+                stopped[run_id] = trainee.error
             elif told() and trainee.step < run.optimisation.steps:
-                errors[run_id] = Paused(trainee.step)
+                stopped[run_id] = trainee.step
             else:
                 store.finish(run, run_id, seconds, resumed[run_id], seeds_together=len(runs))
     except Exception as error:
         return dict.fromkeys(runs, error)
-    return errors
+    return stopped
 
 
 @contextlib.contextmanager

@@ -356,9 +356,7 @@ def test_a_run_on_a_gpu_has_one_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv(gpus.VISIBLE, "5,6")
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
     seen = []
-    monkeypatch.setattr(
-        cluster.Children, "make", lambda self, group, tell: seen.append(json.dumps(dict(self.environment)))
-    )
+    monkeypatch.setattr(cluster.Local, "make", lambda self, *arguments: seen.append(json.dumps(dict(self.environment))))
     (tmp_path / "mark").touch()
     asked = job(0)
     for device in ("cuda", "cpu"):
