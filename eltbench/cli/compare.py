@@ -1,8 +1,8 @@
 """What moved between two published result sets: other seeds, another machine, version, backend or preset.
 
-Verdicts and estimates follow from the rows of each set. The two sets of per-seed effects count
-as independent, also where seeds have the same numbers (another backend draws other first weights): the interval of
-their difference is Welch's, widened (Bonferroni) over all that is compared. An effect moved where it excludes zero.
+Verdicts and estimates are computed from the rows of each set. The per-seed effects of the two sets are treated as
+independent, even for equal seeds (another backend draws other weights): the interval of their difference is Welch's,
+widened (Bonferroni) over all comparisons. An effect moved if the interval excludes zero.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ class Compared:
 
     @property
     def verdict_moved(self) -> bool:
-        """Whether both sides have a verdict, and not the same."""
+        """Whether both sides have a verdict and the two differ."""
         return self.first is not None and self.second is not None and self.first.verdict != self.second.verdict
 
 
 def compare(first: str | Path, second: str | Path, *, level: float = 0.95) -> list[Compared]:
     """Every condition that either folder decides, paired by claim, condition, task and dataset, and by backend.
 
-    Where a task and dataset were measured on one backend by each side, the two are paired whatever their names: so are
-    two backends compared. A folder holds claims.json and rows.parquet. Raises ValueError where one is missing or
-    damaged, where the two are of different studies, and for a level outside (0, 1).
+    If each side measured a task and dataset on one backend, the two are paired, so that two backends can be compared.
+    A folder holds claims.json and rows.parquet. Raises ValueError if one is missing or damaged, for two different
+    studies, and for a level outside (0, 1).
     """
     sides = [_sides(expanded(folder)) for folder in (first, second)]
     (name, left), (other, right) = sides
@@ -120,7 +120,7 @@ def _sides(folder: Path) -> tuple[str, dict[tuple[str, str], list[Side]]]:
 
 
 def preliminaries(first: str | Path, second: str | Path) -> list[str]:
-    """What is to be said before the table: how the two were trained differently, and which files do not agree.
+    """The lines above the table: how the two were trained differently, and which files do not agree.
 
     Raises ValueError as `compare` does.
     """

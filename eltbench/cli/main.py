@@ -1,4 +1,4 @@
-"""The command `eltbench`: one word for what is to be done, read here; `USAGE` lists them."""
+"""The command `eltbench`: reads the name of a subcommand and calls it; `USAGE` lists them."""
 
 from __future__ import annotations
 
@@ -52,12 +52,11 @@ COMMANDS = {
     "runs": "runs:runs",
     "doctor": "commands:doctor",
 }
-"""Where each command is: a function of its arguments, or a class of options with `act`. Only the one that was given is
-imported."""
+"""A function of the arguments, or a class of options with `act`, for each command; only the called one is loaded."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code, 2 for what was refused. No traceback for what the user can mend."""
+    """Run one command; returns the exit code, 2 for refused input. Errors that the user can mend show no traceback."""
     return terminal.answer(lambda: _main(list(sys.argv[1:] if arguments is None else arguments)))
 
 

@@ -92,7 +92,7 @@ def main(study: str, arguments: Sequence[str] | None = None) -> int:
 
 
 def execute_untrained(study: Untrained, options: Any) -> int:
-    """What `main` does for a study without runs: its rows are made at once, and replace earlier ones only if forced."""
+    """Run a study that trains nothing: its rows are made at once, and replace earlier ones only with --force."""
     started = time.monotonic()
     asked = study.prepared(options)
     if asked.listing is not None:
@@ -123,7 +123,7 @@ def execute_untrained(study: Untrained, options: Any) -> int:
 
 
 def execute(study_name: str, command: StudyCommand) -> int:
-    """What `main` does once the command line is read; ValueError is for the user, not a defect."""
+    """Run a study of trained models; a ValueError is a message for the user."""
     if torchrun.launched():
         raise ValueError("a study starts its own processes, also for several devices: call it without torchrun")
     started = time.monotonic()
@@ -176,9 +176,8 @@ def execute(study_name: str, command: StudyCommand) -> int:
         if published is not None:
             recipes.refuse_others(study, published, earlier, presets)
         rows = results.merge_published(published, new, jobs, study.cell, command.force)
-        remarks: list[str] = []
+        decisions, remarks = list[claims.Decision](), list[str]()
         if rows.empty:
-            decisions = []
             print("error: no run left any rows", file=sys.stderr)
         else:
             records = map(store.record, sorted({job.run_id for job in jobs}))
@@ -267,7 +266,7 @@ def _commands(path: Path, *, touch: bool) -> list[dict[str, Any]]:
 
 
 def still_told(commands: Sequence[dict[str, Any]], published: set[str]) -> list[dict[str, Any]]:
-    """The commands that made runs, the last one, and those that published runs which no later command speaks of."""
+    """The commands that made runs, the last one, and those that published runs which no later command lists."""
     kept, told = [], set(commands[-1]["runs"]["done"])
     for entry in reversed(commands):
         runs = entry["runs"]
@@ -291,7 +290,7 @@ def _print(
     failures: Sequence[str],
     said: Mapping[str, Any],
 ) -> None:
-    """The claims, what no verdict shows, what failed, and one line of JSON, which also holds what is `said`."""
+    """Print claims, remarks and failures, then one line of JSON, which includes `said`."""
     if decisions:
         tables.console().print(verdicts.table(decisions))
         print(f"intervals cover {study.covers}")

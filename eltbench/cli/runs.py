@@ -1,4 +1,4 @@
-"""What `eltbench runs` and `eltbench merge` do: list, verify and prune the run cache; join what machines have."""
+"""The commands `eltbench runs` (list, verify and prune the run cache) and `eltbench merge`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIZES = ["B", "KiB", "MiB", "GiB", "TiB"]
 
 @contextmanager
 def _plainly() -> Iterator[None]:
-    """What is refused, also by the system, as a message without a traceback that a terminal may show."""
+    """Turn refusals, also of the system, into messages without a traceback and safe for a terminal."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -70,7 +70,7 @@ class Listing:
         return Filter(self.run, *names, self.seeds, self.states, older, newer)
 
     def found(self) -> tuple[RunStore, list[Cached]]:
-        """The cache, and the runs that are meant."""
+        """The cache, and the selected runs."""
         store = RunStore(runs_root(self.runs))
         return store, cache.cached_runs(store, self.wanted)
 
@@ -91,7 +91,7 @@ class Verifying(Listing):
     """set damaged files aside, so that the next command that needs them makes them again"""
 
     def act(self) -> int:
-        """Say which runs are damaged, and what to do."""
+        """Print which runs are damaged, and what to do."""
         store, found = self.found()
         counts = Counter(damaged=0, unused=0, in_work=0)
         for each in found:
@@ -125,7 +125,7 @@ class Pruning(Listing):
     """only say what would be removed"""
 
     def act(self) -> int:
-        """Remove the runs, or say which they would be."""
+        """Remove the runs, or list them in a dry run."""
         if not self.wanted:
             raise ValueError(
                 "prune: name what to remove, for example --states failed partial, --older-than 90d or ids of runs; "
@@ -171,7 +171,7 @@ class Merge:
 
     @_plainly()
     def act(self) -> int:
-        """Merge what the folders hold, which their content says."""
+        """Merge the folders, as results or as run caches."""
         if len({path.resolve() for path in self.origins}) < 2:
             raise ValueError("merge: name two folders or more, each once")
         for path in self.origins:
@@ -211,7 +211,7 @@ def _kind(path: Path) -> str:
 
 
 def _say(text: str) -> None:
-    """Print a line, of which parts may come from a stranger's files."""
+    """Print a line that may hold text from a stranger's files."""
     print(printable(text))
 
 

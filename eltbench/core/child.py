@@ -28,7 +28,7 @@ def start(
     errors: int | IO[bytes] = subprocess.DEVNULL,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """A process of a module, with pipes on stdin and stdout, whose numerical libraries have so many threads."""
+    """A process of a module, with pipes on stdin and stdout, whose numerical libraries use `threads` threads."""
     return subprocess.Popen(
         [sys.executable, "-P", "-m", module],
         stdin=subprocess.PIPE,
@@ -39,7 +39,7 @@ def start(
 
 
 def send(child: subprocess.Popen[bytes], message: Mapping[str, Any]) -> None:
-    """Send a line to a process, with the classes that this one allows; one that has ended is left to the reader."""
+    """Send a message to a process, with the classes that this one allows; a process that has ended is not an error."""
     assert child.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         child.stdin.write(json.dumps({"allowed": allowed(), **message}).encode() + b"\n")
@@ -84,7 +84,7 @@ def in_words(error: Exception) -> str:
 
 
 def told() -> bytes | None:
-    """The line that this process is told, or None where the sender is gone: leave with ORPHANED."""
+    """The next line from the sender, or None where it is gone: leave with ORPHANED."""
     line = b""
     while not line.endswith(b"\n"):  # unbuffered, so that a watching thread sees all that follows
         byte = os.read(0, 1)
@@ -95,7 +95,7 @@ def told() -> bytes | None:
 
 
 def end_with_sender() -> None:
-    """From now on this process ends at once when stdin closes, however the sender died; what it says is dropped."""
+    """End this process as soon as stdin closes, however the sender died; further lines are dropped."""
     threading.Thread(target=_watch, daemon=True).start()
 
 

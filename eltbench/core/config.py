@@ -148,7 +148,7 @@ class Optimisation:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Why what is measured of the averaged weights says little of the training; empty where nothing is odd."""
+        """Reasons why the averaged weights say little of the training; empty for usual settings."""
         found, first = [], min(self.snapshots, default=self.steps)
         if not self.ema_debias and (left := self.ema_decay**first) > FIRST_WEIGHTS:
             found.append(

@@ -34,7 +34,7 @@ def allow(target: str) -> None:
 
 
 def allowed() -> list[str]:
-    """What this process has allowed, to be told to the processes that it starts."""
+    """The names that this process has allowed, for the processes that it starts."""
     return sorted(_allowed)
 
 
@@ -64,12 +64,12 @@ def without_allowed(arguments: Iterable[str], adding: str = "") -> list[str]:
 class Registry(Generic[T]):
     """Maps a name to a class, given directly, as a lazy "module:Class", or by an installed package's entry point.
 
-    A name that is itself "module:Class" needs no registration, but must be allowed (`allow`): names come from files,
-    too, and who wrote those must not choose what is imported here.
+    A name of the form "module:Class" needs no registration, but must be allowed (`allow`): names also come from files,
+    whose authors must not choose what is imported here. It is kept by hand because entry points alone offer neither
+    lazy strings nor this rule.
 
-    base: what its classes must be subclasses of, as "module:Class" so that it is imported with the first of them.
-    `version` belongs to what the class computes, not to its code style: raise it when the same configuration
-    would train or measure something else, so that cached runs of the old behaviour are not mistaken for new ones.
+    base: the base of its classes as "module:Class", imported with the first of them. version: raise it when the same
+    configuration would train or measure something else, so that cached runs are not mistaken for new ones.
     """
 
     def __init__(self, kind: str, plural: str, builtin: dict[str, str] | None = None, base: str = "") -> None:
@@ -94,7 +94,7 @@ class Registry(Generic[T]):
     def get(self, name: str) -> type[T]:
         """The class registered under `name`; raises UnknownNameError with the near miss and the known names.
 
-        Raises it, too, for what cannot be imported, and for what is no class of this registry's kind.
+        Raises it also for a failed import and for a class of another kind.
         """
         self.check(name)
         entry = self._entries.get(name, name)

@@ -1,4 +1,4 @@
-"""What users write, as dataclasses: every name and every type is checked, with what was given and expected."""
+"""Dataclasses from the input of users: every name and type is checked, messages say what was given and expected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run cache as a whole: which runs it holds, which of them are meant, what may go, and caches merged into one."""
+"""The run cache as a whole: list, filter and prune its runs, and merge caches into one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PARTS: Mapping[str, Registry[Any]] = {
 
 @dataclass(frozen=True)
 class Cached:
-    """A run's folder as it was found; `config` is what run.json says, empty where that cannot be read."""
+    """A run's folder as it was found; `config` is the content of run.json, empty where that cannot be read."""
 
     run_id: str
     state: State
@@ -52,7 +52,7 @@ class Cached:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which runs are meant: all of what is named must hold; a filter that names nothing means every run.
+    """Selects runs: every given condition must hold; an empty filter selects every run.
 
     run_ids: whole ids or beginnings. older_than, newer_than: seconds since the newest file of a run was written.
     """
@@ -68,11 +68,11 @@ class Filter:
     newer_than: float | None = None
 
     def __bool__(self) -> bool:
-        """Whether anything is named."""
+        """Whether there is any condition."""
         return self != Filter()
 
     def keeps(self, cached: Cached, now: float) -> bool:
-        """Whether the run is meant; `now` is the time of asking, seconds since 1970."""
+        """Whether the run is selected; `now` is in seconds since 1970."""
         age = now - cached.modified
         return (
             (not self.run_ids or cached.run_id.startswith(self.run_ids))
@@ -87,7 +87,7 @@ class Filter:
 
 
 def cached_runs(store: RunStore, wanted: Filter | None = None, now: float | None = None) -> list[Cached]:
-    """The runs of the cache that a filter means, by id; nothing is changed and no checkpoint read.
+    """The runs that a filter selects, by id; nothing is changed and no checkpoint read.
 
     Raises ValueError for a folder that does not exist, and for a name in the filter that neither a run of the cache
     nor this eltbench knows, with the near miss.
@@ -181,7 +181,7 @@ def _files(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 class Merged(NamedTuple):
-    """What a merge of run caches did: runs by how many origins had them, and unfinished ones, which it left."""
+    """The runs of a merge, how many of them several origins had, and how many unfinished ones were left out."""
 
     runs: int
     duplicates: int
@@ -191,10 +191,9 @@ class Merged(NamedTuple):
 def merge_caches(origins: Sequence[Path], into: Path, dry_run: bool = False) -> Merged:
     """Copy the finished runs of all origins, with what was measured of them, into one cache, which counts as one too.
 
-    Of a run in several of them the record of the first making stands, and keeps those of the others as `also_made`; of
-    a measurement, the one that was made first. Everything is checked before anything is written: raises
-    ContradictionError for other weights or values of one run, ValueError for damage, rows of another schema and a run
-    that a process works on.
+    Of a run that several have, the earliest record is kept, with the others as `also_made`; of a measurement, the
+    earliest rows. Everything is checked before anything is written: raises ContradictionError for other weights or
+    values of one run, ValueError for damage, rows of another schema and a run in work.
     """
     stores = {str(path): RunStore(path) for path in (*origins, *([into] if into.is_dir() else []))}
     unfinished, holders = 0, dict[str, dict[str, Cached]]()
@@ -263,7 +262,7 @@ def _same_weights(run_id: str, *stores: RunStore) -> bool:
 
 
 def tensors(path: Path) -> tuple[dict[str, Any], str]:
-    """What a safetensors file says of its tensors, and the checksum of their bytes.
+    """The header of a safetensors file and the checksum of its tensors.
 
     The library writes the metadata of two equal checkpoints in whatever order, so their files need not be equal.
     """

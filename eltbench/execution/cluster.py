@@ -1,11 +1,11 @@
 """A dask cluster as the place where a sweep's runs are made.
 
-Each run is a task of the cluster, and a process of its own on the machine that takes it, as it is on one machine. All
-machines share the run cache. dask gives the task of a lost worker to another one, which goes on from the run's last
-checkpoint; what a worker had begun ends with it, since its processes watch the pipe that it held.
+Each run is a task of the cluster and a process of its own on the worker's machine; all machines share the run cache.
+dask gives the task of a lost worker to another one, which resumes from the run's last checkpoint. A worker's processes
+end with it, since they watch the pipe that it holds.
 
-Whoever reaches a scheduler or a worker of dask can run code as its user. So what is asked for here listens on this
-machine alone (kind "local"), or speaks TLS, unless its file says that it need not.
+Whoever reaches a scheduler or a worker of dask can run code as its user. So clusters started here listen on this
+machine only (kind "local") or use TLS, unless their file says `insecure`.
 
 The tasks are dask's own futures: joblib's dask backend never returns once dask has given a task up (joblib 1.6, a task
 whose workers died too often).
@@ -143,9 +143,8 @@ def described(path: Path) -> Description:
 class Dask:
     """The workers of a dask cluster; each makes as many runs at a time as it has threads.
 
-    scheduler: an address such as tcp://HOST:8786, or a TOML file that describes a cluster. It is connected to, or asked
-    for, when the first run is to be made, and `held` ends that. Raises ValueError where there is no dask, no address,
-    or a file describes no cluster.
+    scheduler: an address such as tcp://HOST:8786, or a TOML file that describes a cluster. It is opened with
+    the first run, and `held` ends that. Raises ValueError without dask or an address, and for a wrong file.
     """
 
     def __init__(self, scheduler: str, held: ExitStack) -> None:
@@ -207,14 +206,14 @@ class Dask:
 
 
 class Made(NamedTuple):
-    """What a worker tells of a group: how its runs ended, and what the user should know."""
+    """The result of a group: how its runs ended, and warnings for the user."""
 
     ends: list[End]
     warnings: list[str]
 
 
 class Notes(Reporter):
-    """Keeps a worker's warnings; where it stands is not sent over the network."""
+    """Keeps a worker's warnings; progress is not sent over the network."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -224,9 +223,9 @@ class Notes(Reporter):
 
 
 def make_there(group: Group, mark: str, version: str, named: Sequence[str] = ()) -> Made:
-    """What a worker of the cluster does for a group: it runs a process of its own, with GPUs of its own.
+    """Make a group on a worker of the cluster, in a process with GPUs of its own.
 
-    named: what the sweep's process allows (`eltbench.core.registry`).
+    named: the classes that the sweep's process allows (`eltbench.core.registry`).
     """
     if stranger := greeting(mark, version):
         raise ValueError(stranger)
@@ -240,10 +239,7 @@ def make_there(group: Group, mark: str, version: str, named: Sequence[str] = ())
 
 
 def greeting(mark: str, version: str) -> str:
-    """What keeps this process from working for the sweep that left `mark` in its run cache; empty where nothing does.
-
-    version: eltbench's, where the sweep is.
-    """
+    """Why this process cannot work for the sweep that left `mark` in its run cache and has this version; else empty."""
     here, own = os.uname().nodename, eltbench.__version__
     if not Path(mark).exists():
         return f"{here} does not see {Path(mark).parent}: give --runs a folder that all machines share"
@@ -251,14 +247,14 @@ def greeting(mark: str, version: str) -> str:
 
 
 def refuse_strangers(client: Client, mark: str, version: str) -> None:
-    """Raise ValueError where a worker that is there cannot work for this sweep; those that come later say so then."""
+    """Raise ValueError if a present worker cannot work for this sweep; later ones raise it themselves."""
     answers = client.run(greeting, mark, version, on_error="return")
     said = {in_words(answer) if isinstance(answer, Exception) else answer for answer in answers.values()} - {""}
     require(not said, f"the cluster's workers cannot work for this sweep: {'; '.join(sorted(said))}")
 
 
 def exposed(scheduler: str, description: Description | None) -> str:
-    """What the user should know of the connections of a cluster; empty where they are encrypted or of one machine."""
+    """A warning of connections that are not encrypted; empty if they are, or stay on one machine."""
     if description is not None:
         open_ = description.kind != "local" and description.insecure
         return f"connections of the cluster are not encrypted (insecure = true): {CODE}" if open_ else ""
@@ -271,7 +267,7 @@ def exposed(scheduler: str, description: Description | None) -> str:
 def _arrivals(
     ended: Any, workers: Callable[[], Any], patience: float, warn: Callable[[str], None]
 ) -> Iterator[tuple[Any, Any]]:
-    """What ends, as it does, while workers are there; stops where none was for `patience` seconds, and warns before."""
+    """Futures as they end; warns while no worker is there, and stops after `patience` seconds without one."""
     seen, warned = time.monotonic(), False
     while not ended.is_empty():
         if ended.has_ready():

@@ -1,4 +1,4 @@
-"""How long missing runs will take: as long as the same runs took here before, else as timed on this machine now."""
+"""How long missing runs will take: recorded times of known configurations, else timings on this machine now."""
 
 from __future__ import annotations
 
@@ -34,12 +34,11 @@ class Estimate:
 
 
 def estimate(groups: Sequence[Mapping[str, Sequence[Job]]], known: Durations, workers: int) -> Estimate:
-    """What is left of every missing run (grouped by `sweep.grouped`): its training, and the calls that measure it.
+    """The time of every missing run (grouped by `sweep.grouped`): its training, and the network calls that measure it.
 
-    A training takes as long as others that differ in their seed alone took here, else its steps are timed, with as many
-    processes side by side as will train. Network calls of held-out losses and samples are estimated from their FLOPs at
-    the rate of the training; diagnostics and scores are not counted. Seeds that are trained as one program are counted
-    as if each were alone.
+    Known configurations (up to the seed) reuse recorded times; for others, training steps are timed, in as many
+    processes as will train. Held-out losses and samples are estimated from their FLOPs at the rate of training;
+    diagnostics and scores are not counted. Seeds that are trained as one program are counted as if each were alone.
     """
     workers = min(workers, max(1, len(groups)))
     kinds = {replace(jobs[0].run, seed=0): jobs[0].run for group in groups for jobs in group.values()}

@@ -27,7 +27,7 @@ class Executor(Protocol):
 
 @contextmanager
 def opened(engine: Literal["local", "dask"], scheduler: str, workers: int) -> Iterator[Executor]:
-    """The executor of a command line, closed at the end; raises ValueError where it cannot be had."""
+    """The executor of a command line, closed at the end; raises ValueError where it cannot be opened."""
     if engine == "local":
         yield Local(workers)
         return

@@ -34,7 +34,7 @@ Group = Sequence[list[Job]]
 class End:
     """How a run's process ended; `made` is whether it trained or measured anything.
 
-    paused: the step whose checkpoint it left, where it was told to end before it had trained the run.
+    paused: the step of its checkpoint, if it was stopped before the run was trained.
     """
 
     job: Job
@@ -46,7 +46,7 @@ class End:
 
     @property
     def how(self) -> str:
-        """In words."""
+        """The same in words."""
         if self.error is not None:
             return f"FAILED: {self.error}"
         if self.paused is not None:
@@ -98,7 +98,7 @@ class Local:
                         if not key.data.listen(progress, tell):
                             selector.unregister(key.fileobj)
                             running.discard(key.data)
-                            key.data.finish(tell, silently=bool(told))
+                            key.data.finish(tell, stopped=bool(told))
                     if told and time.monotonic() > told[0][1] + PATIENCE:
                         for worker in running:
                             worker.process.kill()
@@ -128,7 +128,7 @@ class Worker:
         child.send(self.process, {"store": str(store.root.resolve()), "make": [_asked(jobs) for jobs in group]})
 
     def listen(self, progress: Reporter, tell: Tell) -> bool:
-        """Pass on what it has said; False where it says no more."""
+        """Pass on new events; False at the end of its output."""
         said = os.read(self.output.fileno(), 65_536)
         *lines, self._rest = (self._rest + said).split(b"\n")
         for event in map(json.loads, lines):
@@ -143,10 +143,10 @@ class Worker:
                 tell(_end(self._at_work.pop(event["run"]), event))
         return bool(said)
 
-    def finish(self, tell: Tell, *, silently: bool) -> None:
-        """Tell of runs that have not ended what their process said of all, or how it ended, unless that is expected."""
+    def finish(self, tell: Tell, *, stopped: bool) -> None:
+        """Report the runs that have not ended, with the error of all or the exit of their process."""
         code = self.process.wait()
-        if not self._error and not silently:
+        if not self._error and not stopped:
             self._errors.seek(0)
             said = self._errors.read().decode(errors="replace").strip()
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -159,7 +159,7 @@ class Worker:
             tell(End(job, error=self._error))
 
     def close(self) -> None:
-        """Wait for its end, and close what led to it."""
+        """Wait for its end and close its files."""
         self.process.wait()
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
@@ -169,7 +169,7 @@ class Worker:
 
 
 def _asked(jobs: Sequence[Job]) -> dict[str, Any]:
-    """What a worker is told of the jobs of one run."""
+    """The part of the message about the jobs of one run."""
     measurements = [
         {"study": job.study, "version": job.version, "settings": dict(job.settings)} for job in jobs if job.study
     ]
@@ -184,7 +184,7 @@ def _end(job: Job, event: Mapping[str, Any]) -> End:
 
 @contextlib.contextmanager
 def interruptible(hear: Callable[[int], None]) -> Iterator[None]:
-    """Within it `hear` is told of Ctrl-C and SIGTERM, in the main thread alone; a signal that is ignored stays so."""
+    """Within it Ctrl-C and SIGTERM call `hear`, in the main thread only; a signal that is ignored stays so."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -198,5 +198,5 @@ def interruptible(hear: Callable[[int], None]) -> Iterator[None]:
 
 
 def interruption(number: int) -> KeyboardInterrupt:
-    """What is raised for a signal."""
+    """The exception for a signal."""
     return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()

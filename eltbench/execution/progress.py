@@ -1,4 +1,4 @@
-"""How a sweep tells people where it stands: a live display on a terminal, one line per finished run elsewhere."""
+"""The progress of a sweep: a live display on a terminal, one line per finished run elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eltbench.core.validation import printable
 
 
 class Reporter:
-    """What a sweep says, here to nobody; called from one thread at a time."""
+    """Receives the progress of a sweep; this one shows nothing."""
 
     def begin(self, runs: int, cached: int) -> None:
         """`runs` are to be made, `cached` are there already."""
@@ -21,7 +21,7 @@ class Reporter:
         """A run moved on: what it does now and, where known, how much of that is done."""
 
     def warn(self, text: str) -> None:
-        """Something was put right that the user should know."""
+        """Something was repaired that the user should know of."""
 
     def finished(self, run_id: str, line: str) -> None:
         """A run ended, well or not."""

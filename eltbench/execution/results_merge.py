@@ -1,8 +1,7 @@
 """Results of several machines in one folder: rows merged, and claims, summary and figure made anew from all of them.
 
-What two origins both have must be the same, or nothing is merged. A wall-clock is never the same twice: of rows whose
-metric ends in `seconds`, and of rows that differ only in where and when they were made, the one that was measured first
-stands, whatever the order of the origins.
+Rows that two origins share must agree, or nothing is merged. Wall-clock times never agree: of rows whose metric ends in
+`seconds`, and of rows that differ only in where and when they were measured, the earliest is kept.
 """
 
 from __future__ import annotations
@@ -60,11 +59,10 @@ class Folder:
 
 
 def read_folders(origins: Sequence[Path], into: Path) -> list[Folder]:
-    """What the origins' folders of results come to, `into` among them where it holds rows; writes nothing.
+    """The merged folders of all origins, with `into` among them if it holds rows; writes nothing.
 
-    Where a merge into the target did not end, this goes on with it. Raises ContradictionError, which names both
-    origins, for other values of one row and for two versions of one model; ValueError for what is damaged, of another
-    schema version, or the target of another merge that did not end.
+    A merge that did not end is continued. Raises ContradictionError, naming both origins, for other values of one row
+    and for two versions of one model; ValueError for damage, another schema version, or another unfinished merge.
     """
     check_repeated(origins, into)
     target = into.resolve()
@@ -78,7 +76,7 @@ def read_folders(origins: Sequence[Path], into: Path) -> list[Folder]:
 
 
 def write_folder(folder: Folder, into: Path) -> None:
-    """The merged folder; what no study makes (pictures of samples) is that of the first origin that has it.
+    """Write the merged folder; pictures of samples are copied from the first origin that has them.
 
     Of the origins only files that the package writes are copied, and rows come last: a folder that holds them is whole.
     """

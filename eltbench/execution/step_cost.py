@@ -44,9 +44,8 @@ class Cost:
 def calibrate(runs: Sequence[Run], workers: int) -> dict[Run, Cost]:
     """The cost of every kind of run (its seed put to 0), timed by `workers` processes side by side; see `HOW`.
 
-    The lower quartile leaves out what else this machine does for a moment, but not what it does all the time, since
-    that slows a training too. Of a run on several devices one device's share of a batch is timed. Raises ValueError
-    with what a process said that failed.
+    The lower quartile excludes short disturbances, but not a steady load, which slows a training too. For a run on
+    several devices, one device's share of a batch is timed. Raises ValueError with the error of a process that failed.
     """
     kinds = list(dict.fromkeys(replace(run, seed=0) for run in runs))
     groups: dict[tuple[str, int], list[Run]] = {}
@@ -71,7 +70,7 @@ def step_flops(run: Run, made: Parts, steps: Sequence[int] | None = None) -> flo
 
 
 def typical(bursts: Sequence[float]) -> float:
-    """The lower quartile of what bursts took, which those that were disturbed for a moment do not move."""
+    """The lower quartile of the times of bursts, which short disturbances do not move."""
     return float(np.quantile(bursts, 0.25))
 
 
@@ -81,7 +80,7 @@ def spread(steps: int, most: int) -> list[int]:
 
 
 def _answers(runs: Sequence[Run], threads: int, workers: int) -> list[dict[str, Any]]:
-    """What each of `workers` processes side by side says of these runs."""
+    """The answers of `workers` processes side by side."""
     children = []
     try:
         for _ in range(workers):

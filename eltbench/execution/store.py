@@ -1,7 +1,7 @@
 """The run cache on disk: one folder per trained model, its checkpoint, and what was measured of it.
 
-It is kept by hand, since no cache library holds files that others may damage, cut short or send: names, sizes and
-checksums say what is sound, the kernel's locks who works on it.
+It is written by hand because cache libraries unpickle what they read and trust their files; here names, sizes and
+checksums are checked, and locks of the kernel tell who works on a run.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class RunStore:
         return FileLock(self.directory(run_id) / "lock")
 
     def obstacles(self, run_id: str) -> dict[Path, str]:
-        """What stands in the place of the run's lock and of its measurements but is none, such as a link elsewhere."""
+        """Paths of lock and measurements that hold something else, such as a link, with the reason."""
         lock, tables = (self.directory(run_id) / name for name in ("lock", "measurements"))
         no_folder = "is no folder" if tables.exists() and not tables.is_dir() else ""
         found = {lock: atomic.not_own(lock), tables: atomic.LINK if tables.is_symlink() else no_folder}
@@ -75,7 +75,7 @@ class RunStore:
             return False
 
     def state(self, run_id: str) -> State:
-        """What is there, judged by names and sizes alone; only `repair` reads whole checkpoints."""
+        """The state by names and sizes alone; only `repair` reads whole checkpoints."""
         directory, record = self.directory(run_id), self.record(run_id)
         if record is not None and all(
             atomic.is_file(directory / name) and (directory / name).stat().st_size == file["bytes"]
@@ -94,7 +94,7 @@ class RunStore:
             return None
 
     def read_record(self, run_id: str) -> dict[str, Any]:
-        """What done.json says; raises ValueError with what is odd in one that `finish` did not write for this run."""
+        """The content of done.json; raises ValueError, with the reason, unless `finish` could have written it."""
         record = read_record(self.directory(run_id) / "done.json")
         if record["run_id"] != run_id:
             raise ValueError(f"is of run {record['run_id']}")
@@ -124,7 +124,7 @@ class RunStore:
         return self.measurement_path(run_id, study, digest).with_suffix(".incomplete.parquet")
 
     def measured(self, run_id: str, study: str, digest: str) -> bool:
-        """Whether the measurement is there and ends as a parquet file does; thousands are asked in a second."""
+        """Whether the measurement is there and ends as a parquet file does; quick enough for thousands a second."""
         path = self.measurement_path(run_id, study, digest)
         return not path.is_symlink() and not path.parent.is_symlink() and _ends_as_parquet(path)
 
@@ -237,7 +237,7 @@ class Problem(NamedTuple):
 
 
 def problems(store: RunStore, run_id: str) -> list[Problem]:
-    """What is wrong in a run's folder, found by reading every file of it; changes nothing.
+    """Everything wrong in a run's folder, found by reading every file; changes nothing.
 
     Beside damage, run.json is held against the name of the folder, and rows against the schema's version and the run.
     """

@@ -1,4 +1,4 @@
-"""Which runs are missing, and their making in a few processes at a time."""
+"""Find the runs that are missing and make them, a few processes at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from eltbench.training.loop import check_vectorised
 
 @dataclass
 class Outcome:
-    """The runs (by run_id) that this sweep made, that were there already, and that failed, with what they said."""
+    """The runs (by run_id) that this sweep made, that were there already, and that failed, with their errors."""
 
     done: list[str] = field(default_factory=list)
     cached: list[str] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep has before it: runs with nothing left to do, and the unfinished jobs of each other run."""
+    """The work of a sweep: runs with nothing left to do, and the unfinished jobs of each other run."""
 
     cached: list[str]
     missing: dict[str, list[Job]]
@@ -64,7 +64,7 @@ def sweep(
 ) -> Outcome:
     """Train and measure what is missing, `workers` processes at a time; a run that fails does not stop the others.
 
-    executor: where the processes run, if not on this machine; it says then how many at a time.
+    executor: where the processes run, if not on this machine; its `lanes` then replace `workers`.
 
     Each run has a process of its own; with `vectorise_seeds`, runs that differ in their seed alone are trained in one
     process, as one program. Raises NotWritableError before anything starts when the store cannot be written to,

@@ -38,9 +38,8 @@ REPORT_EVERY = 0.5  # seconds between two events of one phase
 def work(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> None:
     """Train runs that differ in their seed alone and make the measurements that the jobs of each name.
 
-    What is there is not made again. A run that another process holds is left to it and looked at when the others are
-    made; while this waits, it holds none itself. The `seconds` of a run leave waiting out, and of a training together
-    they hold the run's share.
+    Cached results are not made again. A run that another process holds is left to it and checked after the others;
+    while waiting, this process holds no lock. `seconds` exclude waiting; of a joint training they are the run's share.
     """
     held = []
     with contextlib.ExitStack() as locks:
@@ -60,7 +59,7 @@ def work(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> None:
 
 
 def _make(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> bool:
-    """What `work` does with runs whose locks this process holds; False where it was told to end before all was made."""
+    """Make runs whose locks this process holds; False if SIGTERM came before all were made."""
     started = time.monotonic()
     stopped: dict[str, Exception | int] = {}  # by what, or at which step
     to_train: dict[str, Run] = {}
@@ -135,7 +134,7 @@ def _train(runs: Mapping[str, Run], store: RunStore, emit: Emit) -> dict[str, Ex
 
 @contextlib.contextmanager
 def _told_to_end(*, divided: bool) -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM came, which within this context ends nothing by itself; a divided run cannot hear it."""
+    """Whether SIGTERM came, which does not end the process within this context; a divided run ignores this."""
     if divided or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
@@ -149,7 +148,7 @@ def _told_to_end(*, divided: bool) -> Iterator[Callable[[], bool]]:
 
 
 def _measure(jobs: list[Job], store: RunStore, emit: Emit) -> None:
-    """Write what the jobs measure; raises RuntimeError, after that, where a part failed, which is not cached."""
+    """Measure and write; then raises RuntimeError if a part failed, which is not cached."""
     import pyarrow as pa
 
     from eltbench import studies
@@ -181,7 +180,7 @@ def _measure(jobs: list[Job], store: RunStore, emit: Emit) -> None:
 
 
 def _costs(model: Model) -> Callable[[int | None], dict[str, int]]:
-    """What a call of this model costs, by loops: the columns params, weight_bytes and macs of a row."""
+    """The cost of a call by loops: the columns params, weight_bytes and macs of a row."""
     from eltbench import accounting
 
     shape = (model.run.architecture, model.trainer.depth, model.spec, model.task.timed)
