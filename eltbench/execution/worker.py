@@ -2,8 +2,8 @@
 
 The message (see `core.child`) is {"store": folder of the run cache, "make": [{"run": …, "measurements": [{"study": …,
 "version": …, "settings": {…}}, …]}, …]}. Answers have "run", the run's id: {"phase": words, "fraction": done or null},
-{"warning": …}, and as each run's last {"trained": …, "measured": …, "seconds": …}, {"paused": step} or {"error": …}; an
-error without "run" is that of all runs that have not ended.
+{"warning": …}, and as each run's last {"done": true, "trained": …, "measured": …, "seconds": …}, {"paused": step} or
+{"error": …}; an error without "run" is that of all runs that have not ended.
 
 SIGTERM ends this process at once, except while it trains on one device: then the step is finished, a checkpoint saved,
 and nothing more begun.
@@ -93,7 +93,8 @@ def _make(runs: Sequence[list[Job]], store: RunStore, emit: Emit) -> bool:
         else:
             store.forgive(run_id)
             seconds = round(share + time.monotonic() - started, 3)
-            emit({"run": run_id, "trained": run_id in to_train, "measured": len(missing), "seconds": seconds})
+            made = {"trained": run_id in to_train, "measured": len(missing), "seconds": seconds}
+            emit({"run": run_id, "done": True, **made})
     return not any(isinstance(why, int) for why in stopped.values())
 
 
