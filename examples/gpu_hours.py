@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import tyro
-from rich.console import Console
 
 from eltbench import accounting, studies
 from eltbench.accounting import Depth
@@ -135,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.study and not asked.preset:
         raise ValueError(f"name a preset of {asked.study} too")
     shown = lines(list(of_preset(asked.study, asked.preset) if asked.study else of_paper()), asked.tflops)
-    Console(width=None if sys.stdout.isatty() else 160).print(tables.terminal(HEAD, shown, HEAD[2:]))
+    tables.console().print(tables.terminal(HEAD, shown, HEAD[2:]))
     return 0
 
 

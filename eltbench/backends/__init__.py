@@ -1,15 +1,20 @@
 """Backends: one room per framework, with the same names inside. Importing this loads none of them."""
 
-from importlib.util import find_spec
+from __future__ import annotations
 
-from eltbench.backends.base import Engine, Seeds, check_exits
-from eltbench.core.registry import Registry
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from eltbench.core.registry import Registry, lazy
+
+if TYPE_CHECKING:
+    from eltbench.backends.base import Engine, Seeds, check_exits
 
 EXTRAS = {"jax": ("jax", "equinox", "optax")}
 """The libraries of the backends that are an extra of the package, which has the backend's name."""
 
 
-class Backends(Registry[Engine]):
+class Backends(Registry["Engine"]):
     """The registry of backends, which knows what each needs installed."""
 
     def check(self, name: str) -> None:
@@ -27,6 +32,7 @@ registry = Backends(
     {"jax": "eltbench.backends.jax.engine:JaxEngine", "torch": "eltbench.backends.torch.engine:TorchEngine"},
     base="eltbench.backends.base:Engine",
 )
+__getattr__ = lazy(__name__, "base", "Engine", "Seeds", "check_exits")
 get, names = registry.get, registry.names
 
 vectorised: Registry[Seeds] = Registry(

@@ -1,4 +1,4 @@
-"""What of a preset fits into a given time: the models that its claims need first, all seeds of whatever is kept."""
+"""The part of a preset that fits into a given time: models that claims need come first, each with all its seeds."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ class Need(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """The jobs of a plan that fit, what was left out in words, and by claim the cells where it is then not decided."""
+    """The jobs that fit, a list of what was left out, and the cells where each claim then stays undecided."""
 
     jobs: list[Job]
     left_out: list[str]
     undecided: dict[str, list[str]]
 
     def lacks(self) -> dict[str, Any]:
-        """What was left out and what is not decided, as plain JSON values."""
+        """Left-out models and undecided claims, as plain JSON values."""
         return {"left_out": self.left_out, "undecided": self.undecided}
 
     def told(self) -> list[str]:
-        """A line for each model that is left out and for each claim that lacks one, with the cells where it does."""
+        """A line for each model that is left out and for each claim that stays undecided, with its cells."""
         lines = [f"left out: {name}" for name in self.left_out] or ["left out: nothing"]
         for claim, cells in self.undecided.items():
             lines.append(f"cannot be decided by these runs: {claim}, {'; '.join(cells)}")
@@ -62,11 +62,9 @@ class Choice:
 def choose(study: Study, jobs: Sequence[Job], cost: Seconds, budget: float) -> Choice:
     """The largest part of a plan that `cost` puts within `budget` seconds; raises ValueError where nothing fits.
 
-    Models are kept or left out as wholes, with every seed. Those with nothing left to do are kept. Then come, the
-    cheapest first and as long as one fits: what a claim compares in one world, where that is headline models alone
-    (roles main and equal-…); what a claim compares beside these; and last what no claim needs: main models, controls
-    of equal size, all others. Seeds are fewer, down to three, only where else no claim at all could be decided: those
-    with which a claim is decided in the least time, the same of every model.
+    A model is kept with every seed or not at all; cached ones are kept. Others are added cheapest first, in this order:
+    comparisons of headline models (roles main and equal-…), other comparisons of claims, models that no claim needs.
+    Seeds are reduced (minimum three, the same for every model) only if no claim would fit otherwise.
     """
     seeds = list(dict.fromkeys(job.run.seed for job in jobs))
     fewest = min(FEWEST_SEEDS, len(seeds))
@@ -97,7 +95,7 @@ def choose(study: Study, jobs: Sequence[Job], cost: Seconds, budget: float) -> C
 
 
 def listing(jobs: Sequence[Job], planned: Plan, expected: Estimate) -> list[str]:
-    """A line for each run, whether it is cached, then how long the others will take and how that is known."""
+    """A line for each run (cached or to make), the estimated time of the others, and how it was estimated."""
     runs = {job.run_id: job for job in jobs if job.study}
     runs |= {job.run_id: job for job in jobs if job.run_id not in runs}
     lines = [
@@ -111,9 +109,7 @@ def listing(jobs: Sequence[Job], planned: Plan, expected: Estimate) -> list[str]
 
 
 def _seeds(study: Study, jobs: Sequence[Job], count: int, cost: Seconds) -> Sequence[int]:
-    """So many seeds with which some claim is decided in the least time; of equal ones those whose other models take
-    least, and else the first.
-    """
+    """The `count` seeds that decide some claim in the least time; ties: cheaper other models, then the first."""
     models = _models(jobs)
     seeds = list(dict.fromkeys(job.run.seed for job in jobs))
     run_ids = {

@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 
 def read(command: type[T], prog: str, arguments: Sequence[str] | None, description: str | None = None) -> T:
-    """What was asked for, with ~ expanded in every path (a shell leaves the one of --runs=~/x as it is).
+    """The options as given, with ~ expanded in every path (a shell leaves --runs=~/x as it is).
 
-    Raises ValueError for the home of a user who is not here.
+    Raises ValueError for an unknown home.
     """
     asked: Any = tyro.cli(command, prog=prog, args=arguments, description=description)
     found: T = replace(asked, **{each.name: _expanded(getattr(asked, each.name)) for each in fields(asked)})

@@ -1,4 +1,4 @@
-"""What each command of `eltbench` does; the command line itself is read in `cli`."""
+"""The commands of `eltbench` whose options tyro reads: one class each, and `act` does it and gives the exit code."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from rich.console import Console
 
 from eltbench import backends, studies
-from eltbench.cli import command_line
-from eltbench.cli.run_study import PIPED_WIDTH
+from eltbench.core import tables
 from eltbench.core.atomic import check_writable
 from eltbench.core.config import OPTIONS, Architecture, Optimisation, Run
 from eltbench.core.provenance import provenance
@@ -26,7 +24,6 @@ from eltbench.core.registry import allow_named
 from eltbench.core.validation import unknown
 from eltbench.execution.store import RunStore
 from eltbench.execution.sweep import sweep
-from eltbench.studies import deciding
 from eltbench.training.identity import run_id
 from eltbench.training.job import Job
 from eltbench.training.model import load_model, runs_root
@@ -35,7 +32,7 @@ MOST_IN_A_LINE, MOST_PICTURES = 500, 5_000  # beyond, a picture is wider than ma
 
 
 @dataclass(frozen=True)
-class TrainCommand:
+class Train:
     """Train one model into the run cache and print its run id; a run that is there already is not trained again."""
 
     trainer: str = "elt"
@@ -66,55 +63,53 @@ class TrainCommand:
     runs: Path | None = None
     """where trained runs are kept (default: $ELTBENCH_RUNS, else the user's cache folder)"""
 
+    def act(self) -> int:
+        """Train the model, also as one of torchrun's processes."""
+        from eltbench.execution import torchrun
+        from eltbench.training.loop import parts
 
-def train(arguments: list[str]) -> int:
-    """Train one model."""
-    from eltbench.execution import torchrun
-    from eltbench.training.loop import parts
-
-    asked = vars(command_line.read(TrainCommand, "eltbench train", arguments)).copy()
-    allow_named((asked["trainer"], asked["task"], asked["dataset"]))
-    store = RunStore(runs_root(asked.pop("runs")))
-    asked |= options(asked.pop("option"))
-    run = Run(**asked)
-    parts(run)  # refuses what cannot be before a process is started
-    if torchrun.launched():
-        return torchrun.train(run, store)
-    if run.device != "cpu" or run.devices > 1:
-        backends.get(run.backend).check_device(run.device, run.devices)
-    outcome = sweep([Job(run)], store)
-    for message in outcome.failed.values():
-        print(f"failed: {message}", file=sys.stderr)
-    if outcome.failed:
-        return 1
-    print(run_id(run))
-    return 0
+        asked = vars(self).copy()
+        allow_named((self.trainer, self.task, self.dataset))
+        store = RunStore(runs_root(asked.pop("runs")))
+        run = Run(**options(asked.pop("option")), **asked)
+        parts(run)  # refuses what cannot be before a process is started
+        if torchrun.launched():
+            return torchrun.train(run, store)
+        if run.device != "cpu" or run.devices > 1:
+            backends.get(run.backend).check_device(run.device, run.devices)
+        outcome = sweep([Job(run)], store)
+        for message in outcome.failed.values():
+            print(f"failed: {message}", file=sys.stderr)
+        if outcome.failed:
+            return 1
+        print(run_id(run))
+        return 0
 
 
-def options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+def options(given: Sequence[str]) -> dict[str, Any]:
     """The options of a run from texts such as trainer.decay=cosine; values are read as in TOML, else as plain text.
 
     Raises ValueError for another form, for what is neither trainer, task nor dataset, and for a name given twice.
     """
-    read: dict[str, dict[str, Any]] = {name: {} for name in OPTIONS}
+    read: dict[str, Any] = {name: {} for name in OPTIONS}
     for text in given:
         place, equals, value = text.partition("=")
         what, dot, name = place.partition(".")
         if not (what and dot and name and equals):
             raise ValueError(f"--option: give for example trainer.decay=cosine, given {text!r}")
-        if f"{what}_options" not in read:
+        if (of := read.get(f"{what}_options")) is None:
             raise ValueError(f"--option: {unknown('part of a run', what, [each.split('_')[0] for each in OPTIONS])}")
-        if name in read[f"{what}_options"]:
+        if name in of:
             raise ValueError(f"--option: {place} is given twice")
         try:
-            read[f"{what}_options"][name] = tomllib.loads(f"value = {value}")["value"]
+            of[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
-            read[f"{what}_options"][name] = value
+            of[name] = value
     return read
 
 
 @dataclass(frozen=True)
-class SampleCommand:
+class Sample:
     """Draw samples of one model at several loop counts, one row of pictures a loop count, from the same noise."""
 
     run: tyro.conf.Positional[str]
@@ -136,34 +131,33 @@ class SampleCommand:
     device: str | None = None
     """cpu or cuda; that of the run if not given"""
 
+    def act(self) -> int:
+        """Write the picture and print its name."""
+        from eltbench.evaluation.quality import pictures
+        from eltbench.evidence import figures
 
-def sample(arguments: list[str]) -> int:
-    """Write the picture of samples by loops."""
-    from eltbench.evaluation.quality import pictures
-    from eltbench.evidence import figures
-
-    asked = command_line.read(SampleCommand, "eltbench sample", arguments)
-    model = load_model(asked.run, runs=asked.runs, device=asked.device)
-    exits = model.exits(loop_counts(asked.loops))
-    if asked.samples < 1:
-        raise ValueError(f"samples: give at least 1, given {asked.samples}")
-    if max(len(exits), asked.samples) > MOST_IN_A_LINE or len(exits) * asked.samples > MOST_PICTURES:
-        raise ValueError(
-            f"sample: one file holds {MOST_IN_A_LINE} rows, {MOST_IN_A_LINE} pictures in each and {MOST_PICTURES:,} in "
-            f"all at most, given {len(exits):,} loop counts of {asked.samples:,} samples; `Model.sample` draws more"
-        )
-    if asked.seed < 0:
-        raise ValueError(f"seed: give 0 or more, given {asked.seed}")
-    if asked.out.is_dir():
-        raise ValueError(f"out: give the name of a picture file, given the folder {asked.out}")
-    check_writable(asked.out.parent)
-    settings: dict[str, Any] = {"guidance_scale": asked.guidance_scale}
-    if asked.steps is not None:
-        settings["steps"] = asked.steps
-    with figures.plain():
-        pictures.by_loops(model, exits, asked.samples, asked.seed, **settings).savefig(asked.out, dpi=150)
-    print(asked.out)
-    return 0
+        model = load_model(self.run, runs=self.runs, device=self.device)
+        exits = model.exits(loop_counts(self.loops))
+        if self.samples < 1:
+            raise ValueError(f"samples: give at least 1, given {self.samples}")
+        if max(len(exits), self.samples) > MOST_IN_A_LINE or len(exits) * self.samples > MOST_PICTURES:
+            raise ValueError(
+                f"sample: one file holds {MOST_IN_A_LINE} rows, {MOST_IN_A_LINE} pictures in each and "
+                f"{MOST_PICTURES:,} in all at most, given {len(exits):,} loop counts of {self.samples:,} samples; "
+                "`Model.sample` draws more"
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed: give 0 or more, given {self.seed}")
+        if self.out.is_dir():
+            raise ValueError(f"out: give the name of a picture file, given the folder {self.out}")
+        check_writable(self.out.parent)
+        settings: dict[str, Any] = {"guidance_scale": self.guidance_scale}
+        if self.steps is not None:
+            settings["steps"] = self.steps
+        with figures.plain():
+            pictures.by_loops(model, exits, self.samples, self.seed, **settings).savefig(self.out, dpi=150)
+        print(self.out)
+        return 0
 
 
 def loop_counts(text: str) -> Sequence[int]:
@@ -189,7 +183,7 @@ def study(arguments: list[str]) -> int:
 
 
 @dataclass(frozen=True)
-class CompareCommand:
+class Compare:
     """Show which verdicts and estimates of one study moved between two folders of results."""
 
     first: tyro.conf.Positional[Path]
@@ -197,23 +191,21 @@ class CompareCommand:
     second: tyro.conf.Positional[Path]
     """another of the same study"""
 
+    def act(self) -> int:
+        """Print how the two were made differently, the table, and one line of JSON."""
+        from eltbench.cli import compare as comparison
 
-def compare(arguments: list[str]) -> int:
-    """Print what moved between two result sets."""
-    from eltbench.cli import compare as comparison
-
-    asked = command_line.read(CompareCommand, "eltbench compare", arguments)
-    found, before = comparison.compare(asked.first, asked.second), comparison.preliminaries(asked.first, asked.second)
-    for line in before:
-        print(line)
-    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(comparison.table(found))
-    sides = {"first": str(asked.first), "second": str(asked.second), "differences": before}
-    print(json.dumps({**sides, **comparison.in_short(found)}))
-    return 0
+        found, before = comparison.compare(self.first, self.second), comparison.preliminaries(self.first, self.second)
+        for line in before:
+            print(line)
+        tables.console().print(comparison.table(found))
+        sides = {"first": str(self.first), "second": str(self.second), "differences": before}
+        print(json.dumps({**sides, **comparison.in_short(found)}))
+        return 0
 
 
 @dataclass(frozen=True)
-class ReportCommand:
+class Report:
     """Write one self-contained HTML page, and a PDF of the figures, from everything in a results folder."""
 
     results: Path = Path("results")
@@ -223,19 +215,18 @@ class ReportCommand:
     narrow: bool = False
     """also presets that only show the way: smoke and quick"""
 
+    def act(self) -> int:
+        """Write both files and print their names."""
+        from eltbench.evidence.report import write
+        from eltbench.studies import deciding
 
-def report(arguments: list[str]) -> int:
-    """Write the page."""
-    from eltbench.evidence.report import write
-
-    asked = command_line.read(ReportCommand, "eltbench report", arguments)
-    for path in write(asked.results, asked.out, studies.claims(), deciding.read_folder, narrow=asked.narrow):
-        print(path)
-    return 0
+        for path in write(self.results, self.out, studies.claims(), deciding.read_folder, narrow=self.narrow):
+            print(path)
+        return 0
 
 
 @dataclass(frozen=True)
-class RecommendCommand:
+class Recommend:
     """Say which (N, L) to deploy here: the best held-out loss of a study's rows within a latency measured now."""
 
     latency_ms: float
@@ -258,30 +249,26 @@ class RecommendCommand:
     mode: str = "eager"
     """eager, compiled, cuda-graph; of jax scan, unrolled"""
 
+    def act(self) -> int:
+        """Print the network to deploy and the runner-up, of each world; exits 1 where none is fast enough."""
+        from eltbench.evidence import results
+        from eltbench.studies.throughput import recommend as recommending
 
-def recommend(arguments: list[str]) -> int:
-    """Print the network to deploy and the runner-up, of each world; exits 1 where none is fast enough."""
-    from eltbench.evidence import results
-    from eltbench.studies.throughput import recommend as recommending
-
-    asked = vars(command_line.read(RecommendCommand, "eltbench recommend", arguments)).copy()
-    latency, path, world = asked.pop("latency_ms") / 1e3, asked.pop("rows"), asked.pop("world")
-    if not 0 < latency < math.inf:
-        raise ValueError(f"latency-ms must be above 0 and finite, given {latency * 1e3:g}")
-    path = path / "rows.parquet" if path.is_dir() else path
-    rows = results.load_rows(path)
-    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
-    missed = False
-    for name in recommending.worlds(rows, world):
-        found = recommending.candidates(path, rows, name, **asked)
-        choice = recommending.choose(found, latency)
-        console.print(f"{name}: {recommending.conditions(**asked)}")
-        console.print(recommending.table(found, latency))
-        for line in recommending.answer(choice, latency):
-            print(line)
-        print(json.dumps({"latency_ms": latency * 1e3, "world": name, **asked, **recommending.in_short(choice)}))
-        missed |= choice.best is None
-    return int(missed)
+        asked = vars(self).copy()
+        latency, path, world = asked.pop("latency_ms") / 1e3, asked.pop("rows"), asked.pop("world")
+        if not 0 < latency < math.inf:
+            raise ValueError(f"latency-ms must be above 0 and finite, given {self.latency_ms:g}")
+        path = path / "rows.parquet" if path.is_dir() else path
+        rows = results.load_rows(path)
+        missed = False
+        for name in recommending.worlds(rows, world):
+            found = recommending.candidates(path, rows, name, **asked)
+            choice = recommending.choose(found, latency)
+            tables.console().print(f"{name}: {recommending.conditions(**asked)}", recommending.table(found, latency))
+            print(*recommending.answer(choice, latency), sep="\n")
+            print(json.dumps({"latency_ms": latency * 1e3, "world": name, **asked, **recommending.in_short(choice)}))
+            missed |= choice.best is None
+        return int(missed)
 
 
 def doctor(arguments: list[str]) -> int:
@@ -319,4 +306,4 @@ def doctor(arguments: list[str]) -> int:
         except (ValueError, OSError) as error:
             problems += 1
             print(f"problem: {error}")
-    return 1 if problems else 0
+    return int(problems > 0)

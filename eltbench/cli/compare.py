@@ -1,8 +1,8 @@
 """What moved between two published result sets: other seeds, another machine, version, backend or preset.
 
-Verdicts and estimates follow from the rows of each set. The two sets of per-seed effects count
-as independent, also where seeds have the same numbers (another backend draws other first weights): the interval of
-their difference is Welch's, widened (Bonferroni) over all that is compared. An effect moved where it excludes zero.
+Verdicts and estimates are computed from the rows of each set. The per-seed effects of the two sets are treated as
+independent, even for equal seeds (another backend draws other weights): the interval of their difference is Welch's,
+widened (Bonferroni) over all comparisons. An effect moved if the interval excludes zero.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from eltbench.core.atomic import expanded
 from eltbench.evidence import publishing
 from eltbench.evidence.claims import Cell, Condition
 from eltbench.evidence.intervals import Interval, welch_interval
-from eltbench.evidence.regions import quantity
+from eltbench.evidence.regions import Scale, quantity
 from eltbench.studies import deciding, recipes
 
 
@@ -62,16 +62,16 @@ class Compared:
 
     @property
     def verdict_moved(self) -> bool:
-        """Whether both sides have a verdict, and not the same."""
+        """Whether both sides have a verdict and the two differ."""
         return self.first is not None and self.second is not None and self.first.verdict != self.second.verdict
 
 
 def compare(first: str | Path, second: str | Path, *, level: float = 0.95) -> list[Compared]:
     """Every condition that either folder decides, paired by claim, condition, task and dataset, and by backend.
 
-    Where a task and dataset were measured on one backend by each side, the two are paired whatever their names: so are
-    two backends compared. A folder holds claims.json and rows.parquet. Raises ValueError where one is missing or
-    damaged, where the two are of different studies, and for a level outside (0, 1).
+    If each side measured a task and dataset on one backend, the two are paired, so that two backends can be compared.
+    A folder holds claims.json and rows.parquet. Raises ValueError if one is missing or damaged, for two different
+    studies, and for a level outside (0, 1).
     """
     sides = [_sides(expanded(folder)) for folder in (first, second)]
     (name, left), (other, right) = sides
@@ -81,7 +81,7 @@ def compare(first: str | Path, second: str | Path, *, level: float = 0.95) -> li
         (claim.id, condition, *pair)
         for claim in studies.get(name).claims
         for condition in claim.conditions
-        for pair in _paired(left.get((claim.id, condition.name), []), right.get((claim.id, condition.name), []))
+        for pair in _paired(*(side.get((claim.id, condition.name), []) for side in (left, right)))
     ]
     count = sum(_comparable(one, two) for *_, one, two in pairs)
     found = []
@@ -99,11 +99,7 @@ def _sides(folder: Path) -> tuple[str, dict[tuple[str, str], list[Side]]]:
     try:
         published = json.loads(path.read_bytes())
         study, decided = studies.create(published["study"]), published["claims"]
-        told = {
-            (id, Cell(cell["task"], cell["dataset"], cell["backend"]))
-            for id, claim in decided.items()
-            for cell in claim["cells"]
-        }
+        told = {(id, Cell.of(entry)) for id, claim in decided.items() for entry in claim["cells"]}
     except OSError as error:
         raise ValueError(f"{folder} is no folder of results: {error}") from error
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -112,11 +108,11 @@ def _sides(folder: Path) -> tuple[str, dict[tuple[str, str], list[Side]]]:
     evidence, decided = study.evidence(retold.rows), retold.content["claims"]
     for id, cell in told:
         if cell not in evidence.get(id, {}):
-            raise ValueError(f"{path} decides {id!r} in {' '.join(cell)}, of which its rows say nothing")
+            raise ValueError(f"{path} decides {id!r} in {cell.name}, of which its rows say nothing")
     found: dict[tuple[str, str], list[Side]] = {}
     for id, claim in decided.items():
         for entry in claim["cells"]:
-            cell = Cell(entry["task"], entry["dataset"], entry["backend"])
+            cell = Cell.of(entry)
             for condition in entry["conditions"]:
                 effects = np.asarray(evidence[id][cell].primary[condition["condition"]], float)
                 found.setdefault((id, condition["condition"]), []).append(Side(cell, condition["verdict"], effects))
@@ -124,7 +120,7 @@ def _sides(folder: Path) -> tuple[str, dict[tuple[str, str], list[Side]]]:
 
 
 def preliminaries(first: str | Path, second: str | Path) -> list[str]:
-    """What is to be said before the table: how the two were trained differently, and which files do not agree.
+    """The lines above the table: how the two were trained differently, and which files do not agree.
 
     Raises ValueError as `compare` does.
     """
@@ -172,19 +168,17 @@ HEAD = ("claim", "where", "measured", "first", "second", "second − first", "mo
 
 def lines(found: Sequence[Compared]) -> list[tuple[str, ...]]:
     """One line of text cells a condition, under `HEAD`."""
-    return [
-        (
-            entry.claim,
-            _where(entry),
-            entry.condition.estimand,
-            _side(entry.first, entry.condition),
-            _side(entry.second, entry.condition),
-            _difference(entry),
-            ", ".join(name for name, so in (("verdict", entry.verdict_moved), ("estimate", entry.moved)) if so)
-            or ("no" if entry.difference is not None else "–"),
-        )
-        for entry in found
-    ]
+    shown = []
+    for entry in found:
+        moved = [name for name, so in (("verdict", entry.verdict_moved), ("estimate", entry.moved)) if so]
+        difference, scale = "–", entry.condition.scale
+        if entry.difference is not None:
+            values = (entry.difference.estimate, entry.difference.low, entry.difference.high)
+            difference = "{} [{}, {}]".format(*(quantity(value, scale) for value in values))
+        sides = (_side(side, scale) for side in (entry.first, entry.second))
+        last = ", ".join(moved) or ("–" if entry.difference is None else "no")
+        shown.append((entry.claim, _where(entry), entry.condition.estimand, *sides, difference, last))
+    return shown
 
 
 def markdown(found: Sequence[Compared], names: tuple[str, str] = ("first", "second")) -> str:
@@ -212,22 +206,11 @@ def in_short(found: Sequence[Compared]) -> dict[str, Any]:
 
 def _where(entry: Compared) -> str:
     cells = [side.cell for side in (entry.first, entry.second) if side is not None]
-    backends = dict.fromkeys(cell.backend for cell in cells)
-    return f"{cells[0].task} {cells[0].dataset} {' / '.join(backends)}"
+    return cells[0]._replace(backend=" / ".join(dict.fromkeys(cell.backend for cell in cells))).name
 
 
-def _side(side: Side | None, condition: Condition) -> str:
+def _side(side: Side | None, scale: Scale) -> str:
     if side is None:
         return "–"
-    shown = "not measured" if math.isnan(side.estimate) else quantity(side.estimate, condition.scale)
+    shown = "not measured" if math.isnan(side.estimate) else quantity(side.estimate, scale)
     return f"{side.verdict}: {shown} (n = {len(side.effects)})"
-
-
-def _difference(entry: Compared) -> str:
-    if entry.difference is None:
-        return "–"
-    estimate, low, high = (
-        quantity(value, entry.condition.scale)
-        for value in (entry.difference.estimate, entry.difference.low, entry.difference.high)
-    )
-    return f"{estimate} [{low}, {high}]"

@@ -1,10 +1,11 @@
-"""The command `eltbench`: one word for what is to be done, read here; `USAGE` lists them."""
+"""The command `eltbench`: reads the name of a subcommand and calls it; `USAGE` lists them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from eltbench import __version__
 from eltbench.core import terminal
@@ -39,21 +40,21 @@ HELP = {
 
 COMMANDS = {
     "list": "registered:list_names",
-    "train": "commands:train",
-    "sample": "commands:sample",
+    "train": "commands:Train",
+    "sample": "commands:Sample",
     "study": "commands:study",
-    "compare": "commands:compare",
-    "recommend": "commands:recommend",
-    "report": "commands:report",
-    "merge": "runs:merge",
+    "compare": "commands:Compare",
+    "recommend": "commands:Recommend",
+    "report": "commands:Report",
+    "merge": "runs:Merge",
     "runs": "runs:runs",
     "doctor": "commands:doctor",
 }
-"""Where each command is; only that of the command that was given is imported."""
+"""A function of the arguments, or a class of options with `act`, for each command; only the called one is loaded."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code, 2 for what was refused. No traceback for what the user can mend."""
+    """Run one command; returns the exit code, 2 for refused input. Errors that the user can mend show no traceback."""
     return terminal.answer(lambda: _main(list(sys.argv[1:] if arguments is None else arguments)))
 
 
@@ -74,13 +75,14 @@ def _main(given: list[str]) -> int:
     if given[0] not in COMMANDS:
         print(f"error: {unknown('command', given[0], list(COMMANDS))}", file=sys.stderr)
         return 2
-    return _command(given[0])(given[1:])
+    name, *arguments = given
+    module, _, what = COMMANDS[name].partition(":")
+    found: Any = getattr(import_module(f"eltbench.cli.{module}"), what)
+    if isinstance(found, type):
+        from eltbench.cli import command_line
 
-
-def _command(name: str) -> Callable[[list[str]], int]:
-    module, _, function = COMMANDS[name].partition(":")
-    found: Callable[[list[str]], int] = getattr(import_module(f"eltbench.cli.{module}"), function)
-    return found
+        return int(command_line.read(found, f"eltbench {name}", arguments).act())
+    return int(found(arguments))
 
 
 if __name__ == "__main__":

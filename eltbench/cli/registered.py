@@ -1,4 +1,4 @@
-"""What `eltbench list` does; apart from the other commands, since it needs none of their libraries."""
+"""The command `eltbench list`, apart from the others because it needs none of their libraries."""
 
 from __future__ import annotations
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import pandas as pd
-from rich.console import Console
 
 from eltbench import backends, studies
 from eltbench.cli import budget, command_line
-from eltbench.core import durations, terminal
+from eltbench.core import durations, tables, terminal
 from eltbench.core.atomic import check_writable
 from eltbench.core.machine import processors
 from eltbench.core.provenance import provenance
@@ -35,12 +34,10 @@ from eltbench.studies.base import Study
 from eltbench.studies.deciding import publish
 from eltbench.studies.presets import MOST_SEEDS, Preset, load_preset
 from eltbench.studies.untrained import UnmeasuredError, Untrained
-from eltbench.training.job import Job
 from eltbench.training.loop import check_vectorised
 from eltbench.training.model import runs_root
 
 FAILED = 1
-PIPED_WIDTH = 160  # columns of tables where stdout is no terminal, whose width could be asked
 
 
 @dataclass(frozen=True)
@@ -83,19 +80,19 @@ class StudyCommand:
 
 def main(study: str, arguments: Sequence[str] | None = None) -> int:
     """Run a study's command line; returns the exit code: 0, 1 when a run failed, else that of `terminal.answer`."""
-    return terminal.answer(lambda: _main(study, arguments))
 
+    def act() -> int:
+        given = without_allowed(sys.argv[1:] if arguments is None else arguments, adding="--trainers")
+        found = studies.create(study)
+        kind: type[Any] = found.options if isinstance(found, Untrained) else StudyCommand
+        options = command_line.read(kind, f"eltbench study {study}", given, kind.__doc__)
+        return execute_untrained(found, options) if isinstance(found, Untrained) else execute(study, options)
 
-def _main(study: str, arguments: Sequence[str] | None) -> int:
-    arguments = without_allowed(sys.argv[1:] if arguments is None else arguments, adding="--trainers")
-    found = studies.create(study)
-    kind: type[Any] = found.options if isinstance(found, Untrained) else StudyCommand
-    options = command_line.read(kind, f"eltbench study {study}", arguments, kind.__doc__)
-    return execute_untrained(found, options) if isinstance(found, Untrained) else execute(study, options)
+    return terminal.answer(act)
 
 
 def execute_untrained(study: Untrained, options: Any) -> int:
-    """What `main` does for a study without runs: its rows are made at once, and replace earlier ones only if forced."""
+    """Run a study that trains nothing: its rows are made at once, and replace earlier ones only with --force."""
     started = time.monotonic()
     asked = study.prepared(options)
     if asked.listing is not None:
@@ -119,15 +116,14 @@ def execute_untrained(study: Untrained, options: Any) -> int:
     entry = {**provenance(), "wall_seconds": seconds, "presets": list(asked.presets), "runs": dict(made.runs)}
     with lock(folder):
         decisions = publish(folder, study, asked.name, rows, [entry], smoke=asked.smoke)
-    console = _console()
     for shown in study.tables(rows):
-        console.print(shown)
+        tables.console().print(shown)
     _print(study, asked.name, folder, decisions, study.remarks(rows), made.failures, study.said(rows))
     return FAILED if made.failures else 0
 
 
 def execute(study_name: str, command: StudyCommand) -> int:
-    """What `main` does once the command line is read; ValueError is for the user, not a defect."""
+    """Run a study of trained models; a ValueError is a message for the user."""
     if torchrun.launched():
         raise ValueError("a study starts its own processes, also for several devices: call it without torchrun")
     started = time.monotonic()
@@ -141,8 +137,11 @@ def execute(study_name: str, command: StudyCommand) -> int:
     _say([f"warning: {doubt}" for doubt in doubts], to=sys.stderr)
     for claim, why in study.open_questions(jobs).items():
         print(f"warning: {claim} will stay open: {why}", file=sys.stderr)
-    if command.vectorise_seeds:
-        _check_vectorised(jobs)
+    for run in {replace(job.run, seed=0) for job in jobs if command.vectorise_seeds}:
+        try:
+            check_vectorised(run)
+        except ValueError as error:
+            raise ValueError(f"--vectorise-seeds: {error}") from None
     if command.scheduler and command.engine != "dask":
         raise ValueError(f"--scheduler belongs to --engine dask, given {command.scheduler!r} with {command.engine!r}")
     store = RunStore(runs_root(command.runs))
@@ -177,15 +176,15 @@ def execute(study_name: str, command: StudyCommand) -> int:
         if published is not None:
             recipes.refuse_others(study, published, earlier, presets)
         rows = results.merge_published(published, new, jobs, study.cell, command.force)
-        remarks: list[str] = []
+        decisions, remarks = list[claims.Decision](), list[str]()
         if rows.empty:
-            decisions = []
             print("error: no run left any rows", file=sys.stderr)
         else:
+            records = map(store.record, sorted({job.run_id for job in jobs}))
             entry = {
                 **provenance(),
                 "wall_seconds": round(time.monotonic() - started, 1),
-                "training_seconds": _training_seconds(store, jobs),
+                "training_seconds": round(sum(record["seconds"] for record in records if record), 1),
                 "engine": command.engine,
                 "workers": workers if command.engine == "local" else None,
                 "presets": [preset.to_dict() for preset in presets],
@@ -226,14 +225,6 @@ def _presets(study: str, command: StudyCommand) -> list[Preset]:
     return [replace(preset, backend=backend) for backend in asked]
 
 
-def _check_vectorised(jobs: Sequence[Job]) -> None:
-    for run in {replace(job.run, seed=0) for job in jobs}:
-        try:
-            check_vectorised(run)
-        except ValueError as error:
-            raise ValueError(f"--vectorise-seeds: {error}") from None
-
-
 def _split(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(part for text in given for part in text.split(",") if part)
 
@@ -262,12 +253,6 @@ def _published(path: Path, *, touch: bool) -> pd.DataFrame | None:
         return None
 
 
-def _training_seconds(store: RunStore, jobs: Sequence[Job]) -> float:
-    """Seconds that training the planned runs took, summed over processes, whenever that was."""
-    records = [store.record(run_id) for run_id in sorted({job.run_id for job in jobs})]
-    return round(sum(record["seconds"] for record in records if record), 1)
-
-
 def _commands(path: Path, *, touch: bool) -> list[dict[str, Any]]:
     """The commands that published here before; a damaged file is set aside if it may be touched."""
     if not path.exists():
@@ -281,7 +266,7 @@ def _commands(path: Path, *, touch: bool) -> list[dict[str, Any]]:
 
 
 def still_told(commands: Sequence[dict[str, Any]], published: set[str]) -> list[dict[str, Any]]:
-    """The commands that made runs, the last one, and those that published runs which no later command speaks of."""
+    """The commands that made runs, the last one, and those that published runs which no later command lists."""
     kept, told = [], set(commands[-1]["runs"]["done"])
     for entry in reversed(commands):
         runs = entry["runs"]
@@ -296,10 +281,6 @@ def _say(lines: Sequence[str], to: TextIO) -> None:
         print(*lines, sep="\n", file=to, flush=True)
 
 
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
-
-
 def _print(
     study: Study,
     preset: str,
@@ -309,9 +290,9 @@ def _print(
     failures: Sequence[str],
     said: Mapping[str, Any],
 ) -> None:
-    """The claims, what no verdict shows, what failed, and one line of JSON, which also holds what is `said`."""
+    """Print claims, remarks and failures, then one line of JSON, which includes `said`."""
     if decisions:
-        _console().print(verdicts.table(decisions))
+        tables.console().print(verdicts.table(decisions))
         print(f"intervals cover {study.covers}")
     for decision in decisions:
         if not decision.cells and decision.claim.undecidable:

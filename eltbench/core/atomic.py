@@ -25,7 +25,7 @@ class NotWritableError(ValueError):
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with ~ as the home folder: the one place where it is read so. ValueError where there is no such home."""
+    """The path with ~ expanded, the one place that does so; ValueError for an unknown home."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -106,22 +106,22 @@ def clear(directory: Path, older_than: float = 0.0) -> None:
 
 
 def not_own(path: Path) -> str:
-    """Why what is at a path is no file of the folder itself; empty where it is one or nothing is there."""
+    """Why a path is not a regular file of its folder (a link, a device); empty if it is one or nothing is there."""
     if path.is_symlink():
         return LINK
     return "is no regular file" if path.exists() and not path.is_file() else ""
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is here itself, as no link to one elsewhere is."""
+    """Whether a path is a file and not a link to one."""
     return path.is_file() and not path.is_symlink()
 
 
 def read_json(path: Path) -> Any:
     """The value in a JSON file, read strictly.
 
-    Raises ValueError for what is no regular file, not UTF-8, no JSON, nested beyond all use, or holds a number that is
-    not finite; OSError where the system cannot read the file.
+    Raises ValueError for anything but a regular file, for text that is not UTF-8 or not JSON, for deep nesting and for
+    numbers that are not finite; OSError where the system cannot read the file.
     """
     if path.exists() and not path.is_file():
         raise ValueError("no regular file")

@@ -1,6 +1,6 @@
-"""Child processes: lines of JSON on stdin and stdout; a child ends when its sender does.
+"""Processes that this package starts: both ends of a pipe of JSON lines.
 
-Both ends are here. The sender starts a `Child`; a child reads with `told` and writes to `answers`.
+The sender holds stdin open for the child's lifetime. When it closes, however the sender died, the child ends at once.
 """
 
 from __future__ import annotations
@@ -13,10 +13,73 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
-from typing import IO, Any, TextIO
+import traceback
+from collections.abc import Callable, Mapping
+from typing import IO, Any, NoReturn, TextIO
+
+from eltbench.core.registry import allow_named, allowed
 
 ORPHANED = 3  # exit code when the sender is gone
+Emit = Callable[[Mapping[str, Any]], None]
+
+
+def start(
+    module: str,
+    threads: int,
+    errors: int | IO[bytes] = subprocess.DEVNULL,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """A process of a module, with pipes on stdin and stdout, whose numerical libraries use `threads` threads."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env={**os.environ, **thread_environment(threads), **(environment or {})},
+    )
+
+
+def send(child: subprocess.Popen[bytes], message: Mapping[str, Any]) -> None:
+    """Send a message to a process, with the classes that this one allows; a process that has ended is not an error."""
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.write(json.dumps({"allowed": allowed(), **message}).encode() + b"\n")
+        child.stdin.flush()
+
+
+def serve(act: Callable[[Any, Emit], None]) -> NoReturn:
+    """Call `act` with the sender's message and a function that answers it, then end this process.
+
+    Answers are JSON lines on stdout; what libraries print there goes to stderr. What `act` raises is answered as
+    {"error": …}. The exit code is 1 after an answer with "error", ORPHANED where the sender is gone, else 0.
+    """
+    out = answers()
+    line = told()
+    if line is None:
+        os._exit(ORPHANED)
+    end_with_sender()
+    failed = False
+
+    def emit(answer: Mapping[str, Any]) -> None:
+        nonlocal failed
+        failed |= "error" in answer
+        out.write(json.dumps(answer) + "\n")
+
+    try:
+        message = json.loads(line)
+        allow_named(message["allowed"])
+        act(message, emit)
+    except Exception as error:
+        traceback.print_exc()
+        emit({"error": in_words(error)})
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(failed))  # torch takes a second to be taken down, for nothing: files are whole and locks are freed
+
+
+def in_words(error: Exception) -> str:
+    """The kind and message of an error on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 class Child:
@@ -27,22 +90,14 @@ class Child:
 
     def __init__(self, module: str, threads: int, environment: Mapping[str, str] | None = None) -> None:
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115, closed by `end`
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**os.environ, **thread_environment(threads), **(environment or {})},
-        )
+        self.process = start(module, threads, self._errors, environment)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self._stdin, self._stdout = self.process.stdin, self.process.stdout
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Send one message; a process that is gone says so when it is listened to."""
-        with contextlib.suppress(BrokenPipeError):
-            self._stdin.write(json.dumps(message).encode() + b"\n")
-            self._stdin.flush()
+        send(self.process, message)
 
     def receive(self) -> Any:
         """Its next message; None when it has ended, also in the middle of one."""
@@ -73,11 +128,6 @@ class Child:
 def ending(code: int) -> str:
     """How a process with this return code ended, in words."""
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-
-
-def in_words(error: Exception) -> str:
-    """The kind and message of an error on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def answers() -> TextIO:

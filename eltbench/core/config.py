@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from eltbench.core.validation import build, check_numbers, frozen, whole
+from eltbench.core.validation import build, check_numbers, frozen, require, whole
 
 MOST_SNAPSHOTS = 10_000
 Options = tuple[tuple[str, Any], ...]
@@ -64,50 +64,42 @@ class Architecture:
     def __post_init__(self) -> None:
         for name, most in SIZES.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"architecture: {name} must be a positive integer, given {value!r}")
-            if value > most:
-                raise ValueError(f"architecture: {name} must be at most {most}, given {value}")
+            positive = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            require(positive, f"architecture: {name} must be a positive integer, given {value!r}")
+            require(value <= most, f"architecture: {name} must be at most {most}, given {value}")
         common = math.lcm(self.heads, 4)
         nearest = f"the nearest width that would work is {max(1, round(self.width / common)) * common}"
-        if self.width % self.heads:
-            given = f"given width {self.width} and heads {self.heads}"
-            raise ValueError(f"architecture: heads must divide width, {given}; {nearest}")
-        if self.width % 4:
-            given = f"given {self.width}"
-            raise ValueError(f"architecture: width must be a multiple of 4 (2-D positions), {given}; {nearest}")
-        if self.min_loops > self.max_loops:
-            raise ValueError(
-                f"architecture: min_loops must not exceed max_loops, given {self.min_loops} > {self.max_loops}"
-            )
+        given = f"given width {self.width} and heads {self.heads}"
+        require(self.width % self.heads == 0, f"architecture: heads must divide width, {given}; {nearest}")
+        given = f"given {self.width}"
+        require(self.width % 4 == 0, f"architecture: width must be a multiple of 4 (2-D positions), {given}; {nearest}")
+        given = f"given {self.min_loops} > {self.max_loops}"
+        require(self.min_loops <= self.max_loops, f"architecture: min_loops must not exceed max_loops, {given}")
         for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"architecture: {name} must be one of {allowed}, given {getattr(self, name)!r}")
-        if self.norm == "post" and self.block == "dit":
-            raise ValueError("architecture: norm 'post' is of block 'bert'; a 'dit' modulates the norm before a layer")
-        if not 0 < self.residual_strength < math.inf:
-            raise ValueError(f"architecture: residual_strength must be above 0, given {self.residual_strength!r}")
-        if self.residual_scale == "none" and self.residual_strength != 1:
-            raise ValueError(
-                f"architecture: residual_strength {self.residual_strength:g} needs a residual_scale, which is 'none'"
-            )
-        if self.attention_radius is not None and self.attention_radius < 0:
-            raise ValueError(f"architecture: attention_radius must be 0 or more, given {self.attention_radius}")
-
-        if not isinstance(self.loop_adapter_rank, int) or not 0 <= self.loop_adapter_rank <= self.width:
-            raise ValueError(
-                f"architecture: loop_adapter_rank must be an integer from 0 to width, given {self.loop_adapter_rank!r} "
-                f"at width {self.width}"
-            )
-        if isinstance(self.dropout, bool) or not 0 <= self.dropout < 1:
-            raise ValueError(f"architecture: dropout must be in [0, 1), given {self.dropout!r}")
+            value = getattr(self, name)
+            require(value in allowed, f"architecture: {name} must be one of {allowed}, given {value!r}")
+        plain = self.norm != "post" or self.block == "bert"
+        require(plain, "architecture: norm 'post' is of block 'bert'; a 'dit' modulates the norm before a layer")
+        given = f"given {self.residual_strength!r}"
+        require(0 < self.residual_strength < math.inf, f"architecture: residual_strength must be above 0, {given}")
+        scaled = self.residual_scale != "none" or self.residual_strength == 1
+        given = f"residual_strength {self.residual_strength:g} needs a residual_scale, which is 'none'"
+        require(scaled, f"architecture: {given}")
+        radius, rank = self.attention_radius, self.loop_adapter_rank
+        require(radius is None or radius >= 0, f"architecture: attention_radius must be 0 or more, given {radius}")
+        require(
+            isinstance(rank, int) and 0 <= rank <= self.width,
+            f"architecture: loop_adapter_rank must be an integer from 0 to width, given {rank!r} at width {self.width}",
+        )
+        share = not isinstance(self.dropout, bool) and 0 <= self.dropout < 1
+        require(share, f"architecture: dropout must be in [0, 1), given {self.dropout!r}")
         check_numbers(Architecture, vars(self), "architecture")
         weights = 2 * self.unique_layers * self.width**2 * (2 + self.mlp_ratio)  # those of attention and MLP alone
-        if weights > MOST_WEIGHTS:
-            raise ValueError(
-                f"architecture: unique_layers {self.unique_layers}, width {self.width} and mlp_ratio {self.mlp_ratio} "
-                f"make {weights:.1e} weights, and at most {MOST_WEIGHTS:.0e} are allowed"
-            )
+        require(
+            weights <= MOST_WEIGHTS,
+            f"architecture: unique_layers {self.unique_layers}, width {self.width} and mlp_ratio {self.mlp_ratio} make "
+            f"{weights:.1e} weights, and at most {MOST_WEIGHTS:.0e} are allowed",
+        )
         for name in ("dropout", "residual_strength"):
             object.__setattr__(self, name, float(getattr(self, name)))
 
@@ -151,31 +143,30 @@ class Optimisation:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "warmup_steps", "snapshot_every"):
             value, least = getattr(self, name), 0 if name in ("warmup_steps", "snapshot_every") else 1
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"optimisation: {name} must be an integer of at least {least}, given {value!r}")
+            enough = isinstance(value, int) and value >= least
+            require(enough, f"optimisation: {name} must be an integer of at least {least}, given {value!r}")
         check_numbers(Optimisation, vars(self), "optimisation")
         for each in fields(self):
             if each.type == "float":  # 1 and 1.0 are one setting and have one identity
                 object.__setattr__(self, each.name, float(getattr(self, each.name)))
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"optimisation: schedule must be 'constant' or 'cosine', given {self.schedule!r}")
-        for name in ("learning_rate", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"optimisation: {name} must be 0 or more, given {getattr(self, name)}")
-        if not self.gradient_clip > 0:
-            raise ValueError(f"optimisation: gradient_clip must be above 0, given {self.gradient_clip}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"optimisation: ema_decay must be in [0, 1), given {self.ema_decay}")
-        if not 0 <= self.label_dropout <= 1:
-            raise ValueError(f"optimisation: label_dropout must be in [0, 1], given {self.label_dropout}")
         object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optimisation: betas must be two numbers in [0, 1), given {self.betas}")
-        if self.snapshot_every and (kept := (self.steps - 1) // self.snapshot_every) > MOST_SNAPSHOTS:
-            raise ValueError(
-                f"optimisation: snapshot_every {self.snapshot_every} would keep {kept} snapshots, at most "
-                f"{MOST_SNAPSHOTS} are kept; raise it"
-            )
+        two_shares = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        for name, sound, expected in (
+            ("schedule", self.schedule in ("constant", "cosine"), "'constant' or 'cosine'"),
+            ("learning_rate", self.learning_rate >= 0, "0 or more"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("gradient_clip", self.gradient_clip > 0, "above 0"),
+            ("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)"),
+            ("label_dropout", 0 <= self.label_dropout <= 1, "in [0, 1]"),
+            ("betas", two_shares, "two numbers in [0, 1)"),
+        ):
+            require(sound, f"optimisation: {name} must be {expected}, given {getattr(self, name)!r}")
+        kept = (self.steps - 1) // self.snapshot_every if self.snapshot_every else 0
+        require(
+            kept <= MOST_SNAPSHOTS,
+            f"optimisation: snapshot_every {self.snapshot_every} would keep {kept} snapshots, at most "
+            f"{MOST_SNAPSHOTS} are kept; raise it",
+        )
 
     @property
     def snapshots(self) -> tuple[int, ...]:
@@ -184,7 +175,7 @@ class Optimisation:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Why what is measured of the averaged weights says little of the training; empty where nothing is odd."""
+        """Reasons why the averaged weights say little of the training; empty for usual settings."""
         found, first = [], min(self.snapshots, default=self.steps)
         if not self.ema_debias and (left := self.ema_decay**first) > FIRST_WEIGHTS:
             found.append(
@@ -221,19 +212,15 @@ class Run:
 
     def __post_init__(self) -> None:
         check_numbers(Run, vars(self), "run")
-        if not whole(self.seed) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"run: seed must be a whole number from 0 to 2^63 - 1, given {self.seed!r}")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"run: precision must be 'fp32' or 'bf16', given {self.precision!r}")
-        if self.threads < 1:
-            raise ValueError(f"run: threads must be at least 1, given {self.threads}")
-        if self.devices < 1:
-            raise ValueError(f"run: devices must be at least 1, given {self.devices}")
-        if self.optimisation.batch_size % self.devices:
-            raise ValueError(
-                f"run: devices must divide batch_size, given batch_size {self.optimisation.batch_size} and devices "
-                f"{self.devices}"
-            )
+        given = f"given batch_size {self.optimisation.batch_size} and devices {self.devices}"
+        for name, sound, expected in (
+            ("seed", whole(self.seed) and 0 <= self.seed < 2**63, "a whole number from 0 to 2^63 - 1"),
+            ("precision", self.precision in ("fp32", "bf16"), "'fp32' or 'bf16'"),
+            ("threads", self.threads >= 1, "at least 1"),
+            ("devices", self.devices >= 1, "at least 1"),
+        ):
+            require(sound, f"run: {name} must be {expected}, given {getattr(self, name)!r}")
+        require(self.optimisation.batch_size % self.devices == 0, f"run: devices must divide batch_size, {given}")
         for name in OPTIONS:
             pairs = getattr(self, name)
             pairs = pairs.items() if isinstance(pairs, dict) else pairs

@@ -16,7 +16,7 @@ class DamagedError(ValueError):
 def read_parquet(path: Path, names: Collection[str] | None = None) -> pa.Table:
     """A parquet file, or those of the named columns that it has, with every page held against its checksum.
 
-    Raises DamagedError for what is not as it was written, OSError where the system cannot read the file.
+    Raises DamagedError for a damaged file, OSError where the system cannot read it.
     """
     with path.open("rb") as opened:  # by Python, which says what the system refuses; Arrow takes that for damage
         try:

@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass
-from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
 from eltbench.core.validation import build, unknown
@@ -35,7 +34,7 @@ def allow(target: str) -> None:
 
 
 def allowed() -> list[str]:
-    """What this process has allowed, to be told to the processes that it starts."""
+    """The names that this process has allowed, for the processes that it starts."""
     return sorted(_allowed)
 
 
@@ -65,12 +64,12 @@ def without_allowed(arguments: Iterable[str], adding: str = "") -> list[str]:
 class Registry(Generic[T]):
     """Maps a name to a class, given directly, as a lazy "module:Class", or by an installed package's entry point.
 
-    A name that is itself "module:Class" needs no registration, but must be allowed (`allow`): names come from files,
-    too, and who wrote those must not choose what is imported here.
+    A name of the form "module:Class" needs no registration, but must be allowed (`allow`): names also come from files,
+    whose authors must not choose what is imported here. It is kept by hand because entry points alone offer neither
+    lazy strings nor this rule.
 
-    base: what its classes must be subclasses of, as "module:Class" so that it is imported with the first of them.
-    `version` belongs to what the class computes, not to its code style: raise it when the same configuration
-    would train or measure something else, so that cached runs of the old behaviour are not mistaken for new ones.
+    base: the base of its classes as "module:Class", imported with the first of them. version: raise it when the same
+    configuration would train or measure something else, so that cached runs are not mistaken for new ones.
     """
 
     def __init__(self, kind: str, plural: str, builtin: dict[str, str] | None = None, base: str = "") -> None:
@@ -95,7 +94,7 @@ class Registry(Generic[T]):
     def get(self, name: str) -> type[T]:
         """The class registered under `name`; raises UnknownNameError with the near miss and the known names.
 
-        Raises it, too, for what cannot be imported, and for what is no class of this registry's kind.
+        Raises it also for a failed import and for a class of another kind.
         """
         self.check(name)
         entry = self._entries.get(name, name)
@@ -161,9 +160,22 @@ class Registry(Generic[T]):
     def _read_plugins(self, unless: str | None = None) -> None:
         if self._plugins_read or unless in self._entries:
             return
+        from importlib.metadata import entry_points  # takes as long to load as all else that naming a class needs
+
         self._plugins_read = True
         for point in entry_points(group=self.group):
             self._add(point.name, point.value)
+
+
+def lazy(room: str, module: str, *names: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a room (its `__name__`) whose `names` are loaded from its `module` when first used."""
+
+    def load(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {room!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{room}.{module}"), name)
+
+    return load
 
 
 def home(cls: type) -> str:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 Cells = Sequence[str]
+PIPED_WIDTH = 160  # columns where stdout is no terminal, whose width could be asked
+
+
+def console() -> Console:
+    """Where commands print their tables."""
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def terminal(head: Cells, lines: Iterable[Cells] = (), numbers: Iterable[str] = (), title: str | None = None) -> Table:

@@ -1,4 +1,4 @@
-"""What every command does with its terminal: closed or narrow streams, errors in plain words, exit codes."""
+"""The terminal of a command: closed or narrow streams, errors in plain words, exit codes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Terminated(KeyboardInterrupt):
 def answer(act: Callable[[], int]) -> int:
     """Call `act` and return its exit code, or that of what ended it, in plain words on stderr.
 
-    ValueError and OSError are what the user can mend. A stdout that nobody reads any more ends the command silently; a
-    stderr that nobody reads ends nothing. Characters that a stream cannot encode are replaced.
+    ValueError and OSError are errors that the user can mend. A closed stdout ends the command silently, a closed stderr
+    does not end it. Characters that a stream cannot encode are replaced.
     """
     with _streams():
         try:

@@ -1,4 +1,4 @@
-"""What users write, as dataclasses: every name and every type is checked, with what was given and expected."""
+"""Dataclasses from the input of users: every name and type is checked, messages say what was given and expected."""
 
 from __future__ import annotations
 
@@ -60,6 +60,12 @@ def check_numbers(cls: type, values: Mapping[str, Any], what: str) -> None:
                 raise ValueError(f"{what}: {name} must be a number, given {value!r}")
             if isinstance(each, float) and not math.isfinite(each):
                 raise ValueError(f"{what}: {name} must be finite, given {value!r}")
+
+
+def require(sound: bool, message: str) -> None:
+    """Raise ValueError with the message unless `sound`."""
+    if not sound:
+        raise ValueError(message)
 
 
 def whole(value: Any) -> bool:

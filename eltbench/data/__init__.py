@@ -1,7 +1,13 @@
 """Datasets: NumPy in, NumPy out, the same batches for every backend."""
 
-from eltbench.core.registry import Registry
-from eltbench.data.base import Clean, Dataset, DataSpec
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eltbench.core.registry import Registry, lazy
+
+if TYPE_CHECKING:
+    from eltbench.data.base import Clean, Dataset, DataSpec
 
 registry: Registry[Dataset] = Registry(
     "dataset",
@@ -20,6 +26,7 @@ registry: Registry[Dataset] = Registry(
     },
     base="eltbench.data.base:Dataset",
 )
+__getattr__ = lazy(__name__, "base", "Clean", "DataSpec", "Dataset")
 register, get, create, names = registry.register, registry.get, registry.create, registry.names
 
 __all__ = ["Clean", "DataSpec", "Dataset", "create", "get", "names", "register", "registry"]

@@ -80,6 +80,16 @@ class Cell(NamedTuple):
     dataset: str
     backend: str
 
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Cell:
+        """The cell that an entry of a claims.json names."""
+        return cls(entry["task"], entry["dataset"], entry["backend"])
+
+    @property
+    def name(self) -> str:
+        """The cell in words."""
+        return " ".join(self)
+
 
 @dataclass(frozen=True)
 class Witness:

@@ -158,7 +158,7 @@ def markdown(found: dict[str, Any]) -> str:
                 first, *second = condition["witnesses"]
                 cells = (
                     name,
-                    f"{cell['task']} {cell['dataset']} {cell['backend']}",
+                    claims.Cell.of(cell).name,
                     f"**{condition['verdict']}**",
                     condition["estimand"],
                     interval_in_words(first),

@@ -1,50 +1,50 @@
-"""The run cache as a whole: which runs it holds, which of them are meant, and what may go."""
+"""The run cache as a whole: list, filter and prune its runs, and merge caches into one."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import Timeout
 
+from eltbench import backends, data, tasks, trainers
 from eltbench.core import atomic
-from eltbench.core.config import Run, run_from_dict
-from eltbench.core.registry import UnknownNameError
+from eltbench.core.registry import Registry, UnknownNameError
 from eltbench.core.validation import printable, unknown
-from eltbench.execution.store import RunStore, State
+from eltbench.evidence import results
+from eltbench.execution.store import RunStore, State, problems
 
-NAMED = ("trainer", "task", "dataset", "backend")
+PARTS: Mapping[str, Registry[Any]] = {
+    "trainer": trainers.registry,
+    "task": tasks.registry,
+    "dataset": data.registry,
+    "backend": backends.registry,
+}
 
 
 @dataclass(frozen=True)
 class Cached:
-    """A run's folder as it was found; `config` is what run.json says, empty where that cannot be read."""
+    """A run's folder as it was found; `config` is the content of run.json, empty where that cannot be read."""
 
     run_id: str
     state: State
     config: Mapping[str, Any] = field(repr=False)
     size: int  # bytes of all its files
     modified: float  # when its newest file was written, seconds since 1970
-    measurements: tuple[str, ...] = ()  # STUDY-DIGEST
-
-    @property
-    def run(self) -> Run:
-        """The run that the folder was made for; ValueError where run.json is unreadable or of another eltbench."""
-        if not self.config:
-            raise ValueError("run.json is absent or unreadable")
-        return run_from_dict(dict(self.config))
 
     @property
     def name(self) -> str:
         """The run in a few words, for a list."""
         if not self.config:
             return "unknown: run.json is absent or unreadable"
-        shape, said = self.config.get("architecture"), [str(self.config.get(name)) for name in NAMED]
+        shape, said = self.config.get("architecture"), [str(self.config.get(name)) for name in PARTS]
         if isinstance(shape, dict):
             said += [f"{shape.get('unique_layers')}N×{shape.get('max_loops')}L width {shape.get('width')}"]
         return printable(f"{' '.join(said)} seed {self.config.get('seed')}")
@@ -52,7 +52,7 @@ class Cached:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which runs are meant: all of what is named must hold; a filter that names nothing means every run.
+    """Selects runs: every given condition must hold; an empty filter selects every run.
 
     run_ids: whole ids or beginnings. older_than, newer_than: seconds since the newest file of a run was written.
     """
@@ -68,29 +68,26 @@ class Filter:
     newer_than: float | None = None
 
     def __bool__(self) -> bool:
-        """Whether anything is named."""
+        """Whether there is any condition."""
         return self != Filter()
 
     def keeps(self, cached: Cached, now: float) -> bool:
-        """Whether the run is meant; `now` is the time of asking, seconds since 1970."""
+        """Whether the run is selected; `now` is in seconds since 1970."""
         age = now - cached.modified
-        named = (
-            not wanted or cached.config.get(name) in wanted
-            for name, wanted in zip(
-                (*NAMED, "seed"), (self.trainers, self.tasks, self.datasets, self.backends, self.seeds), strict=True
-            )
-        )
         return (
             (not self.run_ids or cached.run_id.startswith(self.run_ids))
             and (not self.states or cached.state in self.states)
             and (self.older_than is None or age > self.older_than)
             and (self.newer_than is None or age < self.newer_than)
-            and all(named)
+            and all(
+                not (wanted := getattr(self, f"{name}s")) or cached.config.get(name) in wanted
+                for name in (*PARTS, "seed")
+            )
         )
 
 
 def cached_runs(store: RunStore, wanted: Filter | None = None, now: float | None = None) -> list[Cached]:
-    """The runs of the cache that a filter means, by id; nothing is changed and no checkpoint read.
+    """The runs that a filter selects, by id; nothing is changed and no checkpoint read.
 
     Raises ValueError for a folder that does not exist, and for a name in the filter that neither a run of the cache
     nor this eltbench knows, with the near miss.
@@ -99,8 +96,13 @@ def cached_runs(store: RunStore, wanted: Filter | None = None, now: float | None
         raise ValueError(f"no run cache at {store.root}; give --runs the folder that holds the runs")
     wanted, now = wanted or Filter(), time.time() if now is None else now
     every = [_look(store, name) for name in sorted(os.listdir(store.root)) if _is_run(store.root / name)]
-    for what in NAMED:
-        _check_names(what, getattr(wanted, f"{what}s"), {str(each.config.get(what)) for each in every if each.config})
+    for what, registry in PARTS.items():
+        here = {str(each.config.get(what)) for each in every if each.config}
+        for name in {*getattr(wanted, f"{what}s")} - here:
+            try:
+                registry.check(name)
+            except UnknownNameError:
+                raise ValueError(unknown(what, name, sorted({*here, *registry.names()}))) from None
     for begin in wanted.run_ids:
         if not begin or not any(each.run_id.startswith(begin) for each in every):
             raise ValueError(f"no run in {store.root} has an id that begins with {begin!r}")
@@ -155,16 +157,12 @@ def _look(store: RunStore, run_id: str) -> Cached:
         config = {} if atomic.not_own(directory / "run.json") else atomic.read_json(directory / "run.json")
     except (OSError, ValueError):
         config = {}
-    measured = [
-        path.removesuffix(".parquet") for path, _ in files if path.endswith(".parquet") and path.count(".") == 1
-    ]
     return Cached(
         run_id,
         store.state(run_id),
         config if isinstance(config, dict) else {},
         sum(about.st_size for _, about in files),
         max((about.st_mtime for path, about in files if path != "lock"), default=directory.stat().st_mtime),
-        tuple(sorted(measured)),
     )
 
 
@@ -182,13 +180,142 @@ def _files(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
             pass
 
 
-def _check_names(what: str, names: Sequence[str], here: set[str]) -> None:
-    from eltbench import backends, data, tasks, trainers
+class Merged(NamedTuple):
+    """The runs of a merge, how many of them several origins had, and how many unfinished ones were left out."""
 
-    registry = {"trainer": trainers, "task": tasks, "dataset": data, "backend": backends}[what].registry
-    for name in names:
-        if name not in here:
-            try:
-                registry.check(name)
-            except UnknownNameError:
-                raise ValueError(unknown(what, name, sorted({*here, *registry.names()}))) from None
+    runs: int
+    duplicates: int
+    unfinished: int
+
+
+def merge_caches(origins: Sequence[Path], into: Path, dry_run: bool = False) -> Merged:
+    """Copy the finished runs of all origins, with what was measured of them, into one cache, which counts as one too.
+
+    Of a run that several have, the earliest record is kept, with the others as `also_made`; of a measurement, the
+    earliest rows. Everything is checked before anything is written: raises ContradictionError for other weights or
+    values of one run, ValueError for damage, rows of another schema and a run in work.
+    """
+    stores = {str(path): RunStore(path) for path in (*origins, *([into] if into.is_dir() else []))}
+    unfinished, holders = 0, dict[str, dict[str, Cached]]()
+    for origin, store in stores.items():
+        for each in cached_runs(store):
+            if each.state == "done":
+                holders.setdefault(each.run_id, {})[origin] = each
+            elif damage := store.record_damage(each.run_id):
+                raise ValueError(_refusal(store, each.run_id, store.directory(each.run_id) / "done.json", damage))
+            else:
+                unfinished += origin != str(into)
+    for run_id, its in holders.items():
+        _check(run_id, {origin: stores[origin] for origin in its})
+    if not dry_run:
+        target = RunStore(into)
+        atomic.check_writable(into)
+        for run_id, its in holders.items():
+            if set(its) != {str(into)}:
+                _copy(run_id, [stores[origin] for origin in its], target)
+    return Merged(len(holders), sum(len(its) > 1 for its in holders.values()), unfinished)
+
+
+def _check(run_id: str, stores: Mapping[str, RunStore]) -> None:
+    """Raise ValueError where the run is damaged somewhere or not the same everywhere."""
+    from eltbench.execution.results_merge import ContradictionError, merged_rows  # loads the studies
+
+    for store in stores.values():
+        for problem in problems(store, run_id):
+            if problem.damaged or problem.path.suffix == ".parquet":
+                raise ValueError(_refusal(store, run_id, problem.path, problem.what))
+    first, *others = stores
+    for other in others:
+        if not _same_weights(run_id, stores[first], stores[other]):
+            made = []
+            for origin in (first, other):
+                about = stores[origin].read_record(run_id)["provenance"]
+                made.append(f"{origin} (made on {about.get('host')}, {about.get('time')})")
+            raise ContradictionError(
+                f"run {run_id} has other weights in {' and in '.join(made)}: the two machines do not compute the same "
+                "bits. Keep the caches apart, or remove the run from one of them: eltbench runs prune "
+                f"{run_id} --runs {other}"
+            )
+    for stem in {path.name for store in stores.values() for path in _measurements(store, run_id)}:
+        paths = [path for store in stores.values() for path in _measurements(store, run_id) if path.name == stem]
+        tables = {str(path): results.read_table(path) for path in paths}
+        if len(tables) > 1 and {len(merged_rows(tables))} != {len(table) for table in tables.values()}:
+            raise ContradictionError(
+                f"one measurement of run {run_id} has other rows in {' and in '.join(tables)}: remove one"
+            )
+
+
+def _refusal(store: RunStore, run_id: str, path: Path, what: str) -> str:
+    mend = f"eltbench runs verify {run_id} --repair --runs {store.root}"
+    return f"{path} {what}; what is damaged is set aside by {mend}"
+
+
+def _same_weights(run_id: str, *stores: RunStore) -> bool:
+    """Whether checkpoints and snapshots hold the same tensors to the bit, in files that may differ in their headers."""
+    files = [store.read_record(run_id)["checkpoint"] for store in stores]
+    names = [{name for name in each if name.endswith(".safetensors")} for each in files]
+    return names[0] == names[1] and all(
+        files[0][name] == files[1][name]
+        or tensors(stores[0].directory(run_id) / name) == tensors(stores[1].directory(run_id) / name)
+        for name in names[0]
+    )
+
+
+def tensors(path: Path) -> tuple[dict[str, Any], str]:
+    """The header of a safetensors file and the checksum of its tensors.
+
+    The library writes the metadata of two equal checkpoints in whatever order, so their files need not be equal.
+    """
+    with path.open("rb") as file:
+        about = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return about, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _copy(run_id: str, stores: Iterable[RunStore], target: RunStore) -> None:
+    """The run's files from where each was made first, done.json last, so that a run looks finished only when it is."""
+    stores = sorted(stores, key=lambda store: (store.read_record(run_id)["provenance"]["time"], str(store.root)))
+    directory = target.directory(run_id)
+    if directory.is_symlink():
+        raise ValueError(f"{directory} {atomic.LINK}; remove it, or merge into its cache")
+    try:
+        with target.lock(run_id).acquire(timeout=0):
+            for name in ("run.json", "log.jsonl", *stores[0].read_record(run_id)["checkpoint"]):
+                if atomic.is_file(path := stores[0].directory(run_id) / name):
+                    atomic.bring(path, directory / name)
+            for store, path in _first_made(run_id, stores):
+                raw = [each for each in store.tables(run_id) if each.name.startswith(f"{path.stem}.") and each != path]
+                for each in [*raw, path]:  # raw tables before their rows
+                    atomic.bring(each, directory / "measurements" / each.name)
+            atomic.write_json(directory / "done.json", _joint_record(run_id, stores), indent=2)
+    except Timeout:
+        raise ValueError(f"run {run_id} is in work in {target.root}: wait for its end and merge again") from None
+
+
+def _first_made(run_id: str, stores: Sequence[RunStore]) -> list[tuple[RunStore, Path]]:
+    """Of every measurement of the run, the rows that were measured first, and where."""
+    first: dict[str, tuple[Any, RunStore, Path]] = {}
+    for store in stores:
+        for path in _measurements(store, run_id):
+            time = results.read_columns(path, ["time"])["time"].min()
+            if path.name not in first or time < first[path.name][0]:
+                first[path.name] = time, store, path
+    return [(store, path) for _, store, path in first.values()]
+
+
+def _joint_record(run_id: str, stores: Sequence[RunStore]) -> dict[str, Any]:
+    """The record of the first making, which keeps when and where the run was made again."""
+    first, *others = [store.read_record(run_id) for store in stores]
+    again = [*(first.get("also_made") or [])]
+    for other in others:
+        again += [*(other.get("also_made") or []), _making(other)]
+    unlike = [each for place, each in enumerate(again) if each not in (_making(first), *again[:place])]
+    return {**first, **({"also_made": unlike} if unlike else {})}
+
+
+def _making(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: record[name] for name in ("seconds", "seeds_together", "resumed", "provenance") if name in record}
+
+
+def _measurements(store: RunStore, run_id: str) -> list[Path]:
+    """The files of rows, without the raw tables beside them."""
+    return [path for path in store.tables(run_id) if "." not in path.stem]

@@ -1,14 +1,14 @@
 """A dask cluster as the place where a sweep's runs are made.
 
-Each run is a task of the cluster, and a process of its own on the machine that takes it, as it is on one machine. All
-machines share the run cache. dask gives the task of a lost worker to another one, which goes on from the run's last
-checkpoint; what a worker had begun ends with it, since its processes watch the pipe that it held.
+Each run is a task of the cluster and a process of its own on the worker's machine; all machines share the run cache.
+dask gives the task of a lost worker to another one, which resumes from the run's last checkpoint. A worker's processes
+end with it, since they watch the pipe that it holds.
 
-Whoever reaches a scheduler or a worker of dask can run code as its user. So what is asked for here listens on this
-machine alone (kind "local"), or speaks TLS, unless its file says that it need not.
+Whoever reaches a scheduler or a worker of dask can run code as its user. So clusters started here listen on this
+machine only (kind "local") or use TLS, unless their file says `insecure`.
 
-The tasks are submitted as dask's own futures, not through joblib: joblib's dask backend never returns once dask has
-given a task up (joblib 1.6, a task whose workers died too often).
+The tasks are dask's own futures: joblib's dask backend never returns once dask has given a task up (joblib 1.6, a task
+whose workers died too often).
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from functools import cached_property
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import eltbench
 from eltbench.core.atomic import expanded
+from eltbench.core.child import in_words
 from eltbench.core.durations import duration
 from eltbench.core.registry import allow_named, allowed
-from eltbench.core.validation import build, unknown
+from eltbench.core.validation import build, require, unknown
 from eltbench.execution import gpus
-from eltbench.execution.processes import Children, End, Group
+from eltbench.execution.processes import End, Group, Local, Tell
 from eltbench.execution.progress import Reporter
 from eltbench.execution.store import RunStore
-from eltbench.execution.worker import in_words
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -75,12 +75,9 @@ class Description:
     wait_minutes: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(unknown("kind of cluster", self.kind, list(KINDS)))
-        if self.jobs < 1:
-            raise ValueError(f"jobs must be at least 1, given {self.jobs}")
-        if not self.wait_minutes > 0:
-            raise ValueError(f"wait_minutes must be above 0, given {self.wait_minutes}")
+        require(self.kind in KINDS, unknown("kind of cluster", self.kind, list(KINDS)))
+        require(self.jobs >= 1, f"jobs must be at least 1, given {self.jobs}")
+        require(self.wait_minutes > 0, f"wait_minutes must be above 0, given {self.wait_minutes}")
 
     def cluster(self) -> Cluster:
         """The cluster, which has submitted nothing yet; ValueError for options that its class refuses, or no TLS."""
@@ -96,10 +93,9 @@ class Description:
             if option not in known:
                 raise ValueError(unknown(f"option of kind {self.kind!r}", option, sorted(known - {"self", "kwargs"})))
         try:
-            asked: Cluster = made(**(self._local() if self.kind == "local" else self._secured()))
+            return cast("Cluster", made(**(self._local() if self.kind == "local" else self._secured())))
         except (TypeError, ValueError, ImportError) as error:
             raise ValueError(f"options of kind {self.kind!r}: {error}") from None
-        return asked
 
     def _local(self) -> dict[str, Any]:
         """The options, by which nothing listens on a network."""
@@ -147,16 +143,15 @@ def described(path: Path) -> Description:
 class Dask:
     """The workers of a dask cluster; each makes as many runs at a time as it has threads.
 
-    scheduler: an address such as tcp://HOST:8786, or a TOML file that describes a cluster. It is connected to, or asked
-    for, when the first run is to be made, and `held` ends that. Raises ValueError where there is no dask, no address,
-    or a file describes no cluster.
+    scheduler: an address such as tcp://HOST:8786, or a TOML file that describes a cluster. It is opened with
+    the first run, and `held` ends that. Raises ValueError without dask or an address, and for a wrong file.
     """
 
     def __init__(self, scheduler: str, held: ExitStack) -> None:
-        if not scheduler:
-            raise ValueError(
-                "--engine dask: give --scheduler an address such as tcp://HOST:8786, or a cluster file (.toml)"
-            )
+        require(
+            bool(scheduler),
+            "--engine dask: give --scheduler an address such as tcp://HOST:8786, or a cluster file (.toml)",
+        )
         self.distributed = _dask("distributed")
         self.scheduler, self.held = scheduler, held
         self.description = described(expanded(scheduler)) if scheduler.endswith(".toml") else None
@@ -172,17 +167,18 @@ class Dask:
         if self.description is not None:
             cluster = self.held.enter_context(_closed(self.description.cluster()))
             cluster.scale(jobs=self.description.jobs)
-            client: Client = self.held.enter_context(self.distributed.Client(cluster))
-            return client
+            return cast("Client", self.held.enter_context(self.distributed.Client(cluster)))
         try:
-            client = self.held.enter_context(self.distributed.Client(self.scheduler, timeout=ANSWER))
+            client: Client = self.held.enter_context(self.distributed.Client(self.scheduler, timeout=ANSWER))
         except (OSError, ValueError) as error:
             raise ValueError(f"no dask scheduler answers at {self.scheduler!r}: {error}") from None
-        if not client.ncores():
-            raise ValueError(f"the scheduler at {self.scheduler} has no workers; start some: dask worker ADDRESS")
+        require(
+            bool(client.ncores()),
+            f"the scheduler at {self.scheduler} has no workers; start some: dask worker ADDRESS",
+        )
         return client
 
-    def make(self, groups: Sequence[Group], store: RunStore, progress: Reporter, tell: Callable[[End], None]) -> None:
+    def make(self, groups: Sequence[Group], store: RunStore, progress: Reporter, tell: Tell) -> None:
         token = secrets.token_hex(4)
         if self.exposed:
             progress.warn(self.exposed)
@@ -210,34 +206,26 @@ class Dask:
 
 
 class Made(NamedTuple):
-    """What a worker tells of a group: how its runs ended, and what the user should know."""
+    """The result of a group: how its runs ended, and warnings for the user."""
 
     ends: list[End]
     warnings: list[str]
 
 
-class Notes:
-    """Keeps a worker's warnings; where it stands is not sent over the network."""
+class Notes(Reporter):
+    """Keeps a worker's warnings; progress is not sent over the network."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
 
-    def begin(self, runs: int, cached: int) -> None: ...
-
-    def phase(self, run_id: str, name: str, text: str, fraction: float | None) -> None: ...
-
     def warn(self, text: str) -> None:
         self.warnings.append(text)
 
-    def finished(self, run_id: str, line: str) -> None: ...
-
-    def end(self) -> None: ...
-
 
 def make_there(group: Group, mark: str, version: str, named: Sequence[str] = ()) -> Made:
-    """What a worker of the cluster does for a group: it runs a process of its own, with GPUs of its own.
+    """Make a group on a worker of the cluster, in a process with GPUs of its own.
 
-    named: what the sweep's process allows (`eltbench.core.registry`).
+    named: the classes that the sweep's process allows (`eltbench.core.registry`).
     """
     if stranger := greeting(mark, version):
         raise ValueError(stranger)
@@ -246,38 +234,27 @@ def make_there(group: Group, mark: str, version: str, named: Sequence[str] = ())
     on_gpu = run.device in ("cuda", "gpu")
     pinned: AbstractContextManager[dict[str, str]] = gpus.claimed(run.devices) if on_gpu else nullcontext({})
     with pinned as environment:
-        children = Children(RunStore(Path(mark).parent), notes, environment)
-        try:
-            children.make(group, ends.append)
-        finally:
-            children.end()
+        Local(1, environment).make([group], RunStore(Path(mark).parent), notes, ends.append)
     return Made(ends, notes.warnings)
 
 
 def greeting(mark: str, version: str) -> str:
-    """What keeps this process from working for the sweep that left `mark` in its run cache; empty where nothing does.
-
-    version: eltbench's, where the sweep is.
-    """
+    """Why this process cannot work for the sweep that left `mark` in its run cache and has this version; else empty."""
+    here, own = os.uname().nodename, eltbench.__version__
     if not Path(mark).exists():
-        return f"{os.uname().nodename} does not see {Path(mark).parent}: give --runs a folder that all machines share"
-    if version != eltbench.__version__:
-        return (
-            f"{os.uname().nodename} has eltbench {eltbench.__version__}, the sweep has {version}: install one version"
-        )
-    return ""
+        return f"{here} does not see {Path(mark).parent}: give --runs a folder that all machines share"
+    return "" if version == own else f"{here} has eltbench {own}, the sweep has {version}: install one version"
 
 
 def refuse_strangers(client: Client, mark: str, version: str) -> None:
-    """Raise ValueError where a worker that is there cannot work for this sweep; those that come later say so then."""
+    """Raise ValueError if a present worker cannot work for this sweep; later ones raise it themselves."""
     answers = client.run(greeting, mark, version, on_error="return")
     said = {in_words(answer) if isinstance(answer, Exception) else answer for answer in answers.values()} - {""}
-    if said:
-        raise ValueError("the cluster's workers cannot work for this sweep: " + "; ".join(sorted(said)))
+    require(not said, f"the cluster's workers cannot work for this sweep: {'; '.join(sorted(said))}")
 
 
 def exposed(scheduler: str, description: Description | None) -> str:
-    """What the user should know of the connections of a cluster; empty where they are encrypted or of one machine."""
+    """A warning of connections that are not encrypted; empty if they are, or stay on one machine."""
     if description is not None:
         open_ = description.kind != "local" and description.insecure
         return f"connections of the cluster are not encrypted (insecure = true): {CODE}" if open_ else ""
@@ -290,21 +267,21 @@ def exposed(scheduler: str, description: Description | None) -> str:
 def _arrivals(
     ended: Any, workers: Callable[[], Any], patience: float, warn: Callable[[str], None]
 ) -> Iterator[tuple[Any, Any]]:
-    """What ends, as it does, while workers are there; stops where none was for `patience` seconds, and warns before."""
+    """Futures as they end; warns while no worker is there, and stops after `patience` seconds without one."""
     seen, warned = time.monotonic(), False
     while not ended.is_empty():
         if ended.has_ready():
             yield next(ended)
-        elif workers():
+            continue
+        if workers():
             seen = time.monotonic()
-            time.sleep(LOOK)
-        elif time.monotonic() - seen > patience:
+        missed = time.monotonic() - seen
+        if missed > patience:
             return
-        else:
-            if not warned and time.monotonic() - seen > min(60.0, patience / 2):
-                warned = True
-                warn(f"no worker of the cluster is there; {NO_WORKER}")
-            time.sleep(LOOK)
+        if not warned and missed > min(60.0, patience / 2):
+            warned = True
+            warn(f"no worker of the cluster is there; {NO_WORKER}")
+        time.sleep(LOOK)
 
 
 @contextmanager

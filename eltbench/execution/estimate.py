@@ -1,4 +1,4 @@
-"""How long missing runs will take: as long as the same runs took here before, else as timed on this machine now."""
+"""How long missing runs will take: recorded times of known configurations, else timings on this machine now."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from eltbench import accounting
 from eltbench.core.config import Run
 from eltbench.execution import step_cost
-from eltbench.execution.sweep import Durations
+from eltbench.execution.sweep import Durations, side_by_side
 from eltbench.training.job import Job
 from eltbench.training.loop import Parts, parts
 
@@ -30,16 +30,15 @@ class Estimate:
     def seconds(self, run_ids: Collection[str]) -> float:
         """Seconds until these runs are made by `workers` processes at a time; one that is not missing takes none."""
         each = [sum(seconds for run_id, seconds in group.items() if run_id in run_ids) for group in self.groups]
-        return max(sum(each) / self.workers, max(each, default=0.0))
+        return side_by_side(each, self.workers)
 
 
 def estimate(groups: Sequence[Mapping[str, Sequence[Job]]], known: Durations, workers: int) -> Estimate:
-    """What is left of every missing run (grouped by `sweep.grouped`): its training, and the calls that measure it.
+    """The time of every missing run (grouped by `sweep.grouped`): its training, and the network calls that measure it.
 
-    A training takes as long as others that differ in their seed alone took here, else its steps are timed, with as many
-    processes side by side as will train. Network calls of held-out losses and samples are estimated from their FLOPs at
-    the rate of the training; diagnostics and scores are not counted. Seeds that are trained as one program are counted
-    as if each were alone.
+    Known configurations (up to the seed) reuse recorded times; for others, training steps are timed, in as many
+    processes as will train. Held-out losses and samples are estimated from their FLOPs at the rate of training;
+    diagnostics and scores are not counted. Seeds that are trained as one program are counted as if each were alone.
     """
     workers = min(workers, max(1, len(groups)))
     kinds = {replace(jobs[0].run, seed=0): jobs[0].run for group in groups for jobs in group.values()}
@@ -56,8 +55,11 @@ def estimate(groups: Sequence[Mapping[str, Sequence[Job]]], known: Durations, wo
         measuring = training * calls / (steps * step_cost.step_flops(kind, made[kind]))
         return start + measuring + known.to_train(jobs[0].run) * training
 
+    basis = [f"{len(seen)} kinds of run take as long as here before"] if seen else []
+    basis += [f"{len(untimed)} kinds were timed here just now ({step_cost.HOW})"] if untimed else []
+    basis += ["network calls of measurements are added by their FLOPs"] if kinds else []
     expected = [{run_id: left(jobs) for run_id, jobs in group.items()} for group in groups]
-    return Estimate(expected, workers, _basis(len(seen), len(untimed)))
+    return Estimate(expected, workers, "; ".join(basis))
 
 
 def measuring_flops(run: Run, made: Parts, settings: Mapping[str, Any]) -> float:
@@ -80,9 +82,3 @@ def measuring_flops(run: Run, made: Parts, settings: Mapping[str, Any]) -> float
         ]
         flops += min(settings["samples"], heldout) * sum(each)
     return flops
-
-
-def _basis(seen: int, timed: int) -> str:
-    words = [f"{seen} kinds of run take as long as here before"] if seen else []
-    words += [f"{timed} kinds were timed here just now ({step_cost.HOW})"] if timed else []
-    return "; ".join([*words, "network calls of measurements are added by their FLOPs"]) if words else ""

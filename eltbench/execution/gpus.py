@@ -6,8 +6,8 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -39,23 +39,17 @@ def claimed(count: int) -> Iterator[dict[str, str]]:
         raise ValueError(f"{count} GPUs are asked for, and {os.uname().nodename} has {len(names)} ({VISIBLE} counts)")
     while True:
         with ExitStack() as held:
-            mine = _free(names, count, held)
+            mine: list[str] = []
+            for name in names:
+                if len(mine) < count:
+                    with suppress(Timeout):
+                        held.enter_context(_lock(name).acquire(timeout=0))
+                        mine.append(name)
             if len(mine) == count:
                 yield {VISIBLE: ",".join(mine)}
                 return
         time.sleep(PATIENCE)  # holding none meanwhile, so that no two claimants wait for each other
 
 
-def _free(names: Sequence[str], count: int, held: ExitStack) -> list[str]:
-    """Up to `count` GPUs whose locks were free and are now held."""
-    mine: list[str] = []
-    for name in names:
-        lock = FileLock(Path(tempfile.gettempdir()) / f"eltbench-{os.getuid()}-gpu-{name.replace('/', '_')}.lock")
-        try:
-            held.enter_context(lock.acquire(timeout=0))
-        except Timeout:
-            continue
-        mine.append(name)
-        if len(mine) == count:
-            break
-    return mine
+def _lock(name: str) -> FileLock:
+    return FileLock(Path(tempfile.gettempdir()) / f"eltbench-{os.getuid()}-gpu-{name.replace('/', '_')}.lock")

@@ -1,4 +1,4 @@
-"""The worker processes of a sweep: started, listened to, and ended with it."""
+"""The worker processes of a sweep on this machine: started, listened to, and ended with it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import IO, Any
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from selectors import EVENT_READ, DefaultSelector
+from typing import Any
 
 from filelock import Timeout
 
-from eltbench.core.child import thread_environment
-from eltbench.core.registry import allowed
+from eltbench.core import child
+from eltbench.core.durations import duration
+from eltbench.core.terminal import Terminated
 from eltbench.execution.progress import Reporter
 from eltbench.execution.store import RunStore
 from eltbench.training.job import Job
 
 PATIENCE = 10.0  # seconds in which a process that is told to pause saves its checkpoint
+LOOK = 0.5  # seconds after which those that have not are looked for
 Group = Sequence[list[Job]]
 """The jobs of one run, or of seeds that are trained together, run by run: what one process makes."""
 
@@ -31,7 +34,7 @@ Group = Sequence[list[Job]]
 class End:
     """How a run's process ended; `made` is whether it trained or measured anything.
 
-    paused: the step whose checkpoint it left, where it was told to end before it had trained the run.
+    paused: the step of its checkpoint, if it was stopped before the run was trained.
     """
 
     job: Job
@@ -41,154 +44,159 @@ class End:
     error: str | None = None
     paused: int | None = None
 
+    @property
+    def how(self) -> str:
+        """The same in words."""
+        if self.error is not None:
+            return f"FAILED: {self.error}"
+        if self.paused is not None:
+            return f"paused at step {self.paused}"
+        return duration(self.seconds) if self.made else "made by another process"
 
-class Children:
-    """The processes at work. Each watches the pipe that this process holds open, and ends when it closes.
 
+Tell = Callable[[End], None]
+
+
+@dataclass(frozen=True)
+class Local:
+    """Processes of this machine, `lanes` at a time; all of them end with this one, however it does.
+
+    Ctrl-C or SIGTERM lets them pause, which raises KeyboardInterrupt when all have; a second one kills them.
     environment: variables that they have beside those of this process.
     """
 
-    def __init__(self, store: RunStore, progress: Reporter, environment: Mapping[str, str] | None = None) -> None:
-        self.store, self.progress, self.environment = store, progress, environment or {}
-        self._talking = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._starting = threading.Lock()
-        self._ended = False
+    lanes: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
 
-    def make(self, group: Group, tell: Callable[[End], None]) -> None:
-        """Run one worker process on the jobs of a run, or of seeds trained together; tell each end, one at a time.
+    def make(self, groups: Sequence[Group], store: RunStore, progress: Reporter, tell: Tell) -> None:
+        """Give each group a process of its own and tell every end; returns when all have ended."""
+        waiting, running, told = deque(groups), set[Worker](), list[tuple[int, float]]()
 
-        After `pause`, `kill` or `end` none is started, and of those at work only what they say themselves is told.
-        """
-        at_work = {jobs[0].run_id: jobs[0] for jobs in group}
-        why: str | None
-        with tempfile.TemporaryFile() as errors:
+        def hear(number: int) -> None:
+            told.append((number, time.monotonic()))
+            for worker in list(running):
+                worker.process.send_signal(signal.SIGTERM if len(told) == 1 else signal.SIGKILL)
+            if len(told) > 1:
+                raise interruption(number)
+
+        with interruptible(hear), DefaultSelector() as selector:
             try:
-                child = self._start(group[0][0].run.threads, errors)
-            except OSError as error:
-                why = f"no process could be started: {error}"
+                while running or (waiting and not told):
+                    while waiting and not told and len(running) < self.lanes:
+                        group = waiting.popleft()
+                        try:
+                            worker = Worker(group, store, self.environment)
+                        except OSError as error:
+                            for jobs in group:
+                                tell(End(jobs[0], error=f"no process could be started: {error}"))
+                            continue
+                        running.add(worker)
+                        selector.register(worker.output, EVENT_READ, worker)
+                        if told:  # while it started
+                            worker.process.terminate()
+                    for key, _ in selector.select(LOOK) if running else ():
+                        if not key.data.listen(progress, tell):
+                            selector.unregister(key.fileobj)
+                            running.discard(key.data)
+                            key.data.finish(tell, stopped=bool(told))
+                    if told and time.monotonic() > told[0][1] + PATIENCE:
+                        for worker in running:
+                            worker.process.kill()
+            finally:
+                for worker in running:
+                    worker.process.kill()  # which is safe, since every file appears whole
+                    worker.close()
+        if told:
+            raise interruption(told[0][0])
+
+
+class Worker:
+    """A process that makes a group. It watches the pipe that this process holds open, and ends when that closes."""
+
+    def __init__(self, group: Group, store: RunStore, environment: Mapping[str, str]) -> None:
+        self.store, self._rest, self._error = store, b"", ""
+        self._at_work = {jobs[0].run_id: jobs[0] for jobs in group}
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115, closed with the process
+        threads = group[0][0].run.threads
+        try:
+            self.process = child.start("eltbench.execution.worker", threads, self._errors, environment)
+        except OSError:
+            self._errors.close()
+            raise
+        assert self.process.stdout is not None
+        self.output = self.process.stdout
+        child.send(self.process, {"store": str(store.root.resolve()), "make": [_asked(jobs) for jobs in group]})
+
+    def listen(self, progress: Reporter, tell: Tell) -> bool:
+        """Pass on new events; False at the end of its output."""
+        said = os.read(self.output.fileno(), 65_536)
+        *lines, self._rest = (self._rest + said).split(b"\n")
+        for event in map(json.loads, lines):
+            if "run" not in event:
+                self._error = event["error"]
+            elif "warning" in event:
+                progress.warn(event["warning"])
+            elif "phase" in event:
+                name = self._at_work[event["run"]].name
+                progress.phase(event["run"], name, event["phase"], event["fraction"])
             else:
-                if child is None:
-                    return
-                said = self._listen(child, self._message(group), at_work, tell)
-                code = child.wait()
-                self._running.discard(child)
-                why = said or self._silent_end(at_work, code, errors)
-        if why is not None:
-            with self._talking:
-                for job in at_work.values():
-                    tell(End(job, error=why))
+                tell(_end(self._at_work.pop(event["run"]), event))
+        return bool(said)
 
-    def pause(self) -> None:
-        """Let what runs save a checkpoint and end, taking no lock, as a signal handler must; it must end in time."""
-        self._ended = True
-        for child in list(self._running):
-            child.terminate()
-        late = threading.Timer(PATIENCE, self.kill)
-        late.daemon = True
-        late.start()
+    def finish(self, tell: Tell, *, stopped: bool) -> None:
+        """Report the runs that have not ended, with the error of all or the exit of their process."""
+        code = self.process.wait()
+        if not self._error and not stopped:
+            self._errors.seek(0)
+            said = self._errors.read().decode(errors="replace").strip()
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            for run_id in self._at_work:
+                with contextlib.suppress(Timeout), self.store.lock(run_id).acquire(timeout=0):
+                    self.store.fail(run_id, f"process {how}\n{said}\n")
+            self._error = f"process {how}{f': {said.splitlines()[-1]}' if said else ''}"
+        self.close()
+        for job in self._at_work.values() if self._error else ():
+            tell(End(job, error=self._error))
 
-    def kill(self) -> None:
-        """Kill what runs, taking no lock, as a signal handler must; `end` waits for it afterwards."""
-        self._ended = True
-        for child in list(self._running):
-            child.kill()
-
-    def end(self) -> None:
-        """Kill what still runs and start nothing more; killing is safe, since every file appears whole."""
-        with self._starting:
-            self._ended = True
-        for child in list(self._running):
-            child.kill()
-            child.wait()
-
-    def _start(self, threads: int, errors: IO[bytes]) -> subprocess.Popen[bytes] | None:
-        with self._starting:
-            if self._ended:
-                return None
-            child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "eltbench.execution.worker"],
-                stdin=subprocess.PIPE,  # kept open for the child's lifetime; no other child inherits it
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={**os.environ, **thread_environment(threads), **self.environment},
-            )
-            self._running.add(child)
-            if self._ended:  # interrupted while it started
-                child.kill()
-            return child
-
-    def _message(self, group: Group) -> bytes:
-        """The line that a worker is told (see eltbench.execution.worker)."""
-        make = [
-            {
-                "run": jobs[0].run.to_dict(),
-                "measurements": [
-                    {"study": job.study, "version": job.version, "settings": dict(job.settings)}
-                    for job in jobs
-                    if job.study
-                ],
-            }
-            for jobs in group
-        ]
-        message = {"allowed": allowed(), "store": str(self.store.root.resolve()), "make": make}
-        return json.dumps(message).encode() + b"\n"
-
-    def _listen(
-        self, child: subprocess.Popen[bytes], message: bytes, at_work: dict[str, Job], tell: Callable[[End], None]
-    ) -> str | None:
-        """Send the message and pass events on; a run that ends is no longer `at_work`. Gives an error of all runs."""
-        assert child.stdin is not None
-        assert child.stdout is not None
-        error = None
+    def close(self) -> None:
+        """Wait for its end and close its files."""
+        self.process.wait()
+        assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            child.stdin.write(message)
-            child.stdin.flush()
-        for line in child.stdout:
-            if not line.endswith(b"\n"):
-                break  # killed in the middle of a word
-            event = json.loads(line)
-            with self._talking:
-                if "run" not in event:
-                    error = event["error"]
-                elif "warning" in event:
-                    self.progress.warn(event["warning"])
-                elif "phase" in event:
-                    self.progress.phase(event["run"], at_work[event["run"]].name, *_doing(event))
-                else:
-                    tell(_end(at_work.pop(event["run"]), event))
-        child.stdout.close()
-        with contextlib.suppress(BrokenPipeError):
-            child.stdin.close()
-        return error
-
-    def _silent_end(self, run_ids: Iterable[str], code: int, errors: IO[bytes]) -> str | None:
-        """The message for runs whose process ended without one: killed, or crashed below Python; None by `kill`."""
-        if self._ended:
-            return None
-        errors.seek(0)
-        said = errors.read().decode(errors="replace").strip()
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        tail = f": {said.splitlines()[-1]}" if said else ""
-        for run_id in run_ids:
-            with contextlib.suppress(Timeout), self.store.lock(run_id).acquire(timeout=0):
-                self.store.fail(run_id, f"process {how}\n{said}\n")
-        return f"process {how}{tail}"
+            self.process.stdin.close()
+        self.output.close()
+        self._errors.close()
 
 
-def _end(job: Job, event: dict[str, Any]) -> End:
-    if "error" in event:
-        return End(job, error=event["error"])
-    if "paused" in event:
-        return End(job, paused=event["paused"])
+def _asked(jobs: Sequence[Job]) -> dict[str, Any]:
+    """The part of the message about the jobs of one run."""
+    measurements = [
+        {"study": job.study, "version": job.version, "settings": dict(job.settings)} for job in jobs if job.study
+    ]
+    return {"run": jobs[0].run.to_dict(), "measurements": measurements}
+
+
+def _end(job: Job, event: Mapping[str, Any]) -> End:
+    if "seconds" not in event:
+        return End(job, error=event.get("error"), paused=event.get("paused"))
     return End(job, event["seconds"], event["trained"], made=event["trained"] or event["measured"] > 0)
 
 
-def _doing(event: dict[str, Any]) -> tuple[str, float | None]:
-    if event["phase"] == "train":
-        return f"training, step {event['step']} of {event['steps']}", event["step"] / event["steps"]
-    if event["phase"] == "resume":
-        return f"resumes from step {event['step']}", event["step"] / event["steps"]
-    if event["phase"] == "measure":
-        return f"measuring for {event['study']}", None
-    return "waiting for another process that makes this run", None
+@contextlib.contextmanager
+def interruptible(hear: Callable[[int], None]) -> Iterator[None]:
+    """Within it Ctrl-C and SIGTERM call `hear`, in the main thread only; a signal that is ignored stays so."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, lambda number, frame: hear(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def interruption(number: int) -> KeyboardInterrupt:
+    """The exception for a signal."""
+    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()

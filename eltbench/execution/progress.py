@@ -1,10 +1,9 @@
-"""How a sweep tells people where it stands: a live display on a terminal, one line per finished run elsewhere."""
+"""The progress of a sweep: a live display on a terminal, one line per finished run elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -12,8 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from eltbench.core.validation import printable
 
 
-class Reporter(Protocol):
-    """What a sweep says; called from one thread at a time."""
+class Reporter:
+    """Receives the progress of a sweep; this one shows nothing."""
 
     def begin(self, runs: int, cached: int) -> None:
         """`runs` are to be made, `cached` are there already."""
@@ -22,7 +21,7 @@ class Reporter(Protocol):
         """A run moved on: what it does now and, where known, how much of that is done."""
 
     def warn(self, text: str) -> None:
-        """Something was put right that the user should know."""
+        """Something was repaired that the user should know of."""
 
     def finished(self, run_id: str, line: str) -> None:
         """A run ended, well or not."""
@@ -31,7 +30,7 @@ class Reporter(Protocol):
         """The sweep is over or was interrupted."""
 
 
-class Lines:
+class Lines(Reporter):
     """Plain lines on stderr, for logs and pipes."""
 
     def begin(self, runs: int, cached: int) -> None:
@@ -47,14 +46,12 @@ class Lines:
     def finished(self, run_id: str, line: str) -> None:
         self._say(line)
 
-    def end(self) -> None: ...
-
     def _say(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # nobody may listen any more, which ends no training
             print(printable(text), file=sys.stderr, flush=True)  # parts of it may come from a stranger's cache
 
 
-class Live:
+class Live(Reporter):
     """Bars on a terminal: one for every run at work, finished runs as lines above them."""
 
     def __init__(self, console: Console) -> None:

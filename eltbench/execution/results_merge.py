@@ -1,10 +1,14 @@
-"""Results of several machines in one folder: rows merged, and claims, summary and figure made anew from all of them."""
+"""Results of several machines in one folder: rows merged, and claims, summary and figure made anew from all of them.
+
+Rows that two origins share must agree, or nothing is merged. Wall-clock times never agree: of rows whose metric ends in
+`seconds`, and of rows that differ only in where and when they were measured, the earliest is kept.
+"""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +19,27 @@ import pyarrow as pa
 from eltbench import studies
 from eltbench.core import atomic
 from eltbench.evidence import results
-from eltbench.evidence.merging import ContradictionError, check_repeated, merged_rows
+from eltbench.evidence.merging import check_repeated
 from eltbench.evidence.publishing import lock, read_commands
 from eltbench.studies import recipes
 from eltbench.studies.base import Study
 from eltbench.studies.deciding import publish
 from eltbench.studies.presets import preset_from_dict, presets_of
 
-MADE = re.compile(r"(rows\.parquet|summary\.csv|claims\.json|provenance\.json|figure\.(png|pdf))")
+PUBLISHED = re.compile(r"(rows\.parquet|summary\.csv|claims\.json|provenance\.json|figure\.(png|pdf))")
 """What publishing makes of rows."""
-COPIED = re.compile(rf"{MADE.pattern}|timings\.parquet|samples-[\w.+-]+\.png")
+COPIED = re.compile(rf"{PUBLISHED.pattern}|timings\.parquet|samples-[\w.+-]+\.png")
 """All that the package writes into a folder of results."""
+MADE = ("time", "host", "package_version", "git_commit", "git_dirty", "libraries")
+"""Columns that say where and when a row was measured."""
+DERIVED = ("n_samples", "params", "weight_bytes", "macs", "flops", "effective_depth", "compiled", "higher_is_better")
+"""Columns beside the value that follow from what a row is of, so that none of them names it."""
+SHOWN = ("trainer", "role", "task", "dataset", "seed", "loops", "metric")
+ORIGIN = "_origin"
+
+
+class ContradictionError(ValueError):
+    """Two origins hold other values of one thing."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +59,10 @@ class Folder:
 
 
 def read_folders(origins: Sequence[Path], into: Path) -> list[Folder]:
-    """What the origins' folders of results come to, `into` among them where it holds rows; writes nothing.
+    """The merged folders of all origins, with `into` among them if it holds rows; writes nothing.
 
-    Where a merge into the target did not end, this goes on with it. Raises ContradictionError, which names both
-    origins, for other values of one row and for two versions of one model; ValueError for what is damaged, of another
-    schema version, or the target of another merge that did not end.
+    A merge that did not end is continued. Raises ContradictionError, naming both origins, for other values of one row
+    and for two versions of one model; ValueError for damage, another schema version, or another unfinished merge.
     """
     check_repeated(origins, into)
     target = into.resolve()
@@ -63,7 +76,7 @@ def read_folders(origins: Sequence[Path], into: Path) -> list[Folder]:
 
 
 def write_folder(folder: Folder, into: Path) -> None:
-    """The merged folder; what no study makes (pictures of samples) is that of the first origin that has it.
+    """Write the merged folder; pictures of samples are copied from the first origin that has them.
 
     Of the origins only files that the package writes are copied, and rows come last: a folder that holds them is whole.
     """
@@ -74,13 +87,10 @@ def write_folder(folder: Folder, into: Path) -> None:
     with lock(target):  # another command may publish here
         anew = len(folder.origins) > 1 and _of_runs(folder.study)
         for origin in folder.origins:
-            paths = [
-                path
-                for path in (origin / folder.path).iterdir()
-                if COPIED.fullmatch(path.name) and atomic.is_file(path)
-            ]
-            for path in sorted(paths, key=lambda path: (path.name == "rows.parquet", path.name)):
-                if not (anew and MADE.fullmatch(path.name)) and not (target / path.name).exists():
+            here = (origin / folder.path).iterdir()
+            for path in sorted(here, key=lambda path: (path.name == "rows.parquet", path.name)):
+                copied = COPIED.fullmatch(path.name) and not (anew and PUBLISHED.fullmatch(path.name))
+                if copied and atomic.is_file(path) and not (target / path.name).exists():
                     atomic.bring(path, target / path.name)
         if anew:
             preset = preset_from_dict(folder.commands[-1]["presets"][0])
@@ -103,7 +113,11 @@ def _read(path: Path, origins: Sequence[Path], into: Path) -> Folder:
     if _of_runs(study):
         _refuse_versions(study, tables)
         _refuse_recipes(study, path, of_origins)
-    commands = sorted(_each_once(of_origins.values()), key=lambda entry: str(entry.get("time")))
+    commands: list[dict[str, Any]] = []
+    for entry in itertools.chain.from_iterable(of_origins.values()):
+        plain = {name: value for name, value in entry.items() if name != results.CHECKSUM}  # of its own folder's rows
+        commands += [plain] if plain not in commands else []
+    commands.sort(key=lambda entry: str(entry.get("time")))
     return Folder(path, origins, study, rows, commands)
 
 
@@ -141,11 +155,39 @@ def _refuse_recipes(study: Study, path: Path, of_origins: Mapping[Path, Sequence
             )
 
 
-def _each_once(of_origins: Iterable[Sequence[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """The commands behind the rows of all folders, each once, without the checksum of their own folder's rows."""
-    seen: list[dict[str, Any]] = []
-    for entry in itertools.chain.from_iterable(of_origins):
-        plain = {name: value for name, value in entry.items() if name != results.CHECKSUM}
-        if plain not in seen:
-            seen.append(plain)
-            yield plain
+def merged_rows(tables: Mapping[str, pa.Table]) -> pd.DataFrame:
+    """The rows of all origins, which name the tables.
+
+    A row is named by all its columns but the numbers (those of floating point, and DERIVED) and MADE. Raises
+    ContradictionError where two origins have other numbers under one name, wall-clocks excepted.
+    """
+    floats = {field.name for table in tables.values() for field in table.schema if pa.types.is_floating(field.type)}
+    both = pd.concat([table.to_pandas().assign(**{ORIGIN: origin}) for origin, table in tables.items()])
+    both = both.reset_index(drop=True)
+    numbers = [str(name) for name in both if name in floats or name in DERIVED]
+    names = [str(name) for name in both if name not in (*numbers, *MADE, ORIGIN)]
+    both["_name"] = pd.util.hash_pandas_object(both[names], index=False)
+    both["_whole"] = pd.util.hash_pandas_object(both[names + numbers], index=False)
+    in_time = both.sort_values(["time", "host", ORIGIN], kind="stable")
+    timed = in_time["metric"].str.endswith("seconds")
+    clocks, values = in_time[timed].drop_duplicates("_name"), in_time[~timed]
+    kept = values.drop_duplicates("_whole")
+    _refuse_contradictions(values, kept, names)
+    return pd.concat([kept, clocks]).sort_index().drop(columns=[ORIGIN, "_name", "_whole"]).reset_index(drop=True)
+
+
+def _refuse_contradictions(values: pd.DataFrame, kept: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raise where an origin that has rows of a name lacks some that another origin has under it."""
+    here = values.drop_duplicates(["_whole", ORIGIN]).groupby(["_name", ORIGIN]).size()
+    everywhere = kept.groupby("_name").size().reindex(here.index.get_level_values("_name")).to_numpy()
+    lacking = here[here.to_numpy() < everywhere].index.get_level_values("_name").unique()
+    if lacking.empty:
+        return
+    one = values[values["_name"] == lacking[0]].drop_duplicates(ORIGIN)
+    first = one.iloc[0]
+    what = " ".join(f"{name} {first[name]}" for name in SHOWN if name in names and pd.notna(first[name]))
+    said = [f"{row[ORIGIN]} has {row['value']!r} ({row['host']}, {row['time']})" for _, row in one.iterrows()]
+    raise ContradictionError(
+        f"{len(lacking)} rows contradict one another, for example of run {first['run_id']}, {what}: {'; '.join(said)}. "
+        "Machines that do not compute the same bits can be compared (eltbench compare), not merged"
+    )

@@ -1,18 +1,13 @@
 """What training costs on this machine now: bursts of real steps of the very models, timed in turn.
 
-A process for it is `python -m eltbench.execution.step_cost`: it is told what to time by a JSON line on stdin, as a
-worker is, {"sent": seconds since the epoch, "allowed": [name, …], "runs": [run, …]}, and answers with one on stdout,
-{"start": …, "warm": […], "step": […]}. Nothing is written.
+`python -m eltbench.execution.step_cost` times what its message names (see `core.child`): {"sent": seconds since the
+epoch, "runs": [run, …]} is answered by {"start": …, "warm": […], "step": […]}. Nothing is written.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,10 +17,8 @@ import numpy as np
 
 from eltbench import backends
 from eltbench.backends.base import Engine
-from eltbench.core.child import ORPHANED, end_with_sender, thread_environment, told
+from eltbench.core import child
 from eltbench.core.config import Run, run_from_dict
-from eltbench.core.registry import allow_named, allowed
-from eltbench.execution.worker import in_words
 from eltbench.training.flops import item_flops
 from eltbench.training.loop import Parts, build_engine, draw, learning_rate, parts
 
@@ -51,9 +44,8 @@ class Cost:
 def calibrate(runs: Sequence[Run], workers: int) -> dict[Run, Cost]:
     """The cost of every kind of run (its seed put to 0), timed by `workers` processes side by side; see `HOW`.
 
-    The lower quartile leaves out what else this machine does for a moment, but not what it does all the time, since
-    that slows a training too. Of a run on several devices one device's share of a batch is timed. Raises ValueError
-    with what a process said that failed.
+    The lower quartile excludes short disturbances, but not a steady load, which slows a training too. For a run on
+    several devices, one device's share of a batch is timed. Raises ValueError with the error of a process that failed.
     """
     kinds = list(dict.fromkeys(replace(run, seed=0) for run in runs))
     groups: dict[tuple[str, int], list[Run]] = {}
@@ -78,7 +70,7 @@ def step_flops(run: Run, made: Parts, steps: Sequence[int] | None = None) -> flo
 
 
 def typical(bursts: Sequence[float]) -> float:
-    """The lower quartile of what bursts took, which those that were disturbed for a moment do not move."""
+    """The lower quartile of the times of bursts, which short disturbances do not move."""
     return float(np.quantile(bursts, 0.25))
 
 
@@ -88,34 +80,23 @@ def spread(steps: int, most: int) -> list[int]:
 
 
 def _answers(runs: Sequence[Run], threads: int, workers: int) -> list[dict[str, Any]]:
-    """What each of `workers` processes side by side says of these runs."""
+    """The answers of `workers` processes side by side."""
     children = []
     try:
         for _ in range(workers):
-            child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "eltbench.execution.step_cost"],
-                stdin=subprocess.PIPE,  # kept open for the child's lifetime
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, **thread_environment(threads)},
-            )
-            children.append(child)
-            assert child.stdin is not None
-            message = {"sent": time.time(), "allowed": allowed(), "runs": [run.to_dict() for run in runs]}
-            with contextlib.suppress(BrokenPipeError):
-                child.stdin.write(json.dumps(message).encode() + b"\n")
-                child.stdin.flush()
-        return [_answer(child) for child in children]
+            children.append(child.start("eltbench.execution.step_cost", threads))
+            child.send(children[-1], {"sent": time.time(), "runs": [run.to_dict() for run in runs]})
+        return [_answer(process) for process in children]
     finally:
-        for child in children:
-            child.kill()
-            child.communicate()
+        for process in children:
+            process.kill()
+            process.communicate()
 
 
-def _answer(child: subprocess.Popen[bytes]) -> dict[str, Any]:
-    assert child.stdout is not None
-    line = child.stdout.readline()
-    said = json.loads(line) if line else {"error": f"its process ended with exit code {child.wait()}"}
+def _answer(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    said = json.loads(line) if line else {"error": f"its process ended with exit code {process.wait()}"}
     if "error" in said:
         raise ValueError(f"a training could not be timed: {said['error']}")
     return said
@@ -158,27 +139,12 @@ def _burst(run: Run, made: Parts, engine: Engine, steps: Sequence[int]) -> float
     return time.perf_counter() - began
 
 
-def main() -> int:
-    """Time what stdin tells and say how long it took."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print to stdout must not come before the answer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sender hears Ctrl-C too, and ends this process
-    line = told()
-    if line is None:
-        return ORPHANED
-    end_with_sender()
-    try:
-        asked = json.loads(line)
-        allow_named(asked["allowed"])
-        runs = [run_from_dict(values) for values in asked["runs"]]
-        backends.get(runs[0].backend)
-        start = time.time() - asked["sent"]
-        answer: dict[str, Any] = {"start": start, **_timed(runs)}
-    except Exception as error:
-        answer = {"error": in_words(error)}
-    print(json.dumps(answer), file=answers, flush=True)
-    return int("error" in answer)
+def _answer_sender(told: dict[str, Any], emit: child.Emit) -> None:
+    runs = [run_from_dict(values) for values in told["runs"]]
+    backends.get(runs[0].backend)
+    start = time.time() - told["sent"]
+    emit({"start": start, **_timed(runs)})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    child.serve(_answer_sender)

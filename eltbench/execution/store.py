@@ -1,26 +1,32 @@
-"""The run cache on disk: one folder per trained model, its checkpoint, and what was measured of it."""
+"""The run cache on disk: one folder per trained model, its checkpoint, and what was measured of it.
+
+It is written by hand because cache libraries unpickle what they read and trust their files; here names, sizes and
+checksums are checked, and locks of the kernel tell who works on a run.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from eltbench.backends import checkpoint
 from eltbench.core import atomic
-from eltbench.core.config import Run
-from eltbench.core.parquet import parquet_damage
+from eltbench.core.config import Run, run_from_dict
+from eltbench.core.parquet import parquet_damage, read_parquet
 from eltbench.core.provenance import provenance
+from eltbench.core.registry import UnknownNameError
+from eltbench.evidence.schema import SCHEMA_VERSION, VERSION_KEY
+from eltbench.training.identity import run_id as identity
 from eltbench.training.job import Job
 from eltbench.training.record import CHECKPOINT, WEIGHTS, file_damage, file_digest, read_record
 
 State = Literal["done", "partial", "missing", "failed"]
-SNAPSHOTS = "snapshot-*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,11 @@ class RunStore:
         return FileLock(self.directory(run_id) / "lock")
 
     def obstacles(self, run_id: str) -> dict[Path, str]:
-        """What stands in the place of the run's lock and of its measurements but is none, such as a link elsewhere."""
+        """Paths of lock and measurements that hold something else, such as a link, with the reason."""
         lock, tables = (self.directory(run_id) / name for name in ("lock", "measurements"))
-        folder = (
-            atomic.LINK if tables.is_symlink() else "is no folder" if tables.exists() and not tables.is_dir() else ""
-        )
-        return {path: why for path, why in ((lock, atomic.not_own(lock)), (tables, folder)) if why}
+        no_folder = "is no folder" if tables.exists() and not tables.is_dir() else ""
+        found = {lock: atomic.not_own(lock), tables: atomic.LINK if tables.is_symlink() else no_folder}
+        return {path: why for path, why in found.items() if why}
 
     def at_work(self, run_id: str) -> bool:
         """Whether a process holds the run's lock now."""
@@ -70,9 +75,12 @@ class RunStore:
             return False
 
     def state(self, run_id: str) -> State:
-        """What is there, judged by names and sizes alone; only `repair` reads whole checkpoints."""
-        directory = self.directory(run_id)
-        if self._sizes_agree(run_id):
+        """The state by names and sizes alone; only `repair` reads whole checkpoints."""
+        directory, record = self.directory(run_id), self.record(run_id)
+        if record is not None and all(
+            atomic.is_file(directory / name) and (directory / name).stat().st_size == file["bytes"]
+            for name, file in record["checkpoint"].items()
+        ):
             return "done"
         if (directory / "failure.txt").exists():
             return "failed"
@@ -86,7 +94,7 @@ class RunStore:
             return None
 
     def read_record(self, run_id: str) -> dict[str, Any]:
-        """What done.json says; raises ValueError with what is odd in one that `finish` did not write for this run."""
+        """The content of done.json; raises ValueError, with the reason, unless `finish` could have written it."""
         record = read_record(self.directory(run_id) / "done.json")
         if record["run_id"] != run_id:
             raise ValueError(f"is of run {record['run_id']}")
@@ -97,7 +105,7 @@ class RunStore:
         try:
             self.read_record(run_id)
         except FileNotFoundError:
-            return ""
+            pass
         except ValueError as error:
             return str(error)
         return ""
@@ -116,7 +124,7 @@ class RunStore:
         return self.measurement_path(run_id, study, digest).with_suffix(".incomplete.parquet")
 
     def measured(self, run_id: str, study: str, digest: str) -> bool:
-        """Whether the measurement is there and ends as a parquet file does; thousands are asked in a second."""
+        """Whether the measurement is there and ends as a parquet file does; quick enough for thousands a second."""
         path = self.measurement_path(run_id, study, digest)
         return not path.is_symlink() and not path.parent.is_symlink() and _ends_as_parquet(path)
 
@@ -168,19 +176,21 @@ class RunStore:
         for folder in (directory, directory / "measurements"):
             if folder.is_dir():
                 atomic.clear(folder)
-        if damage := self.record_damage(run_id):
-            warn(set_aside(directory / "done.json", damage))
-        if damaged_file := self.damage(run_id):
-            damaged, problem = damaged_file
-            for name in dict.fromkeys((*CHECKPOINT, "done.json", damaged)):  # a lost snapshot takes a new training too
-                if os.path.lexists(directory / name):
-                    warn(set_aside(directory / name, f"{damaged} {problem}"))
+        for path, why, lost in self.damage(run_id):
+            for each in filter(os.path.lexists, lost):
+                warn(set_aside(each, why if each == path else f"{path.name} {why}"))
+
+    def damage(self, run_id: str) -> Iterator[tuple[Path, str, list[Path]]]:
+        """Every damaged file, found by reading all of them; what is wrong with it, and which files go with it."""
+        directory = self.directory(run_id)
+        if why := self.record_damage(run_id):
+            yield directory / "done.json", why, [directory / "done.json"]
+        if damaged := self._checkpoint_damage(run_id):
+            name, why = damaged  # a lost snapshot takes a new training too
+            yield directory / name, why, [directory / each for each in dict.fromkeys((*CHECKPOINT, "done.json", name))]
         for path in self.tables(run_id):
-            if path.exists() and (problem := parquet_damage(path)):
-                warn(set_aside(path, problem))
-                rows = path.with_name(path.name.partition(".")[0] + ".parquet")
-                if rows.exists():  # a raw table is made again with its rows
-                    warn(set_aside(rows, f"belongs to {path.name}"))
+            if path.exists() and (why := parquet_damage(path)):  # a raw table is made again with its rows
+                yield path, why, list(dict.fromkeys((path, path.with_name(f"{path.name.partition('.')[0]}.parquet"))))
 
     def tables(self, run_id: str) -> list[Path]:
         """The parquet files of the run's measurements, raw tables too."""
@@ -188,22 +198,12 @@ class RunStore:
         found = [] if folder.is_symlink() else sorted(folder.glob("*.parquet"))
         return [path for path in found if atomic.is_file(path)]
 
-    def _sizes_agree(self, run_id: str) -> bool:
-        record = self.record(run_id)
-        if record is None:
-            return False
-        directory, files = self.directory(run_id), record["checkpoint"].items()
-        return all(
-            atomic.is_file(directory / name) and (directory / name).stat().st_size == file["bytes"]
-            for name, file in files
-        )
-
-    def damage(self, run_id: str) -> tuple[str, str] | None:
+    def _checkpoint_damage(self, run_id: str) -> tuple[str, str] | None:
         """A checkpoint file or snapshot and what is wrong with it: by hash where the run is done, else by form."""
         directory, record = self.directory(run_id), self.record(run_id)
         if record is not None:
             return file_damage(directory, record, record["checkpoint"])
-        for path in (directory / WEIGHTS, *directory.glob(SNAPSHOTS), directory / CHECKPOINT[1]):
+        for path in (directory / WEIGHTS, *directory.glob("snapshot-*.safetensors"), directory / CHECKPOINT[1]):
             if not os.path.lexists(path):
                 continue
             if odd := atomic.not_own(path):
@@ -226,6 +226,77 @@ def set_aside(path: Path, why: str) -> str:
         number += 1
     path.rename(target)
     return f"damaged file {path} ({why}): set aside as {target.name}, will be redone"
+
+
+class Problem(NamedTuple):
+    """A file of a run that cannot be used, and what is wrong with it."""
+
+    path: Path
+    what: str
+    damaged: bool = True  # False: the file is as it was written, but no command of this eltbench asks for it
+
+
+def problems(store: RunStore, run_id: str) -> list[Problem]:
+    """Everything wrong in a run's folder, found by reading every file; changes nothing.
+
+    Beside damage, run.json is held against the name of the folder, and rows against the schema's version and the run.
+    """
+    found = [*_of_config(store.directory(run_id) / "run.json", run_id)]
+    found += [Problem(path, why) for path, why in store.obstacles(run_id).items()]
+    found += [Problem(path, why) for path, why, _ in store.damage(run_id)]
+    unread = {problem.path for problem in found}
+    for path in store.tables(run_id):
+        if path not in unread and "." not in path.stem and (why := _of_rows(path, run_id)):
+            found.append(Problem(path, why, damaged=False))
+    return found
+
+
+def set_damage_aside(store: RunStore, run_id: str, tell: Callable[[str], None]) -> bool:
+    """Rename what is damaged, one line each, so that the next command that needs it makes it again.
+
+    Gives False, and leaves the run alone, where a process works on it.
+    """
+    if store.directory(run_id).is_symlink():
+        tell(f"{store.directory(run_id)} is a link into another cache: left alone, repair it there")
+        return True
+    for path, why in store.obstacles(run_id).items():
+        tell(set_aside(path, why))
+    try:
+        with store.lock(run_id).acquire(timeout=0):
+            store.repair(run_id, tell)
+    except Timeout:
+        return False
+    return True
+
+
+def _of_config(path: Path, run_id: str) -> Iterator[Problem]:
+    try:
+        if odd := atomic.not_own(path):
+            raise ValueError(odd)
+        run = run_from_dict(atomic.read_json(path))
+        found = identity(run)
+    except FileNotFoundError:
+        yield Problem(path, "is gone, so that nothing says which run this is", damaged=False)
+    except UnknownNameError as error:
+        yield Problem(path, f"is of a part that is not installed here: {error}", damaged=False)
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, ImportError) as error:
+        yield Problem(path, f"is unreadable: {next(iter(str(error).splitlines()), '')}", damaged=False)
+    else:
+        if found != run_id:
+            what = f"is run {found} in this eltbench: of another version of its parts, or moved here"
+            yield Problem(path, what, damaged=False)
+
+
+def _of_rows(path: Path, run_id: str) -> str:
+    """What is wrong with rows that can be read; empty where nothing is."""
+    table = read_parquet(path, ["run_id"])
+    if table.column_names != ["run_id"]:
+        return "holds no rows of a run: no column run_id, or several"
+    version = (table.schema.metadata or {}).get(VERSION_KEY, b"").decode(errors="replace")
+    ids = {str(run) for run in table.column("run_id").to_pylist()}
+    if version != SCHEMA_VERSION:
+        return f"has schema version {version or 'none'!r}, this eltbench reads version {SCHEMA_VERSION!r}"
+    return "" if ids <= {run_id} else f"holds rows of the runs {sorted(ids)}"
 
 
 def _ends_as_parquet(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Which runs are missing, and their making in a few processes at a time."""
+"""Find the runs that are missing and make them, a few processes at a time."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from dataclasses import dataclass, field, replace
 from eltbench.core.atomic import check_writable
 from eltbench.core.config import Run
 from eltbench.core.durations import duration
-from eltbench.execution.executors import Executor, Local
-from eltbench.execution.processes import End
+from eltbench.execution.executors import Executor
+from eltbench.execution.processes import End, Local
 from eltbench.execution.progress import Reporter, reporter
 from eltbench.execution.store import RunStore
 from eltbench.training.job import Job
 from eltbench.training.loop import check_vectorised
 
-__all__ = ["Job", "Outcome", "Plan", "plan", "sweep"]
-
 
 @dataclass
 class Outcome:
-    """The runs (by run_id) that this sweep made, that were there already, and that failed, with what they said."""
+    """The runs (by run_id) that this sweep made, that were there already, and that failed, with their errors."""
 
     done: list[str] = field(default_factory=list)
     cached: list[str] = field(default_factory=list)
@@ -30,7 +28,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep has before it: runs with nothing left to do, and the unfinished jobs of each other run."""
+    """The work of a sweep: runs with nothing left to do, and the unfinished jobs of each other run."""
 
     cached: list[str]
     missing: dict[str, list[Job]]
@@ -44,10 +42,8 @@ def plan(jobs: Sequence[Job], store: RunStore) -> Plan:
     by_run: dict[str, dict[str, Job]] = {}
     for job in jobs:
         by_run.setdefault(job.run_id, {})[f"{job.study}-{job.digest}" if job.study else ""] = job
-    missing = {}
-    for run_id, its in by_run.items():
-        if left := [job for job in its.values() if not store.is_cached(job)]:
-            missing[run_id] = left
+    left = {run_id: [job for job in its.values() if not store.is_cached(job)] for run_id, its in by_run.items()}
+    missing = {run_id: its for run_id, its in left.items() if its}
     return Plan([run_id for run_id in by_run if run_id not in missing], missing)
 
 
@@ -68,7 +64,7 @@ def sweep(
 ) -> Outcome:
     """Train and measure what is missing, `workers` processes at a time; a run that fails does not stop the others.
 
-    executor: where the processes run, if not on this machine; it says then how many at a time.
+    executor: where the processes run, if not on this machine; its `lanes` then replace `workers`.
 
     Each run has a process of its own; with `vectorise_seeds`, runs that differ in their seed alone are trained in one
     process, as one program. Raises NotWritableError before anything starts when the store cannot be written to,
@@ -100,16 +96,17 @@ def sweep(
         if end.error is not None:
             outcome.failed[run_id] = end.error
         elif end.paused is not None:  # not made, where nobody interrupted this sweep but someone its process
-            outcome.failed[run_id] = f"its process was told to end: {_paused(end.paused)}"
+            outcome.failed[run_id] = f"its process was told to end: paused at step {end.paused}"
         elif end.made:
             outcome.done += [run_id] if run_id not in outcome.done else []
             durations.add(end.job.run, end.seconds, trained=end.trained)
         else:
             outcome.cached.append(run_id)  # another sweep made it while this one waited
         going = [[its[0].run for its in group.values()] for group in left if group]
-        estimate = durations.expected([run for runs in going for run in runs], min(executor.lanes, max(1, len(going))))
-        number = len(planned.missing) - sum(map(len, going))
-        progress.finished(run_id, _line(end, number, len(planned.missing), estimate))
+        expected = durations.expected([run for runs in going for run in runs], min(executor.lanes, max(1, len(going))))
+        number, of = len(planned.missing) - sum(map(len, going)), len(planned.missing)
+        rest = "" if expected is None or number == of else f", about {duration(expected)} left"
+        progress.finished(run_id, f"[{number}/{of}] {end.job.name}: {end.how}{rest}")
 
     try:
         executor.make([list(group.values()) for group in left], store, progress, ended)
@@ -155,37 +152,23 @@ class Durations:
 
     def training(self, run: Run) -> float | None:
         """Seconds that training a run like this one took here, whatever its seed; None where unknown."""
-        seconds = self._known.get((replace(run, seed=0), True))
-        return statistics.fmean(seconds) if seconds else None
+        return self._mean(run, trained=True)
 
-    def mean(self, run: Run) -> float | None:
-        """Seconds that what is left of a run like this one took here, whatever its seed; None where unknown."""
-        seconds = self._known.get((replace(run, seed=0), self.to_train(run)))
+    def _mean(self, run: Run, *, trained: bool) -> float | None:
+        seconds = self._known.get((replace(run, seed=0), trained))
         return statistics.fmean(seconds) if seconds else None
 
     def expected(self, runs: Sequence[Run], workers: int) -> float | None:
         """Seconds until `runs` are made; one of an unknown kind counts as the mean of the known ones, if there are."""
-        known = [seconds for run in runs if (seconds := self.mean(run)) is not None]
-        others = [statistics.fmean(seconds) for seconds in self._known.values()]
-        if not known and not others:
+        means = [self._mean(run, trained=self.to_train(run)) for run in runs]
+        known = [seconds for seconds in means if seconds is not None]
+        known = known or [statistics.fmean(seconds) for seconds in self._known.values()]
+        if not known:
             return None
-        typical = statistics.fmean(known or others)
-        each = [typical if (seconds := self.mean(run)) is None else seconds for run in runs]
-        return max(sum(each) / workers, max(each, default=0.0))
+        typical = statistics.fmean(known)
+        return side_by_side([typical if seconds is None else seconds for seconds in means], workers)
 
 
-def _paused(step: int) -> str:
-    return f"paused at step {step}"
-
-
-def _line(end: End, number: int, of: int, left: float | None) -> str:
-    if end.error is not None:
-        how = f"FAILED: {end.error}"
-    elif end.paused is not None:
-        how = _paused(end.paused)
-    elif end.made:
-        how = duration(end.seconds)
-    else:
-        how = "made by another process"
-    rest = "" if left is None or number == of else f", about {duration(left)} left"
-    return f"[{number}/{of}] {end.job.name}: {how}{rest}"
+def side_by_side(seconds: Sequence[float], workers: int) -> float:
+    """Seconds until processes that take so long each have ended, `workers` of them at a time."""
+    return max(sum(seconds) / workers, max(seconds, default=0.0))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from eltbench.core.registry import Registry
+from eltbench.core.registry import Registry, lazy
 from eltbench.core.validation import unknown
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ registry: Registry[Study] = Registry(
     },
     base="eltbench.studies.base:Study",
 )
+__getattr__ = lazy(__name__, "base", "Measured", "Study")  # these need pandas and pyarrow, naming a study does not
 register, get, create, names = registry.register, registry.get, registry.create, registry.names
 
 __all__ = ["Measured", "Study", "claim", "claims", "create", "get", "names", "register", "registry"]
@@ -41,10 +41,3 @@ def claim(id: str) -> Claim:
     if id not in known:
         raise ValueError(unknown("claim", id, list(known)))
     return known[id]
-
-
-def __getattr__(name: str) -> Any:
-    """What a study is made of; it needs pandas and pyarrow, which naming studies does not."""
-    if name not in ("Measured", "Study"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("eltbench.studies.base"), name)

@@ -1,7 +1,13 @@
 """Tasks: what one network call predicts and how samples are drawn."""
 
-from eltbench.core.registry import Registry
-from eltbench.tasks.base import Batch, ExitOutput, Ops, Task
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eltbench.core.registry import Registry, lazy
+
+if TYPE_CHECKING:
+    from eltbench.tasks.base import Batch, ExitOutput, Ops, Task
 
 registry: Registry[Task] = Registry(
     "task",
@@ -12,6 +18,7 @@ registry: Registry[Task] = Registry(
     },
     base="eltbench.tasks.base:Task",
 )
+__getattr__ = lazy(__name__, "base", "Batch", "ExitOutput", "Ops", "Task")
 register, get, create, names = registry.register, registry.get, registry.create, registry.names
 
 __all__ = ["Batch", "ExitOutput", "Ops", "Task", "create", "get", "names", "register", "registry"]

@@ -1,7 +1,13 @@
 """Trainers: one a file, written once for all backends."""
 
-from eltbench.core.registry import Registry
-from eltbench.trainers.base import Trainer
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from eltbench.core.registry import Registry, lazy
+
+if TYPE_CHECKING:
+    from eltbench.trainers.base import Trainer
 
 registry: Registry[Trainer] = Registry(
     "trainer",
@@ -17,6 +23,7 @@ registry: Registry[Trainer] = Registry(
     },
     base="eltbench.trainers.base:Trainer",
 )
+__getattr__ = lazy(__name__, "base", "Trainer")
 register, get, create, names = registry.register, registry.get, registry.create, registry.names
 
 __all__ = ["Trainer", "create", "get", "names", "register", "registry"]

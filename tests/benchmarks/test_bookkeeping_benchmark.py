@@ -67,8 +67,9 @@ def fill(store: RunStore, jobs: list[Job]) -> None:
 @pytest.mark.parametrize(
     ("what", "code", "target"),
     [
-        ("import eltbench", "import eltbench", 0.2),
-        ("eltbench list", "import sys; from eltbench.cli.main import main; sys.exit(main(['list']))", 0.5),
+        ("import eltbench", "import eltbench", 0.15),
+        ("eltbench --help", "import sys; from eltbench.cli.main import main; sys.exit(main(['--help']))", 0.3),
+        ("eltbench list", "import sys; from eltbench.cli.main import main; sys.exit(main(['list']))", 0.4),
     ],
 )
 def test_seconds_of_a_process(measuring, what, code, target):

@@ -151,7 +151,7 @@ from eltbench.cli import main as cli
 trainers.register("till", "shop:Till")
 trainers.register("gone", "nowhere.at.all:Gone")
 code = cli.main(["list"])
-sys.exit(code or repr({"torch", "jax", "pandas", "tyro"} & set(sys.modules) or ""))
+sys.exit(code or repr({"torch", "jax", "numpy", "pandas", "tyro"} & set(sys.modules) or ""))
 """
     command = [sys.executable, "-c", code]
     process = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)

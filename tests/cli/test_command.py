@@ -16,6 +16,7 @@ from matplotlib.image import imread
 import eltbench
 from eltbench.cli import main as cli
 from eltbench.cli import run_study as command
+from eltbench.core import tables
 from eltbench.evidence import results, schema
 from eltbench.evidence.claims import COVERS
 from eltbench.studies.extrapolation.study import Extrapolation
@@ -149,7 +150,7 @@ class TestOneStudy:
         assert covers == f"intervals cover {COVERS}"
         for claim in Extrapolation.claims:
             assert f"{claim} " in made.process.stdout
-        assert max(map(len, made.process.stdout.splitlines()[:-1])) == command.PIPED_WIDTH
+        assert max(map(len, made.process.stdout.splitlines()[:-1])) == tables.PIPED_WIDTH
 
     def test_it_writes_its_six_files_and_nothing_else(self, made):
         files = sorted([*FILES, "samples-diffusion-digits-torch.png"])

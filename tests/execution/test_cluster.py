@@ -15,7 +15,7 @@ from faulty_plugin import STEPS, job, logged, plug_in
 
 from eltbench.evidence import results
 from eltbench.execution import cluster, gpus
-from eltbench.execution.cache_merge import tensors
+from eltbench.execution.cache import tensors
 from eltbench.execution.cluster import Dask, described
 from eltbench.execution.collect import collect
 from eltbench.execution.executors import opened
@@ -31,9 +31,9 @@ COMMAND = """
 import json, sys
 from dataclasses import asdict
 from faulty_plugin import job
-from eltbench.executors import opened
-from eltbench.runs import RunStore
-from eltbench.sweep import sweep
+from eltbench.execution.executors import opened
+from eltbench.execution.store import RunStore
+from eltbench.execution.sweep import sweep
 file, store, options = sys.argv[1], RunStore(sys.argv[2]), json.loads(sys.argv[3])
 jobs = [job(seed, **its) for seed, its in enumerate(options)]
 with opened("dask", file, workers=1) as batch:
@@ -204,7 +204,7 @@ import sys
 from pathlib import Path
 import psutil
 from distributed import Client
-from eltbench.cluster import described
+from eltbench.execution.cluster import described
 with described(Path(sys.argv[1])).cluster() as made, Client(made) as client:
     made.scale(jobs=1)
     client.wait_for_workers(1, 300)
@@ -231,10 +231,10 @@ def test_a_local_cluster_listens_on_this_machine_alone(tmp_path):
 WORKERLESS = """
 import sys
 from faulty_plugin import job
-from eltbench.executors import opened
-from eltbench.progress import Lines
-from eltbench.runs import RunStore
-from eltbench.sweep import sweep
+from eltbench.execution.executors import opened
+from eltbench.execution.progress import Lines
+from eltbench.execution.store import RunStore
+from eltbench.execution.sweep import sweep
 with opened("dask", sys.argv[1], 1) as executor:
     print(sweep([job()], RunStore(sys.argv[2]), progress=Lines(), executor=executor).failed)
 """
@@ -356,9 +356,7 @@ def test_a_run_on_a_gpu_has_one_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv(gpus.VISIBLE, "5,6")
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
     seen = []
-    monkeypatch.setattr(
-        cluster.Children, "make", lambda self, group, tell: seen.append(json.dumps(dict(self.environment)))
-    )
+    monkeypatch.setattr(cluster.Local, "make", lambda self, *arguments: seen.append(json.dumps(dict(self.environment))))
     (tmp_path / "mark").touch()
     asked = job(0)
     for device in ("cuda", "cpu"):

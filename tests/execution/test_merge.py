@@ -10,10 +10,9 @@ import pytest
 from eltbench.cli import main as cli
 from eltbench.core import atomic
 from eltbench.evidence import results
-from eltbench.evidence.merging import ContradictionError
 from eltbench.evidence.schema import row_schema
 from eltbench.execution import results_merge as merge
-from eltbench.execution.results_merge import read_folders
+from eltbench.execution.results_merge import ContradictionError, read_folders
 from eltbench.studies.extrapolation.study import Extrapolation
 
 PUBLISHED = Path(__file__).parents[2] / "results"

@@ -16,8 +16,7 @@ from safetensors.numpy import save_file
 from eltbench.core.atomic import write_json
 from eltbench.core.config import Run
 from eltbench.execution import store as runs
-from eltbench.execution.damage import problems, set_damage_aside
-from eltbench.execution.store import WEIGHTS, RunStore, set_aside
+from eltbench.execution.store import WEIGHTS, RunStore, problems, set_aside, set_damage_aside
 from eltbench.execution.sweep import Durations
 from eltbench.training.job import Job, measurement_hash
 

@@ -10,7 +10,7 @@ from eltbench import trainers
 from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.core.streams import stream
 from eltbench.data.digits import Digits
-from eltbench.execution.cache_merge import tensors
+from eltbench.execution.cache import tensors
 from eltbench.trainers.elt import ELT
 from eltbench.training import loop as training
 from eltbench.training.log import Log

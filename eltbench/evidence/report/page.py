@@ -20,7 +20,7 @@ from PIL import Image
 
 from eltbench.core.durations import duration
 from eltbench.evidence import verdicts
-from eltbench.evidence.claims import COVERS, Claim
+from eltbench.evidence.claims import COVERS, Cell, Claim
 from eltbench.evidence.figures import ABOUT
 from eltbench.evidence.report.forest import forest
 from eltbench.evidence.report.published import Published
@@ -64,7 +64,7 @@ def _lines(decided: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One line a cell and condition, with the pictures and the words of both witnesses."""
     lines = []
     for cell in decided["cells"]:
-        where = f"{cell['task']} {cell['dataset']} {cell['backend']}"
+        where = Cell.of(cell).name
         for condition in cell["conditions"]:
             primary, *second = condition["witnesses"]
             words = f"{condition['estimand']}, {where}: {verdicts.interval_in_words(primary)}"

@@ -16,10 +16,9 @@ from safetensors.numpy import load_file
 
 from eltbench.cli import main as cli
 from eltbench.evidence import results
-from eltbench.evidence.merging import ContradictionError, merged_rows
 from eltbench.evidence.schema import row_schema, validate
-from eltbench.execution.cache import cached_runs
-from eltbench.execution.cache_merge import merge_caches, tensors
+from eltbench.execution.cache import cached_runs, merge_caches, tensors
+from eltbench.execution.results_merge import ContradictionError, merged_rows
 from eltbench.execution.store import WEIGHTS, RunStore
 from eltbench.training.job import Job
 
@@ -139,9 +138,10 @@ class TestCaches:
         assert json.loads(said[-1]) | {"into": ""} == {
             "into": "", "runs": 3, "duplicates": 1, "unfinished": 1, "dry_run": False
         }  # fmt: skip
-        merged = cached_runs(RunStore(tmp_path / "all"))
+        store = RunStore(tmp_path / "all")
+        merged = cached_runs(store)
         assert {each.run_id for each in merged} == {Job(seeded(seed)).run_id for seed in range(3)}
-        assert all(each.state == "done" and each.measurements for each in merged)
+        assert all(each.state == "done" and store.tables(each.run_id) for each in merged)
         assert ask("runs", "verify", "--runs", tmp_path / "all")[0] == 0
         assert not list(tmp_path.glob("all/*/*.damaged-*"))
 
