@@ -12,21 +12,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from eltbench.accounting import Depth, state_length
+from eltbench.accounting import NetworkSpec
 from eltbench.core.config import Architecture
-from eltbench.data.base import DataSpec
 
 BRANCHES = 2  # of a layer: attention and MLP
 
 
-def draw_dropped(
-    architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, items: int, rng: np.random.Generator
-) -> np.ndarray | None:
+def draw_dropped(network: NetworkSpec, items: int, rng: np.random.Generator) -> np.ndarray | None:
     """What is dropped, (B, N, 2, P + T, D) bool with a share `architecture.dropout` of True; None at dropout 0."""
+    architecture = network.architecture
     if not architecture.dropout:
         return None
-    length = state_length(architecture, depth, spec, timed)
-    shape = (items, architecture.unique_layers, BRANCHES, length, architecture.width)
+    shape = (items, architecture.unique_layers, BRANCHES, network.length, architecture.width)
     return rng.random(shape, np.float32) < np.float32(architecture.dropout)
 
 

@@ -1,4 +1,4 @@
-"""Whether arrays have the form of the data, asked once where they come in: of a dataset, and of whoever asks a model.
+"""Checks of arrays against the form of the data, where they come in: from a dataset, and from whoever asks a model.
 
 Integers are read only where nothing is lost by it, and nothing is broadcast: a label of 2³² would become 0, one of 0.9
 too, and labels (B, 1) would become the labels of all items.
@@ -16,9 +16,9 @@ BEYOND = 1e-3  # that clean values may lie outside [-1, 1], for rounding
 
 
 def check_clean(clean: Clean, spec: DataSpec, what: str, items: int | None = None) -> None:
-    """Refuse (ValueError) items of a dataset that are not of its form; what: which they are, items: how many belong.
+    """Refuse (ValueError) items of a dataset that are not of its form, or not `items`; what: names them in messages.
 
-    Among items that say what they hide there must be something hidden, but not in each of them.
+    Items that say what they hide must hide something, though not each of them.
     """
     if not isinstance(clean, Clean):
         raise ValueError(f"{what}: expected eltbench.data.Clean(values, labels), given {type(clean).__name__}")
@@ -37,7 +37,7 @@ def check_splits(dataset: Dataset) -> None:
 
 
 def check_given(given: Clean | None, spec: DataSpec, what: str, items: int) -> None:
-    """Refuse (ValueError) what samples are drawn around unless it has their number and form; tokens may be masks."""
+    """Refuse (ValueError) items to draw samples around unless they have the number and form; tokens may be masks."""
     if given is None:
         if spec.context_vocabulary:
             raise ValueError(f"{what}: this world needs context tokens; give given=Clean(…) with them")

@@ -1,8 +1,7 @@
 """What a task is: how items are corrupted, how a prediction is judged, and how samples are drawn.
 
-Everything that touches the network's outputs is written against the Array API, so the same lines serve NumPy, torch
-and JAX; what the standard lacks is asked of the backend's `Ops`. Corruption and random draws are made on the host in
-NumPy, so that two backends see the same numbers.
+What touches the network's outputs is written against the Array API and the backend's `Ops`. Corruption and random draws
+are made on the host in NumPy, so that two backends see the same numbers.
 """
 
 from __future__ import annotations
@@ -36,6 +35,11 @@ class Batch(NamedTuple):
     target: Array
     weight: Array
     dropped: Array | None = None
+
+    @property
+    def given(self) -> tuple[Array, Array, Array | None, Array | None]:
+        """What the network sees: inputs, labels, context, log_snr."""
+        return self[:4]
 
     def select(self, index: Any) -> Batch:
         """The items at `index` (a slice or an array of positions), every field alike."""
@@ -97,7 +101,7 @@ Predict = Callable[..., Array]
 
 
 def check_sampling(settings: Any) -> None:
-    """Refuse (ValueError) sampling settings with numbers that are none, or a number of steps that nobody takes."""
+    """Refuse (ValueError) sampling settings with numbers that are none, or a number of steps out of range."""
     check_numbers(type(settings), vars(settings), "sampling")
     if not whole(settings.steps) or settings.steps < 1:
         raise ValueError(f"sampling: steps must be at least 1, given {settings.steps!r}")
@@ -150,9 +154,7 @@ class Task(ABC):
         """How far each item was corrupted (B,), growing with the noise; only the order means something."""
 
     def trivial(self, training: Clean, spec: DataSpec) -> dict[str, Predictor]:
-        """Predictors that a trained network must beat, by name: what knows the training items but not the input, or the
-        input alone. A task that names none has its models judged whatever they have learned.
-        """
+        """Predictors that a trained network must beat, by name, of the training items or the input alone."""
         return {}
 
     @abstractmethod

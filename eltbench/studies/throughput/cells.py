@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from eltbench.accounting import (
     BYTES,
     Depth,
+    NetworkSpec,
     activation_bytes,
     flops,
     parameters,
@@ -155,10 +156,9 @@ class Cell:
 
     def body(self, contender: str) -> Body:
         """What is run for `looped` or `unique`."""
-        looped, timed = contender == "looped", self.task == "diffusion"
-        depth: Literal["looped", "unique"] = "looped" if looped else "unique"
-        loops = self.loops if looped else 1
-        return Body(self.architecture(contender), depth, self.spec, timed, loops, self.batch, self.precision, self.mode)
+        depth: Literal["looped", "unique"] = "looped" if contender == "looped" else "unique"
+        network = NetworkSpec(self.architecture(contender), depth, self.spec, timed=self.task == "diffusion")
+        return Body(network, self.loops if depth == "looped" else 1, self.batch, self.precision, self.mode)
 
     def run(self, trainer: str, device: str, threads: int) -> Run:
         """The run whose training steps are timed: diffusion on digits, its 8×8 pixels as 16 or 64 tokens."""
@@ -194,11 +194,11 @@ class Cell:
         if self.measure not in ("call", "self", "sampler", "hoisting"):
             return set()
         bodies = [self.body(name) for name in ("looped", "unique")]
-        return {each.shape for it in bodies for each in kernels(*it[:5], self.items)}
+        return {each.shape for it in bodies for each in kernels(it.network, it.loops, self.items)}
 
     def weight_bytes(self, contender: str) -> int:
         """All weights of a network, in the precision of its products."""
-        return weight_bytes(*self.body(contender)[:4], self.precision)
+        return weight_bytes(self.body(contender).network, self.precision)
 
     def looped_bytes(self, contender: str) -> int:
         """The weights that every loop reads, or all layers read once: what a cache would have to hold."""
@@ -221,35 +221,36 @@ class Cell:
         }
         bodies = [self.body(name) for name in built.get(self.measure, ("looped", "unique"))]
         if self.backend == "jax":  # drawn on the host in float32, then moved
-            held = sum(2 * weight_bytes(*body[:4]) for body in bodies)
+            held = sum(2 * weight_bytes(body.network) for body in bodies)
         else:
-            held = sum(weight_bytes(*body[:4], self.precision) for body in bodies)
-        return held + sum(peak_bytes(*body[:5], self.items) for body in bodies)
+            held = sum(weight_bytes(body.network, self.precision) for body in bodies)
+        return held + sum(peak_bytes(body.network, body.loops, self.items) for body in bodies)
 
     def training_bytes(self, trainer: str) -> int:
         """What training holds: weights, their average, gradients, moments, and activations kept for a step."""
-        shape, loops, exits = self._trained(trainer)
-        held = ADAM * BYTES["fp32"] * sum(parameters(*shape).values())
-        return held + sum(activation_bytes(*shape, loops, exits, self.batch).values())
+        network, loops, exits = self._trained(trainer)
+        held = ADAM * BYTES["fp32"] * sum(parameters(network).values())
+        return held + sum(activation_bytes(network, loops, exits, self.batch).values())
 
     def step_flops(self, trainer: str) -> int:
         """FLOPs of a training step, forward and backward."""
-        shape, loops, exits = self._trained(trainer)
-        return self.batch * sum(step_flops(*shape, loops, exits).values())
+        network, loops, exits = self._trained(trainer)
+        return self.batch * sum(step_flops(network, loops, exits).values())
 
-    def _trained(self, trainer: str) -> tuple[tuple[Architecture, Depth, DataSpec, bool], int, int]:
+    def _trained(self, trainer: str) -> tuple[NetworkSpec, int, int]:
         """The network that a trainer trains on digits, its loops, and the exits that a step reads."""
         run = self.run(trainer, "cpu", 1)
         depth: Depth = "unique" if trainer == "unique-depth" else "looped"
         loops = run.architecture.max_loops
-        return (run.architecture, depth, DIGITS, True), loops, min(2, loops) if trainer == "elt" else 1
+        return NetworkSpec(run.architecture, depth, DIGITS, timed=True), loops, min(2, loops) if trainer == "elt" else 1
 
     def seconds(self, processes: int, device: str = "cpu", burst_seconds: float = 0.05) -> float:
         """About how long all processes of the cell take, on nominal figures; for `--dry-run` alone."""
         nominal = NOMINAL["cpu" if device == "cpu" else "cuda"]
         if self.measure == "memory":
             return processes * len(self.contenders) * (nominal.start + 1.5)
-        flop = self.batch * flops(*self.body("looped")[:5])
+        looped = self.body("looped")
+        flop = self.batch * flops(looped.network, looped.loops)
         held = self.weight_bytes("unique")
         call = flop / nominal.flops + held / nominal.bandwidth + self.depth * nominal.layer
         each = {"step": 3.0, "sampler": float(self.sampling_steps)}.get(self.measure, 1.0) * call

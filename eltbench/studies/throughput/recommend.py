@@ -215,11 +215,8 @@ def _raced(group: Sequence[Body], made: speed.Speed, rng: np.random.Generator, r
 
 def body(run: Run, loops: int, batch: int, precision: str, mode: str) -> Body | None:
     """What a run's network is asked at one exit; None where its call is not of one length (equilibrium depth)."""
-    made = parts(run)
-    depth = made.trainer.depth
-    if depth not in DEPTHS:
-        return None
-    return Body(run.architecture, depth, made.dataset.spec, made.task.timed, loops, batch, precision, mode)
+    network = parts(run).network
+    return Body(network, loops, batch, precision, mode) if network.depth in DEPTHS else None
 
 
 def candidates(
