@@ -82,8 +82,8 @@ def peak_bytes(network: NetworkSpec, loops: int, batch: int = 1) -> int:
 
     The widest operation is attention (queries, keys, values, output), the MLP's nonlinearity (input and output) or the
     head (input and prediction), and with loop adapters the sum of a map and its update, beside the residual stream and
-    what the call carries along. CUDA's allocator rounds up. ValueError for an impossible call, and at equilibrium depth,
-    where the solver's history comes on top.
+    what the call carries along. CUDA's allocator rounds up. ValueError for an impossible call, and at equilibrium
+    depth, where the solver's history comes on top.
     """
     if network.depth == "equilibrium":
         raise ValueError("peak_bytes counts no solver's history: expected another depth, given 'equilibrium'")

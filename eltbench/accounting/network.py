@@ -209,13 +209,7 @@ def weight_bytes(network: NetworkSpec, precision: str = "fp32") -> int:
 
 
 def moved_bytes(
-    network: NetworkSpec,
-    loops: int,
-    exits: int = 1,
-    batch: int = 1,
-    precision: str = "fp32",
-    *,
-    resident: bool = False,
+    network: NetworkSpec, loops: int, exits: int = 1, batch: int = 1, precision: str = "fp32", *, resident: bool = False
 ) -> dict[str, int]:
     """Bytes of one call on `batch` items, `weights` (biases included) and `activations`, all in `precision`.
 
@@ -232,13 +226,7 @@ def moved_bytes(
 
 
 def arithmetic_intensity(
-    network: NetworkSpec,
-    loops: int,
-    exits: int = 1,
-    batch: int = 1,
-    precision: str = "fp32",
-    *,
-    resident: bool = False,
+    network: NetworkSpec, loops: int, exits: int = 1, batch: int = 1, precision: str = "fp32", *, resident: bool = False
 ) -> float:
     """FLOPs per byte moved by one call on `batch` items (see `moved_bytes`)."""
     moved = moved_bytes(network, loops, exits, batch, precision, resident=resident)

@@ -1,4 +1,4 @@
-"""What an engine is: the one object through which a network is trained, asked and stored."""
+"""The interface of an engine, the one object through which a network is trained, run and stored."""
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
 """Dropout: what is left out of every layer's two additions to the state, drawn on the host for all backends.
 
-One mask a pass, the same in every loop (Gal and Ghahramani, arXiv 1512.05287): loops share their weights, so leaving
-out the same units in all of them is one draw of one looped network. A pass with dropout thus iterates one map, as every
-pass does: its exits agree with shallower passes, it has a fixed point to seek at equilibrium depth, and exits of one
-pass differ by their depth alone. New masks in every loop would add a disagreement of neighbouring exits that is not the
-model's. Masks differ between layers, items, tokens and channels, and come from a stream of their own, so that two
-trainers or backends of one seed drop the same, and runs without dropout see the numbers that they always saw.
+One mask a pass, the same in every loop (Gal and Ghahramani, arXiv 1512.05287): a pass with dropout iterates one map, as
+every pass does, so its exits agree with shallower passes and differ by their depth alone, and there is a fixed point to
+seek at equilibrium depth. Masks differ between layers, items, tokens and channels and come from a stream of their own,
+so that two trainers or backends of one seed drop the same, and runs without dropout keep their draws.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Speed(Protocol):
         """One call that makes the modulation anew in every loop."""
 
     def wait(self, last: Any) -> None:
-        """Return when all that was asked is done."""
+        """Return when all earlier calls are done."""
 
 
 registry: Registry[Speed] = Registry(

@@ -1,8 +1,8 @@
 """Latin squares of order 4: all 576 are known, so what a partly hidden square allows is known exactly.
 
 A square is a 4x4 grid in which every row and every column holds each of four symbols once. The task masks cells as it
-likes. Counting the squares that agree with the seen cells gives the exact posterior of a hidden one, which splits a
-model's loss in two: the entropy of the posterior, which nobody can lower, and the divergence from it.
+likes. Counting the squares that agree with the seen cells gives the exact posterior of a hidden one, and with it the
+irreducible part of a model's loss (`evaluation.signals.exact`).
 
 Renaming the symbols of a square gives a square; under it the 576 fall into 24 classes of 24. Whole classes are held
 out, so no held-out square is a training square under other names. Permuted rows or columns lead from one split into the
@@ -17,7 +17,6 @@ from functools import lru_cache
 from itertools import permutations
 
 import numpy as np
-from scipy.special import entr, log_softmax
 
 from eltbench import data
 from eltbench.core.streams import stream
@@ -74,26 +73,11 @@ def posterior(tokens: np.ndarray) -> np.ndarray:
     return shares.reshape(len(tokens), CELLS, ORDER)
 
 
-def irreducible(tokens: np.ndarray) -> np.ndarray:
-    """Entropy of the exact posterior of every cell (B, 16), in nats: the loss that no model can go below on average."""
-    return entr(posterior(tokens)).sum(axis=-1)
-
-
-def excess_over_bayes(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """KL(posterior ‖ prediction) of every cell (B, 16), in nats; logits (B, 16, 4), tokens (B, 16) with 4 where hidden.
-
-    The cross-entropy expected under the posterior, less `irreducible`: the model's own error, zero for the exact one.
-    """
-    exact = posterior(tokens)
-    log_predicted = np.where(exact > 0, log_softmax(np.asarray(logits, np.float64), axis=-1), 0.0)  # 0·ln 0 = 0
-    return -(entr(exact) + exact * log_predicted).sum(axis=-1)
-
-
 def rounds(tokens: np.ndarray) -> np.ndarray:
     """Rounds of naked singles after which each cell is known (B, 16): 0 where seen, 17 (`NEVER`) where they stop short.
 
     One round fills, at once, every cell for which its row and its column leave a single symbol. A cell at 17 may still
-    be certain by more than one step of reasoning, or open in truth: the posterior tells.
+    be certain by more than one step of reasoning, or truly open (see `posterior`).
     """
     grid = _one_hot(_checked(tokens)).reshape(-1, ORDER, ORDER, ORDER) > 0  # (B, row, column, symbol)
     found = np.where(grid.any(-1), 0, NEVER)  # (B, row, column)
@@ -115,17 +99,9 @@ def valid(tokens: np.ndarray) -> np.ndarray:
 
 @lru_cache
 def _squares() -> np.ndarray:
-    rows = list(permutations(range(ORDER)))
-    found: list[tuple[int, ...]] = [()]
-    for number in range(ORDER):  # a row may follow where it repeats no symbol in any column
-        above = range(0, number * ORDER, ORDER)
-        found = [
-            square + row
-            for square in found
-            for row in rows
-            if all(square[start + place] != row[place] for start in above for place in range(ORDER))
-        ]
-    return np.array(found, np.int32)
+    rows = np.array(list(permutations(range(ORDER))), np.int32)
+    grids = rows[np.indices((len(rows),) * ORDER).reshape(ORDER, -1).T]  # any four rows, (24⁴, row, column)
+    return grids[(np.sort(grids, axis=1) == np.arange(ORDER)[:, None]).all((1, 2))].reshape(-1, CELLS)
 
 
 @lru_cache

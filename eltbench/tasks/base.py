@@ -47,11 +47,10 @@ class Batch(NamedTuple):
 
 
 class ExitOutput(NamedTuple):
-    """What the network gives at one exit; fields that were not asked for are None.
+    """What the network gives at one exit; fields that were not requested are None.
 
-    prediction: shaped (B, H, W, C), or logits (B, T, vocabulary). state: (B, T, width), the hidden state after that
-    loop. ponder: (B, T), loops spent plus remainder (universal depth). unhalted: (B, T), the probability that a token
-    has not halted by that loop, 0 once it has (universal depth).
+    prediction: (B, H, W, C), or logits (B, T, vocabulary). state: (B, T, width), after that loop. At universal depth
+    ponder (B, T), loops spent plus remainder, and unhalted (B, T), the probability not to have halted by that loop.
     """
 
     prediction: Array = None
@@ -77,7 +76,7 @@ class Ops(Protocol):
 
 
 class NumpyOps:
-    """The `Ops` of NumPy, for what asks no network."""
+    """The `Ops` of NumPy, for predictors without a network."""
 
     def cross_entropy(self, logits: Array, targets: Array) -> Array:
         return -np.take_along_axis(self.log_softmax(logits), np.asarray(targets)[..., None], axis=-1)[..., 0]
@@ -115,7 +114,7 @@ class Task(ABC):
     name: ClassVar[str]
     version: ClassVar[int]
     data_kind: ClassVar[str]  # the DataSpec.kind this task works on
-    timed: ClassVar[bool]  # whether the network is told log_snr
+    timed: ClassVar[bool]  # whether the network takes log_snr
 
     @abstractmethod
     def corrupt(self, clean: Clean, spec: DataSpec, rng: np.random.Generator, label_dropout: float = 0.0) -> Batch:

@@ -212,7 +212,7 @@ def _trained(directory: Path) -> Run:
 
 
 def _check_sums(directory: Path, snapshot: int | None) -> None:
-    """Raise ValueError where done.json is here and what is to be loaded is not what it tells of."""
+    """Raise ValueError where done.json is here and what is to be loaded is not what it describes."""
     record = directory / "done.json"
     if not os.path.lexists(record):
         return

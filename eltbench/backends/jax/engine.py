@@ -65,10 +65,12 @@ class JaxEngine(Engine):
     which takes longer to compile.
     """
 
+    ops: JaxOps
+
     def __init__(self, run: Run, spec: NetworkSpec, trainer: Trainer, task: Task) -> None:
         self.run, self.spec, self.trainer, self.task = run, spec, trainer, task
-        self.placement = placement(run.device, run.devices)
-        self.ops = JaxOps(self.placement.state)
+        home, self.divided = placement(run.device, run.devices)
+        self.ops = JaxOps(home)
         self.recipe = Recipe(
             trainer, task, self.ops, run.optimisation, run.architecture.max_loops, run.precision, unroll=run.compile
         )
@@ -78,21 +80,21 @@ class JaxEngine(Engine):
         network = initialise(network, rng, zero_head=continuous)
         network, average = (jax.tree.map(self.ops.asarray, network) for _ in range(2))
         state = Training(network, average, _adam(run.optimisation).init(network))
-        self.state = jax.device_put(state, self.placement.state)
+        self.state = jax.device_put(state, home)
 
     @staticmethod
     def check_device(device: str, devices: int = 1) -> None:
         available_devices(device, devices)
 
     def upload(self, batch: Batch) -> Batch:
-        return _placed(batch, self.placement.state)
+        return _placed(batch, self.ops.device)
 
     def numpy(self, array: Array) -> np.ndarray:
         return np.array(array, np.float32 if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype)
 
     def step(self, batch: Batch, exits: tuple[int, ...], progress: float, learning_rate: float) -> dict[str, Array]:
         numbers = self.recipe.exits(exits), np.float32(progress), np.float32(learning_rate)
-        self.state, values = train_step(self.recipe, self.state, _placed(batch, self.placement.batch), *numbers)
+        self.state, values = train_step(self.recipe, self.state, _placed(batch, self.divided), *numbers)
         return values
 
     def predict(

@@ -35,7 +35,7 @@ Tree = TypeVar("Tree")
 class Reading(NamedTuple):
     """What an exit takes from a loop, before the head: what it reads and the state (B, P + T, D), ponder and unhalted.
 
-    What is not asked is None.
+    Fields that no exit needs are None.
     """
 
     read: Array | None

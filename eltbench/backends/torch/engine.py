@@ -30,7 +30,7 @@ from eltbench.trainers.base import Trainer
 class TorchEngine(Engine):
     """One network on one device, with AdamW and an exponential average of its weights.
 
-    Where the run asks for several devices this is one of as many engines, each in a process of its own.
+    With several devices this is one of as many engines, each in a process of its own.
     """
 
     def __init__(self, run: Run, spec: NetworkSpec, trainer: Trainer, task: Task) -> None:
@@ -108,17 +108,17 @@ class TorchEngine(Engine):
     def predict(
         self, batch: Batch, exits: Sequence[int], fields: tuple[str, ...] = ("prediction",)
     ) -> list[ExitOutput]:
-        return self._call(self.asked(), batch, tuple(exits), fields)
+        return self._call(self.averaged(), batch, tuple(exits), fields)
 
     def recurrence(self, batch: Batch) -> TorchRecurrence:
         self.average.eval()
         return TorchRecurrence(cast(Network, self.average.module), batch)
 
     def steps(self, batch: Batch) -> TorchSteps:
-        return TorchSteps(self.asked(), batch, self.autocast)
+        return TorchSteps(self.averaged(), batch, self.autocast)
 
-    def asked(self) -> Network:
-        """The averaged network as it is to be called under `autocast`: in bf16 a copy with weights converted once."""
+    def averaged(self) -> Network:
+        """The averaged network to call under `autocast`: in bf16 a copy with weights converted once."""
         self.average.eval()
         return self.converted() if self.run.precision == "bf16" else cast(Network, self.average.module)
 

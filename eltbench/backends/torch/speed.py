@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import torch
@@ -54,10 +52,10 @@ class TorchSpeed:
         return network
 
     def predict(self, body: Body) -> Predict:
-        network, precision = self.network(body), self.autocast(body)
+        network = self.network(body)
 
         def predict(inputs: Array, labels: Array, log_snr: Array, context: Array, loops: int) -> Array:
-            with torch.inference_mode(), precision():
+            with torch.inference_mode(), autocast(self.device, body.precision):
                 return network(inputs, labels, context, log_snr, (loops,))[0].prediction.float()
 
         return predict
@@ -68,7 +66,7 @@ class TorchSpeed:
 
     def blocks(self, body: Body) -> Call:
         network = self.network(body)
-        with torch.inference_mode(), self.autocast(body)():
+        with torch.inference_mode(), autocast(self.device, body.precision):
             initial, conditioning = network.embed(*self.inputs(body))
 
         def call() -> Tensor:
@@ -100,9 +98,6 @@ class TorchSpeed:
 
     def inputs(self, body: Body) -> tuple[Any, ...]:
         return tuple(None if each is None else self.ops.asarray(each) for each in random_batch(body).given)
-
-    def autocast(self, body: Body) -> Callable[[], AbstractContextManager]:
-        return partial(autocast, self.device, body.precision)
 
     def _ready(self, body: Body, function: Callable[[], Tensor]) -> Call:
         """The function in its precision, and where the mode says so as a CUDA graph."""
