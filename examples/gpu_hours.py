@@ -80,10 +80,11 @@ def of_paper() -> Iterator[Work]:
 
 
 def _work(model: str, recipe: Recipe, setting: Setting, architecture: Architecture, depth: Depth) -> Work:
-    of = (architecture, depth, setting.spec, setting.task == "diffusion", architecture.max_loops)
+    network = accounting.NetworkSpec(architecture, depth, setting.spec, timed=setting.task == "diffusion")
+    loops = architecture.max_loops
     exits = 1 if depth == "unique" else 2
-    step = sum(accounting.step_flops(*of, exits=exits).values()) * recipe.batch
-    sample = accounting.sample_flops(*of, steps=recipe.sampling_steps, guidance_scale=3.0)
+    step = sum(accounting.step_flops(network, loops, exits).values()) * recipe.batch
+    sample = accounting.sample_flops(network, loops, recipe.sampling_steps, guidance_scale=3.0)
     trained_as = "unique-depth" if depth == "unique" else "elt"
     return Work(model, trained_as, recipe.steps, float(step * recipe.steps), float(sample * SAMPLES))
 

@@ -4,24 +4,24 @@ from eltbench.accounting.memory import activation_bytes, peak_bytes
 from eltbench.accounting.network import (
     BYTES,
     Depth,
+    NetworkSpec,
+    arithmetic_intensity,
     check_call,
     flops,
     macs,
     macs_by_part,
+    moved_bytes,
     parameters,
-    state_length,
-    token_grid,
     weight_bytes,
 )
-from eltbench.accounting.traffic import arithmetic_intensity, moved_bytes
-from eltbench.accounting.work import calls_per_step, sample_flops, step_flops
+from eltbench.accounting.work import sample_flops, step_flops
 
 __all__ = [
     "BYTES",
     "Depth",
+    "NetworkSpec",
     "activation_bytes",
     "arithmetic_intensity",
-    "calls_per_step",
     "check_call",
     "flops",
     "macs",
@@ -30,8 +30,6 @@ __all__ = [
     "parameters",
     "peak_bytes",
     "sample_flops",
-    "state_length",
     "step_flops",
-    "token_grid",
     "weight_bytes",
 ]

@@ -1,26 +1,20 @@
 """Bytes of activations, in fp32 and with fused attention: kept by a training step, and needed at once by a call.
 
-Both count storages, each once, of torch's eager operations; weights, fixed tables and the batch itself are not among
-them. Looping saves weights and no activations: a training step keeps for every loop what it keeps for as many unique
-layers. XLA may keep less, since it can compute again.
+Both count storages of torch's eager operations without weights, fixed tables and the batch. XLA may keep less, since it
+can compute again.
 """
 
 from __future__ import annotations
 
-from eltbench.accounting.network import Depth, check_call, state_length, token_grid
-from eltbench.core.config import Architecture
+from eltbench.accounting.network import NetworkSpec, check_call
 from eltbench.core.fixed_point import Solver
-from eltbench.data.base import DataSpec
 
 FLOAT, BOOL = 4, 1
 STATISTICS = 2  # per token that a norm has seen: mean and inverse deviation
 
 
 def activation_bytes(
-    architecture: Architecture,
-    depth: Depth,
-    spec: DataSpec,
-    timed: bool,
+    network: NetworkSpec,
     loops: int,
     exits: int = 1,
     batch: int = 1,
@@ -28,17 +22,16 @@ def activation_bytes(
 ) -> dict[str, int]:
     """Bytes that a training step on `batch` items keeps for its backward pass, by part; it reads `exits` heads.
 
-    Kept are what autograd saves: inputs of products with weights, of norms and of nonlinearities, both factors of
-    element-wise products, and of attention queries, keys, values, output and one log-sum per query and head. Not
-    counted is what the loss keeps of the predictions. An attention radius is kept as floats by every layer and loop,
-    whatever the batch (part `mask`). At equilibrium depth nothing is kept of the loops themselves, only of the
-    `phantom_steps` after every exit. Raises ValueError for an impossible call.
+    Autograd saves inputs of products with weights, of norms and of nonlinearities, both factors of element-wise
+    products, and of attention queries, keys, values, output and one log-sum per query and head. What the loss keeps is
+    not counted. An attention radius is kept as floats by every layer and loop, whatever the batch (part `mask`). At
+    equilibrium depth only the `phantom_steps` after every exit keep anything. ValueError for an impossible call.
     """
-    check_call(depth, loops, exits, batch)
-    (rows, columns), length = token_grid(architecture, depth, spec), state_length(architecture, depth, spec, timed)
-    tokens, state = rows * columns, length * architecture.width
-    d, dit, universal = architecture.width, architecture.block == "dit", depth == "universal"
-    equilibrium = depth == "equilibrium"
+    check_call(network, loops, exits, batch)
+    architecture, spec, timed = network.architecture, network.data, network.timed
+    tokens, length, d = network.tokens, network.length, architecture.width
+    state, dit = length * d, architecture.block == "dit"
+    universal, equilibrium = network.depth == "universal", network.depth == "equilibrium"
     kept_loops = exits * phantom_steps if equilibrium else loops
     passes = kept_loops * architecture.unique_layers
 
@@ -50,7 +43,7 @@ def activation_bytes(
         layer += 2 * state + 2 * length * STATISTICS
 
     # A state is one tensor with the next loop's input, counted above, unless something is added in between.
-    injects, prefixed = architecture.input_injection and (loops > 1 or equilibrium), length > tokens
+    injects, prefixed = architecture.input_injection and (loops > 1 or equilibrium), bool(network.prefix)
     indexed = universal or architecture.loop_embedding or (architecture.loop_conditioning and prefixed)
     read = exits if indexed or injects else 1  # by the head
     if universal:  # by the halting and, at the last loop, by the mean over states
@@ -70,7 +63,7 @@ def activation_bytes(
     if universal:
         head += exits * (state + length)
         halting = 2 * FLOAT * length * (loops - 1) + (BOOL * length * loops if loops > 1 else 0)
-    patches = tokens * architecture.patch**2 * spec.channels if architecture.patch > 1 and columns > 1 else 0
+    patches = tokens * network.patch_values if architecture.patch > 1 and network.grid[1] > 1 else 0
     kept = {
         "embedding": patches if spec.kind == "continuous" else 0,
         "conditioning": 3 * d if timed and (dit or prefixed) else 0,
@@ -84,22 +77,19 @@ def activation_bytes(
     return {**{part: FLOAT * batch * n for part, n in kept.items()}, "halting": batch * halting, "mask": mask}
 
 
-def peak_bytes(
-    architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, loops: int, batch: int = 1
-) -> int:
+def peak_bytes(network: NetworkSpec, loops: int, batch: int = 1) -> int:
     """Bytes alive at once, at most, in an inference call on `batch` items that reads the head after `loops` loops.
 
-    At every operation its operands, its result, and what a later one still needs are alive. The widest is attention
-    (queries, keys, values, output), the MLP's nonlinearity (input and output) or the head (input and prediction), and
-    with loop adapters the sum of a map and its update, beside the residual stream and what the call carries along.
-    Python may hold a tensor a little longer; CUDA's allocator rounds up. Raises ValueError for an impossible call, and
-    at equilibrium depth, where the solver's history comes on top.
+    The widest operation is attention (queries, keys, values, output), the MLP's nonlinearity (input and output) or the
+    head (input and prediction), and with loop adapters the sum of a map and its update, beside the residual stream and
+    what the call carries along. CUDA's allocator rounds up. ValueError for an impossible call, and at equilibrium
+    depth, where the solver's history comes on top.
     """
-    if depth == "equilibrium":
+    if network.depth == "equilibrium":
         raise ValueError("peak_bytes counts no solver's history: expected another depth, given 'equilibrium'")
-    check_call(depth, loops, batch=batch)
-    (rows, columns), length = token_grid(architecture, depth, spec), state_length(architecture, depth, spec, timed)
-    tokens, state, d = rows * columns, length * architecture.width, architecture.width
+    check_call(network, loops, batch=batch)
+    architecture, tokens, length = network.architecture, network.tokens, network.length
+    d, state = architecture.width, length * architecture.width
     dit, again = architecture.block == "dit", loops > 1
 
     carried = state  # the residual stream
@@ -110,7 +100,7 @@ def peak_bytes(
     if again:  # for the loops to come: the injected input, and the condition
         carried += (state if architecture.input_injection else 0) + (d if architecture.loop_conditioning else 0)
     tally = 0
-    if depth == "universal":  # the sum of states, what is unspent, loops spent (from the second loop on), who runs
+    if network.depth == "universal":  # the sum of states, what is unspent, loops spent (from the second on), who runs
         carried += state + length * (2 if loops > 2 else 1)
         tally = BOOL * batch * length
 
@@ -120,8 +110,7 @@ def peak_bytes(
     mlp = FLOAT * batch * (carried - 2 * spent + 2 * architecture.mlp_ratio * state + updated)
     if updated:  # the sum of queries, keys and values
         attention = max(attention, FLOAT * batch * (carried - spent + 6 * state + updated))
-    outputs, copied = spec.vocabulary, False
-    if spec.kind == "continuous":  # patches are put back in their places by a copy
-        outputs, copied = architecture.patch**2 * spec.channels, architecture.patch > 1 and columns > 1
-    head = FLOAT * batch * tokens * (outputs + max(d, outputs if copied else 0))
+    # Patches are put back in their places by a copy.
+    copied = network.data.kind == "continuous" and architecture.patch > 1 and network.grid[1] > 1
+    head = FLOAT * batch * tokens * (network.outputs + max(d, network.outputs if copied else 0))
     return max(attention + tally, mlp + tally, head)

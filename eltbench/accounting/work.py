@@ -2,50 +2,32 @@
 
 A product forward costs two backward: one for the gradient of its weights (or second factor) and one for that of its
 input. The second is left out where the input is a constant: the patches, the waves of the log-SNR, and the modulation
-of a network that is told neither class nor noise level. Attention that recomputes its scores in the backward pass
-(FlashAttention) does one product in five more than is counted here. Optimiser and averaging are element-wise and left
-out, as are norms.
+of a network without class and noise level. Attention that recomputes its scores in the backward pass (FlashAttention)
+does one product in five more than is counted here. Element-wise work (optimiser, averaging, norms) is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from eltbench.accounting.network import Depth, flops, macs_by_part
-from eltbench.core.config import Architecture
+from eltbench.accounting.network import NetworkSpec, flops, macs, macs_by_part
 from eltbench.core.fixed_point import Solver
-from eltbench.data.base import DataSpec
 
 
-def sample_flops(
-    architecture: Architecture,
-    depth: Depth,
-    spec: DataSpec,
-    timed: bool,
-    loops: int,
-    steps: int,
-    guidance_scale: float = 1.0,
-) -> int:
-    """FLOPs of drawing one item in `steps` sampling steps of one network call each, which reads one exit.
+def sample_flops(network: NetworkSpec, loops: int, steps: int, guidance_scale: float = 1.0) -> int:
+    """FLOPs of drawing one item in `steps` sampling steps that read one exit.
 
-    With guidance (a scale other than 1) a step calls the network twice, with and without the label. Raises ValueError
-    for steps below 1 and impossible loops.
+    A step is one network call, with guidance (a scale other than 1) two. ValueError for steps below 1 and impossible
+    loops.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, given {steps}")
-    return steps * calls_per_step(guidance_scale) * flops(architecture, depth, spec, timed, loops)
-
-
-def calls_per_step(guidance_scale: float) -> int:
-    """Network calls of one item at a sampling step: 2 with guidance, 1 at the scale 1, which is no guidance."""
-    return 1 if guidance_scale == 1.0 else 2
+    calls = 1 if guidance_scale == 1.0 else 2
+    return steps * calls * flops(network, loops)
 
 
 def step_flops(
-    architecture: Architecture,
-    depth: Depth,
-    spec: DataSpec,
-    timed: bool,
+    network: NetworkSpec,
     loops: int,
     exits: int = 1,
     phantom_steps: int = Solver.phantom_steps,
@@ -53,26 +35,23 @@ def step_flops(
 ) -> dict[str, int]:
     """FLOPs per item of a training step, `forward` and `backward`, that runs `loops` loops and reads `exits` heads.
 
-    At equilibrium depth every exit is followed by `phantom_steps` more loops, and the backward pass goes through these
-    alone.
-
-    For a trainer that reads `exits(architecture, rng)`: the last of them, and their number (elt: max_loops, 2).
-    `learns` are those whose outputs carry a gradient (`Trainer.learns`), all by default: the backward pass begins at
-    the deepest of them and goes through their heads. Raises ValueError for impossible loops and exits.
+    learns: the exits whose outputs carry a gradient (`Trainer.learns`), all by default; the backward pass begins at the
+    deepest of them and goes through their heads. At equilibrium depth every exit is followed by `phantom_steps` more
+    loops, and the backward pass goes through these alone. Raises ValueError for impossible loops and exits.
     """
     deepest, heads = (loops, exits) if learns is None else (max(learns, default=0), len(learns))
     if not (0 < deepest <= loops and heads <= exits):
         given = sorted(learns or ())
         raise ValueError(f"learns must be 1 to {exits} of the exits up to loop {loops}, which are read, given {given}")
-    forward = sum(macs_by_part(architecture, depth, spec, timed, loops, exits).values())
-    if depth == "equilibrium":
-        further = macs_by_part(architecture, depth, spec, timed, phantom_steps * exits, exits)
+    forward = macs(network, loops, exits)
+    if network.depth == "equilibrium":
+        further = macs_by_part(network, phantom_steps * exits, exits)
         forward += further["layers"] + further["attention"]
         deepest = phantom_steps * heads
-    parts = macs_by_part(architecture, depth, spec, timed, deepest, heads)  # that the backward pass goes through
+    parts = macs_by_part(network, deepest, heads)  # that the backward pass goes through
     constant_inputs = parts["embedding"] + parts["conditioning"] // 2
-    if not (timed or spec.classes):
+    if not (network.timed or network.data.classes):
         constant_inputs += parts["modulation"]
-    late = depth != "equilibrium" and deepest == 1  # for the injection, which is first added before the second loop
+    late = network.depth != "equilibrium" and deepest == 1  # the injection is first added before the second loop
     unused = 2 * parts["injection"] if late else 0
     return {"forward": 2 * forward, "backward": 2 * (2 * sum(parts.values()) - constant_inputs - unused)}

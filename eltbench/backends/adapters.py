@@ -10,7 +10,7 @@ LowRank = tuple[Array, Array]  # A (rank, inputs) and B (outputs, rank), for W +
 
 
 class Updates(NamedTuple):
-    """The update of each linear map of a layer in one loop; None leaves the map as it is."""
+    """The update of each linear map of a layer in one loop, as `NetworkSpec.maps`; None leaves the map as it is."""
 
     qkv: LowRank | None = None
     projection: LowRank | None = None
@@ -19,9 +19,3 @@ class Updates(NamedTuple):
 
 
 PLAIN = Updates()
-
-
-def shapes(width: int, mlp_ratio: int) -> tuple[tuple[int, int], ...]:
-    """Inputs and outputs of each map, in the order of `Updates`."""
-    hidden = mlp_ratio * width
-    return (width, 3 * width), (width, width), (width, hidden), (hidden, width)

@@ -1,8 +1,9 @@
-"""What an engine is: the one object through which a network is trained, asked and stored."""
+"""The interface of an engine, the one object through which a network is trained, run and stored."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,12 +12,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from eltbench.accounting import NetworkSpec
+from eltbench.backends import checkpoint
+from eltbench.backends.checkpoint import Parts
 from eltbench.backends.steps import Steps
 from eltbench.core.arrays import Array
 from eltbench.core.config import Run
 from eltbench.core.fixed_point import Solver
 from eltbench.core.validation import whole
-from eltbench.data.base import DataSpec
 from eltbench.tasks.base import Batch, ExitOutput, Ops, Task
 from eltbench.trainers.base import Trainer
 
@@ -47,14 +50,17 @@ class Recurrence(Protocol):
 
 
 class Engine(ABC):
-    """A network with its optimiser and its averaged weights, built for one run."""
+    """A network with its optimiser and its averaged weights, built for one run.
 
-    run: Run  # as it is trained or was trained, on the device of this engine
+    leads: whether this process keeps the run's files; one does, where several train it.
+    """
+
+    run: Run
     ops: Ops
-    leads: bool = True  # whether this process keeps the run's files; one does, where several train it
+    leads: bool = True
 
     @abstractmethod
-    def __init__(self, run: Run, spec: DataSpec, trainer: Trainer, task: Task) -> None:
+    def __init__(self, run: Run, spec: NetworkSpec, trainer: Trainer, task: Task) -> None:
         """Fresh weights, drawn from the run's seed."""
 
     @staticmethod
@@ -64,16 +70,16 @@ class Engine(ABC):
 
     @staticmethod
     def launch(run: Run, train: Callable[[Report | None], object], report: Report | None) -> bool:
-        """Train on the run's devices in as many processes, each of which calls `train`, if this backend does it so.
+        """Train on the run's devices in as many processes, each of which calls `train`; RuntimeError if one fails.
 
-        False where it does not, or this is one of them: the caller goes on and trains. `report` hears the progress of
-        the one that leads. Raises RuntimeError with what a process said that failed.
+        False where this backend needs none, or this is one of them: then the caller trains. `report` gets the progress
+        of the one that leads.
         """
         return False
 
     @staticmethod
     def threads(run: Run) -> AbstractContextManager[None]:
-        """Within this context this process computes with the run's threads, since another number rounds otherwise."""
+        """A context in which this process computes with the run's threads; another number would round otherwise."""
         return nullcontext()
 
     @abstractmethod
@@ -102,32 +108,45 @@ class Engine(ABC):
     def numpy(self, array: Array) -> np.ndarray:
         """An array of the backend on the host, in float32 or its integer type."""
 
+    @property
     @abstractmethod
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all trained values by the names that checkpoints know."""
+
+    @abstractmethod
+    def held(self, part: str) -> dict[str, np.ndarray]:
+        """One of `checkpoint.PARTS` by the names of the trained values, on the host in float32."""
+
+    @abstractmethod
+    def restore(self, parts: Parts, step: int | None) -> None:
+        """Go on from these parts at this step; without a step take over the average alone, to predict with."""
+
     def parameter_count(self) -> int:
         """Number of trained values."""
+        return sum(map(math.prod, self.shapes.values()))
 
-    @abstractmethod
     def save(self, directory: Path, step: int) -> None:
         """Write weights, average, optimiser state and step, atomically: all or nothing is visible."""
+        parts = {part: self.held(part) for part in checkpoint.PARTS}
+        checkpoint.write(directory, step, self.run.to_dict(), parts)
 
-    @abstractmethod
     def load(self, directory: Path) -> int:
         """Read what `save` wrote and return its step; a damaged file raises ValueError."""
+        step, parts = checkpoint.read(directory, self.shapes)
+        self.restore(parts, step)
+        return step
 
-    @abstractmethod
     def save_snapshot(self, directory: Path, step: int) -> None:
         """Write the averaged weights alone, atomically, beside the checkpoint and the snapshots of other steps."""
+        checkpoint.write_snapshot(directory, step, self.held("average"))
 
-    @abstractmethod
     def load_snapshot(self, directory: Path, step: int) -> None:
         """Predict with the averaged weights of that step; ValueError for a damaged or missing file."""
+        self.restore({"average": checkpoint.read_snapshot(directory, step, self.shapes)}, None)
 
 
 class Seeds(Protocol):
-    """Engines of one configuration, each with a seed of its own, that take every step together as one program.
-
-    Made of the engines, whose states it takes over: ask `engine` for one that can be asked or saved.
-    """
+    """Engines of one configuration that take every step together as one program; it takes over their states."""
 
     def __init__(self, engines: Sequence[Engine]) -> None: ...
 
@@ -141,10 +160,7 @@ class Seeds(Protocol):
 
 
 def check_exits(exits: Sequence[int], *, deepest: int | None = None) -> tuple[int, ...]:
-    """The exits as a tuple; raises ValueError unless they are strictly increasing, at least 1 and at most `deepest`.
-
-    Nobody runs more than `MOST_LOOPS` loops.
-    """
+    """The exits as a tuple; ValueError unless they are strictly increasing and in 1..`deepest` and 1..MOST_LOOPS."""
     if isinstance(exits, range) and exits and abs(exits[-1] - exits[0]) > MOST_LOOPS:  # not made a list of
         raise ValueError(f"exits: a network is looped {MOST_LOOPS:,} times at most, given {exits}")
     try:

@@ -1,32 +1,27 @@
 """Dropout: what is left out of every layer's two additions to the state, drawn on the host for all backends.
 
-One mask a pass, the same in every loop (Gal and Ghahramani, arXiv 1512.05287): loops share their weights, so leaving
-out the same units in all of them is one draw of one looped network. A pass with dropout thus iterates one map, as every
-pass does: its exits agree with shallower passes, it has a fixed point to seek at equilibrium depth, and exits of one
-pass differ by their depth alone. New masks in every loop would add a disagreement of neighbouring exits that is not the
-model's. Masks differ between layers, items, tokens and channels, and come from a stream of their own, so that two
-trainers or backends of one seed drop the same, and runs without dropout see the numbers that they always saw.
+One mask a pass, the same in every loop (Gal and Ghahramani, arXiv 1512.05287): a pass with dropout iterates one map, as
+every pass does, so its exits agree with shallower passes and differ by their depth alone, and there is a fixed point to
+seek at equilibrium depth. Masks differ between layers, items, tokens and channels and come from a stream of their own,
+so that two trainers or backends of one seed drop the same, and runs without dropout keep their draws.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from eltbench.accounting import Depth, state_length
+from eltbench.accounting import NetworkSpec
 from eltbench.core.config import Architecture
-from eltbench.data.base import DataSpec
 
 BRANCHES = 2  # of a layer: attention and MLP
 
 
-def draw_dropped(
-    architecture: Architecture, depth: Depth, spec: DataSpec, timed: bool, items: int, rng: np.random.Generator
-) -> np.ndarray | None:
+def draw_dropped(network: NetworkSpec, items: int, rng: np.random.Generator) -> np.ndarray | None:
     """What is dropped, (B, N, 2, P + T, D) bool with a share `architecture.dropout` of True; None at dropout 0."""
+    architecture = network.architecture
     if not architecture.dropout:
         return None
-    length = state_length(architecture, depth, spec, timed)
-    shape = (items, architecture.unique_layers, BRANCHES, length, architecture.width)
+    shape = (items, architecture.unique_layers, BRANCHES, network.length, architecture.width)
     return rng.random(shape, np.float32) < np.float32(architecture.dropout)
 
 

@@ -21,7 +21,7 @@ def log_snr_frequencies(width: int) -> np.ndarray:
 
 
 def grid_positions(grid: tuple[int, int], width: int) -> np.ndarray:
-    """2-D sin-cos positions (rows·columns, width): the first half tells the row, the second half the column."""
+    """2-D sin-cos positions (rows·columns, width): the first half for the row, the second for the column."""
     frequencies = index_frequencies(width // 2).astype(np.float64)
     rows, columns = (axis.reshape(-1, 1) * frequencies for axis in np.indices(grid))  # (T, width / 4)
     parts = [np.sin(rows), np.cos(rows), np.sin(columns), np.cos(columns)]

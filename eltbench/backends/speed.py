@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from eltbench.accounting import Depth
-from eltbench.core.config import Architecture
+import numpy as np
+
+from eltbench.accounting import NetworkSpec
 from eltbench.core.registry import Registry
-from eltbench.data.base import DataSpec
-from eltbench.tasks.base import Ops, Predict
+from eltbench.tasks.base import Batch, Ops, Predict
 
 Call = Callable[[], Any]
 
@@ -17,21 +17,28 @@ Call = Callable[[], Any]
 class Body(NamedTuple):
     """All that decides how long a network call takes."""
 
-    architecture: Architecture
-    depth: Depth
-    spec: DataSpec
-    timed: bool
+    network: NetworkSpec
     loops: int
     batch: int
     precision: str
     mode: str
 
 
-class Speed(Protocol):
-    """Calls on one device. A mode that the backend does not have raises ValueError, memory that is short MemoryError.
+def random_batch(body: Body) -> Batch:
+    """What a timed call is given, on the host."""
+    spec, draw = body.network.data, np.random.default_rng(0)
+    inputs: np.ndarray
+    if spec.kind == "continuous":
+        inputs = draw.standard_normal((body.batch, *spec.grid, spec.channels), np.float32)
+    else:
+        inputs = draw.integers(spec.vocabulary + 1, size=(body.batch, spec.tokens), dtype=np.int32)
+    context = np.zeros((body.batch, spec.tokens), np.int32) if spec.context_vocabulary else None
+    log_snr = np.zeros(body.batch, np.float32) if body.network.timed else None
+    return Batch(inputs, np.zeros(body.batch, np.int32), context, log_snr, None, None)
 
-    modes: ways of running a call. Calls return before the device is done; `wait` takes the last result.
-    """
+
+class Speed(Protocol):
+    """Calls on one device, in one of its `modes` (ValueError for another); `wait` takes the last result of a call."""
 
     modes: tuple[str, ...]
     ops: Ops
@@ -51,7 +58,7 @@ class Speed(Protocol):
         """One call that makes the modulation anew in every loop."""
 
     def wait(self, last: Any) -> None:
-        """Return when all that was asked is done."""
+        """Return when all earlier calls are done."""
 
 
 registry: Registry[Speed] = Registry(

@@ -1,14 +1,55 @@
-"""A pass that is taken loop by loop, of which items may leave: what an any-time prediction runs on."""
+"""What a pass carries from loop to loop, and a pass that is taken loop by loop, of which items may leave."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from eltbench.core.arrays import Array, namespace
 from eltbench.core.fixed_point import History
 from eltbench.tasks.base import ExitOutput
+
+EPSILON = 0.01  # a token halts once its probabilities sum to 1 - EPSILON
+
+
+class Tally(NamedTuple):
+    """The halting of every token before its state after the current loop is counted; all but the first (B, T, 1).
+
+    accumulated: (B, T, D), the weighted sum of earlier states, complete where the token has halted.
+    unspent: 1 minus the probabilities before the loop at which the token halted, or before the current loop.
+    running: True where the token had not halted before the current loop.
+    loops: loops in which the token took part, the current one included.
+    """
+
+    accumulated: Array
+    unspent: Array
+    running: Array
+    loops: Array
+
+
+class Conditioning(NamedTuple):
+    """What does not depend on the loop, made once per call.
+
+    vector: the condition (B, D). blocks: one modulation per layer, or None where it differs from loop to loop.
+    head: the modulation of the head. injected: (B, P + T, D), added before every loop after the first, at equilibrium
+    depth before the first too, or None. kept: (B, N, 2, P + T, D), 0 where dropout leaves out what a layer's attention
+    or MLP adds, else 1/(1 - dropout), or None.
+    """
+
+    vector: Array
+    blocks: tuple[tuple[Array, ...], ...] | None
+    head: tuple[Array, ...]
+    injected: Array | None
+    kept: Array | None
+
+
+class Carry(NamedTuple):
+    """What goes from loop to loop; the tally is for universal depth only, the history for equilibrium depth."""
+
+    state: Array
+    tally: Tally | None
+    history: History | None
 
 
 class Steps(Protocol):

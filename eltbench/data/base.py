@@ -46,14 +46,17 @@ class DataSpec:
             raise ValueError(f"the kind of data must be 'continuous' or 'tokens', given {self.kind!r}")
         if len(self.grid) != 2:
             raise ValueError(f"a grid has two sides (H, W), given {self.grid!r}")
-        least = {"channels": int(self.kind == "continuous"), "vocabulary": int(self.kind == "tokens")}
-        sides = {"grid[0]": self.grid[0], "grid[1]": self.grid[1]}
-        sizes = {name: getattr(self, name) for name in ("channels", "vocabulary", "classes", "context_vocabulary")}
-        for name, value in (sides | sizes).items():
-            smallest = least.get(name, int(name in sides))
-            if not whole(value) or value < smallest:
+        for name, value, least in (
+            ("grid[0]", self.grid[0], 1),
+            ("grid[1]", self.grid[1], 1),
+            ("channels", self.channels, int(self.kind == "continuous")),
+            ("vocabulary", self.vocabulary, int(self.kind == "tokens")),
+            ("classes", self.classes, 0),
+            ("context_vocabulary", self.context_vocabulary, 0),
+        ):
+            if not whole(value) or value < least:
                 raise ValueError(
-                    f"{self.kind} data: {name} must be a whole number of at least {smallest}, given {value!r}"
+                    f"{self.kind} data: {name} must be a whole number of at least {least}, given {value!r}"
                 )
 
     @property

@@ -1,7 +1,6 @@
 """Handwritten digits: 1,797 real images of 8x8 pixels and 17 grey levels, from scikit-learn, without a download.
 
-The split is fixed: 1,440 images to train on and 357 held out, stratified by class, by scikit-learn's
-`train_test_split(test_size=357, random_state=0)`. One world in three forms: pixels, codes of patches, grey levels.
+The split is fixed: 1,440 images to train on and 357 held out, stratified by class.
 """
 
 from __future__ import annotations
@@ -30,36 +29,30 @@ class _DigitsWorld(Dataset):
         """Images (B, 8, 8, 1) in [-1, 1] as this form's values; the inverse of `images` where nothing is lost."""
 
     def batch(self, rng: np.random.Generator, size: int) -> Clean:
-        """`size` training items drawn with replacement."""
         training, _ = _encoded(self)
         drawn = rng.integers(len(training.labels), size=size)
         return Clean(training.values[drawn], training.labels[drawn])
 
     def training(self) -> Clean:
-        """The 1,440 training items."""
         return _copy(_encoded(self)[0])
 
     def heldout(self) -> Clean:
-        """The 357 held-out items."""
         return _copy(_encoded(self)[1])
 
 
 @data.register("digits", version=1)
 @dataclass(frozen=True)
 class Digits(_DigitsWorld):
-    """Digits as pixels in [-1, 1]."""
+    """Digits as 8x8 pixels in [-1, 1]."""
 
     @property
     def spec(self) -> DataSpec:
-        """8x8 pixels of one channel, 10 classes."""
         return DataSpec("continuous", (8, 8), channels=1, classes=10)
 
     def values(self, images: np.ndarray) -> np.ndarray:
-        """The pixels themselves, (B, 8, 8, 1) float32."""
         return images
 
     def images(self, values: np.ndarray) -> np.ndarray:
-        """Pixels (B, 8, 8, 1) float32, clipped to [-1, 1]."""
         return np.clip(values, -1, 1).astype(np.float32)
 
 
@@ -76,7 +69,6 @@ class DigitsCodes(_DigitsWorld):
 
     @property
     def spec(self) -> DataSpec:
-        """A 4x4 grid of tokens out of `codes`, 10 classes."""
         return DataSpec("tokens", (4, 4), vocabulary=self.codes, classes=10)
 
     @property
@@ -85,11 +77,10 @@ class DigitsCodes(_DigitsWorld):
         return _codebook(self.codes)
 
     def values(self, images: np.ndarray) -> np.ndarray:
-        """Tokens (B, 16) int32."""
         return self.codebook.encode(images)
 
     def images(self, values: np.ndarray) -> np.ndarray:
-        """Tokens (B, 16) as the images of their codes (B, 8, 8, 1); masked patches are mid-grey."""
+        """The images of their codes; masked patches are mid-grey."""
         return self.codebook.decode(values)
 
 
@@ -100,16 +91,13 @@ class DigitsLevels(_DigitsWorld):
 
     @property
     def spec(self) -> DataSpec:
-        """An 8x8 grid of tokens out of 17, 10 classes."""
         return DataSpec("tokens", (8, 8), vocabulary=LEVELS, classes=10)
 
     def values(self, images: np.ndarray) -> np.ndarray:
-        """Tokens (B, 64) int32, 0 for -1 and 16 for 1."""
         return np.rint((images + 1) * (LEVELS - 1) / 2).astype(np.int32).reshape(len(images), -1)
 
     def images(self, values: np.ndarray) -> np.ndarray:
-        """Tokens (B, 64) as images (B, 8, 8, 1) float32; masked pixels are mid-grey."""
-        greys = np.append(np.linspace(-1, 1, LEVELS), 0).astype(np.float32)
+        greys = np.append(np.linspace(-1, 1, LEVELS), 0).astype(np.float32)  # the mask is mid-grey
         return greys[values].reshape(-1, 8, 8, 1)
 
 
@@ -131,10 +119,8 @@ def _codebook(codes: int) -> PatchCodebook:
 @lru_cache
 def _encoded(world: _DigitsWorld) -> tuple[Clean, Clean]:
     """Both splits in the world's form; never handed out, so that no caller can change them."""
-    training, heldout = _split()
-    return training._replace(values=world.values(training.values)), heldout._replace(
-        values=world.values(heldout.values)
-    )
+    training, heldout = (split._replace(values=world.values(split.values)) for split in _split())
+    return training, heldout
 
 
 def _copy(clean: Clean) -> Clean:

@@ -1,4 +1,4 @@
-"""Whether arrays have the form of the data, asked once where they come in: of a dataset, and of whoever asks a model.
+"""Checks of arrays against the form of the data, where they come in: from a dataset, and from a caller of a model.
 
 Integers are read only where nothing is lost by it, and nothing is broadcast: a label of 2³² would become 0, one of 0.9
 too, and labels (B, 1) would become the labels of all items.
@@ -16,16 +16,16 @@ BEYOND = 1e-3  # that clean values may lie outside [-1, 1], for rounding
 
 
 def check_clean(clean: Clean, spec: DataSpec, what: str, items: int | None = None) -> None:
-    """Refuse (ValueError) items of a dataset that are not of its form; what: which they are, items: how many belong.
+    """Refuse (ValueError) items of a dataset that are not of its form, or not `items`; what: names them in messages.
 
-    Among items that say what they hide there must be something hidden, but not in each of them.
+    Items that say what they hide must hide something, though not each of them.
     """
     if not isinstance(clean, Clean):
         raise ValueError(f"{what}: expected eltbench.data.Clean(values, labels), given {type(clean).__name__}")
     items = len(np.atleast_1d(clean.labels)) if items is None else items
-    _known_items(clean, spec, what, items, _integers, last_token=spec.vocabulary - 1)
+    _known_items(clean, spec, what, items, "iu", last_token=spec.vocabulary - 1)
     counted = f"{spec.classes} classes, counted from 0" if spec.classes else "zeros: there are no classes"
-    _integers(clean.labels, (items,), max(1, spec.classes), f"{what}: labels", counted)
+    whole(clean.labels, (items,), max(1, spec.classes), f"{what}: labels", counted, "iu")
     if clean.hidden is not None and not np.any(clean.hidden):
         raise ValueError(f"{what}: `hidden` hides nothing in any of {items} items, so that nothing is to be predicted")
 
@@ -37,14 +37,14 @@ def check_splits(dataset: Dataset) -> None:
 
 
 def check_given(given: Clean | None, spec: DataSpec, what: str, items: int) -> None:
-    """Refuse (ValueError) what samples are drawn around unless it has their number and form; tokens may be masks."""
+    """Refuse (ValueError) items to draw samples around unless they have the number and form; tokens may be masks."""
     if given is None:
         if spec.context_vocabulary:
             raise ValueError(f"{what}: this world needs context tokens; give given=Clean(…) with them")
         return
     if not isinstance(given, Clean):
         raise ValueError(f"{what}: given is expected as eltbench.data.Clean, given {type(given).__name__}")
-    _known_items(given, spec, f"{what}: given", items, whole, last_token=spec.vocabulary)
+    _known_items(given, spec, f"{what}: given", items, "iuf", last_token=spec.vocabulary)
 
 
 def inputs(array: Any, spec: DataSpec, what: str) -> np.ndarray:
@@ -85,15 +85,15 @@ def noise_levels(array: Any, what: str, items: int) -> np.ndarray:
     return np.broadcast_to(_finite(found, shape, f"{what}: log_snr"), (items,)).copy()
 
 
-def whole(array: Any, shape: tuple[int, ...], count: int, what: str, counted: str) -> np.ndarray:
-    """Whole numbers 0..count-1 of this shape as int32, floats too if nothing is lost; else ValueError.
+def whole(array: Any, shape: tuple[int, ...], count: int, what: str, counted: str, kinds: str = "iuf") -> np.ndarray:
+    """Whole numbers 0..count-1 of this shape as int32, of these NumPy kinds and nothing lost; else ValueError.
 
     counted: what the numbers stand for, in words for the message.
     """
     found = np.asarray(array)
     if found.shape != shape:
         raise ValueError(f"{what}: expected shape {shape}, given {found.shape}")
-    if found.dtype.kind not in "iuf":
+    if found.dtype.kind not in kinds:
         raise ValueError(f"{what}: expected integers, given {found.dtype}")
     if found.size:
         low, high = found.min(), found.max()
@@ -104,16 +104,10 @@ def whole(array: Any, shape: tuple[int, ...], count: int, what: str, counted: st
     return found.astype(np.int32)
 
 
-def _integers(array: Any, shape: tuple[int, ...], count: int, what: str, counted: str) -> None:
-    if (kind := np.asarray(array).dtype).kind not in "iu":
-        raise ValueError(f"{what}: expected integers, given {kind}")
-    whole(array, shape, count, what, counted)
-
-
-def _known_items(clean: Clean, spec: DataSpec, what: str, items: int, read: Any, last_token: int) -> None:
-    """Values, context and hidden positions of so many items; `read` reads integers."""
+def _known_items(clean: Clean, spec: DataSpec, what: str, items: int, kinds: str, last_token: int) -> None:
+    """Check values, context and hidden positions of so many items; `kinds` may hold integers."""
     if spec.kind == "tokens":
-        read(clean.values, (items, spec.tokens), last_token + 1, f"{what}: values", "tokens")
+        whole(clean.values, (items, spec.tokens), last_token + 1, f"{what}: values", "tokens", kinds)
     else:
         values = _finite(clean.values, (items, *spec.grid, spec.channels), f"{what}: values")
         low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
@@ -123,7 +117,8 @@ def _known_items(clean: Clean, spec: DataSpec, what: str, items: int, read: Any,
         there = "no context" if clean.context is None else "context"
         raise ValueError(f"{what}: the form has {spec.context_vocabulary} context tokens, given {there}")
     if clean.context is not None:
-        read(clean.context, (items, spec.tokens), spec.context_vocabulary, f"{what}: context", "context tokens")
+        count, named = spec.context_vocabulary, f"{what}: context"
+        whole(clean.context, (items, spec.tokens), count, named, "context tokens", kinds)
     if clean.hidden is not None:
         hidden = np.asarray(clean.hidden)
         if hidden.dtype != bool or hidden.shape != (items, spec.tokens):

@@ -1,17 +1,13 @@
 """Latin squares of order 4: all 576 are known, so what a partly hidden square allows is known exactly.
 
 A square is a 4x4 grid in which every row and every column holds each of four symbols once. The task masks cells as it
-likes; the exact posterior of a hidden cell follows by counting the squares that agree with the seen ones, and splits
-the loss of a model in two: the entropy of the posterior, which nobody can lower, and the divergence from it, which is
-the model's own error.
+likes. Counting the squares that agree with the seen cells gives the exact posterior of a hidden one, and with it the
+irreducible part of a model's loss (`evaluation.signals.exact`).
 
-Symmetry and the split. Renaming the symbols of a square gives a square; under it the 576 fall into 24 classes of 24.
-Whole classes are held out, so no held-out square is a training square under other names. Permuted rows or columns lead
-from one split into the other and no split by classes prevents it: under all three kinds of permutation there are but
-two kinds of square, the 432 like the addition table of Z4 and the 144 like that of Z2 x Z2, and training and held-out
-squares hold them in the same proportion, 3 to 1. A model that generalises by these symmetries has learned the world and
-not the split. The posterior is that of a square drawn from all 576: on held-out squares only knowledge of the split
-could do better, and a model that has memorised its training squares does worse.
+Renaming the symbols of a square gives a square; under it the 576 fall into 24 classes of 24. Whole classes are held
+out, so no held-out square is a training square under other names. Permuted rows or columns lead from one split into the
+other, and no split by classes prevents it: under all three kinds of permutation there are but two kinds of square (432
+and 144), which both splits hold 3 to 1. The posterior is that of a square drawn from all 576.
 """
 
 from __future__ import annotations
@@ -21,7 +17,6 @@ from functools import lru_cache
 from itertools import permutations
 
 import numpy as np
-from scipy.special import entr, log_softmax
 
 from eltbench import data
 from eltbench.core.streams import stream
@@ -41,20 +36,16 @@ class Latin(Dataset):
 
     @property
     def spec(self) -> DataSpec:
-        """A 4x4 grid of tokens out of 4."""
         return DataSpec("tokens", (ORDER, ORDER), vocabulary=ORDER)
 
     def batch(self, rng: np.random.Generator, size: int) -> Clean:
-        """`size` training squares drawn with replacement."""
         training = squares()[~_heldout()]
         return _clean(training[rng.integers(len(training), size=size)])
 
     def training(self) -> Clean:
-        """The 384 training squares."""
         return _clean(squares()[~_heldout()])
 
     def heldout(self) -> Clean:
-        """The 192 held-out squares."""
         return _clean(squares()[_heldout()])
 
     def strata(self, clean: Clean) -> np.ndarray | None:
@@ -67,17 +58,14 @@ def squares() -> np.ndarray:
     return _squares().copy()
 
 
-def completions(tokens: np.ndarray) -> np.ndarray:
-    """How many of the 576 squares agree with the seen cells of each item (B,); tokens (B, 16), 4 where hidden."""
-    return _agreeing(tokens).sum(axis=1)
-
-
 def posterior(tokens: np.ndarray) -> np.ndarray:
     """p(cell = symbol | seen cells) (B, 16, 4) for a square drawn from all 576, by enumeration; tokens (B, 16).
 
     Raises ValueError where the seen cells of an item belong to no square.
     """
-    agreeing = _agreeing(tokens)
+    tokens = _checked(tokens)
+    same = _one_hot(tokens).reshape(len(tokens), -1) @ _one_hot(_squares()).reshape(len(_squares()), -1).T  # (B, 576)
+    agreeing = (same == (tokens != MASK).sum(axis=1, keepdims=True)).astype(np.float64)
     count = agreeing.sum(axis=1)
     if not count.all():
         raise ValueError(f"latin: no square has the seen cells of item {int(count.argmin())}, so there is no posterior")
@@ -85,26 +73,11 @@ def posterior(tokens: np.ndarray) -> np.ndarray:
     return shares.reshape(len(tokens), CELLS, ORDER)
 
 
-def irreducible(tokens: np.ndarray) -> np.ndarray:
-    """Entropy of the exact posterior of every cell (B, 16), in nats: the loss that no model can go below on average."""
-    return entr(posterior(tokens)).sum(axis=-1)
-
-
-def excess_over_bayes(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """KL(posterior ‖ prediction) of every cell (B, 16), in nats; logits (B, 16, 4), tokens (B, 16) with 4 where hidden.
-
-    The cross-entropy expected under the posterior, less `irreducible`: the model's own error, zero for the exact one.
-    """
-    exact = posterior(tokens)
-    log_predicted = np.where(exact > 0, log_softmax(np.asarray(logits, np.float64), axis=-1), 0.0)  # 0·ln 0 = 0
-    return -(entr(exact) + exact * log_predicted).sum(axis=-1)
-
-
 def rounds(tokens: np.ndarray) -> np.ndarray:
     """Rounds of naked singles after which each cell is known (B, 16): 0 where seen, 17 (`NEVER`) where they stop short.
 
     One round fills, at once, every cell for which its row and its column leave a single symbol. A cell at 17 may still
-    be certain by more than one step of reasoning, or open in truth: the posterior tells.
+    be certain by more than one step of reasoning, or truly open (see `posterior`).
     """
     grid = _one_hot(_checked(tokens)).reshape(-1, ORDER, ORDER, ORDER) > 0  # (B, row, column, symbol)
     found = np.where(grid.any(-1), 0, NEVER)  # (B, row, column)
@@ -124,57 +97,25 @@ def valid(tokens: np.ndarray) -> np.ndarray:
     return (grid.sum(1) == 1).all((1, 2)) & (grid.sum(2) == 1).all((1, 2))
 
 
-def coverage(samples: np.ndarray, among: np.ndarray | None = None) -> float:
-    """The share of `among` (n, 16), by default of all 576 squares, that occurs in the samples (B, 16).
-
-    Samples drawn independently and evenly from all 576 are expected to cover `expected_coverage(B)` of any set of them.
-    """
-    wanted = _squares() if among is None else among
-    return float((_checked(samples)[:, None] == wanted).all(-1).any(0).mean())
-
-
-def expected_coverage(samples: int) -> float:
-    """1 - (1 - 1/576)^samples: what the coverage of even and independent samples is on average."""
-    return 1 - (1 - 1 / len(_squares())) ** samples
-
-
-def renamed(tokens: np.ndarray) -> np.ndarray:
-    """Each square (B, 16) with its symbols renamed so that the first row reads 0 1 2 3: the name of its class."""
-    return np.take_along_axis(tokens[:, :ORDER].argsort(axis=1), tokens, axis=1)
-
-
 @lru_cache
 def _squares() -> np.ndarray:
-    rows = list(permutations(range(ORDER)))
-    found: list[tuple[int, ...]] = [()]
-    for number in range(ORDER):  # a row may follow where it repeats no symbol in any column
-        above = range(0, number * ORDER, ORDER)
-        found = [
-            square + row
-            for square in found
-            for row in rows
-            if all(square[start + place] != row[place] for start in above for place in range(ORDER))
-        ]
-    return np.array(found, np.int32)
+    rows = np.array(list(permutations(range(ORDER))), np.int32)
+    grids = rows[np.indices((len(rows),) * ORDER).reshape(ORDER, -1).T]  # any four rows, (24⁴, row, column)
+    return grids[(np.sort(grids, axis=1) == np.arange(ORDER)[:, None]).all((1, 2))].reshape(-1, CELLS)
 
 
 @lru_cache
 def _heldout() -> np.ndarray:
     """Which of the squares are held out (576,): whole classes, the same share of those of either kind."""
-    forms, member = np.unique(renamed(_squares()), axis=0, return_inverse=True)
+    squares = _squares()
+    renamed = np.take_along_axis(squares[:, :ORDER].argsort(axis=1), squares, axis=1)  # the first row reads 0 1 2 3
+    forms, member = np.unique(renamed, axis=0, return_inverse=True)
     rows = forms.reshape(-1, ORDER, ORDER)
     twice = np.take_along_axis(rows, rows, axis=2)  # each row applied to itself as a permutation
     cyclic = (twice != np.arange(ORDER)).any(axis=(1, 2))  # in the other kind every row is its own inverse
     rng = stream("latin", 0, "split")
     kinds = [rng.permutation(np.flatnonzero(kind)) for kind in (cyclic, ~cyclic)]
     return np.isin(member, np.concatenate([kind[: round(HELDOUT_SHARE * len(kind))] for kind in kinds]))
-
-
-def _agreeing(tokens: np.ndarray) -> np.ndarray:
-    """Which squares agree with the seen cells of each item, (B, 576) as 0 or 1."""
-    tokens = _checked(tokens)
-    same = _one_hot(tokens).reshape(len(tokens), -1) @ _one_hot(_squares()).reshape(len(_squares()), -1).T  # (B, 576)
-    return (same == (tokens != MASK).sum(axis=1, keepdims=True)).astype(np.float64)
 
 
 def _one_hot(tokens: np.ndarray) -> np.ndarray:

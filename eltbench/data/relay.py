@@ -5,10 +5,9 @@ revealed. Gates are permutations, so c_i runs through all colours as c_0 does. A
 gates, c_i is uniform given every gate and nothing else: whatever cannot see c_0 can only guess. Attention of radius rho
 carries c_0 by rho cells a layer, hence a cell at distance d cannot be known before N·L·rho >= d, for any gate set.
 
-How one unseen gate matters differs. With cyclic gates (the group Z_colours) it alone makes the colour uniform, even
-when c_0 is seen. With K random permutations it leaves a guess better than chance: K images of one colour need not be
-all colours, and for K < colours cannot be. The theorem does not rest on this, for a cell that sees c_0 through
-contiguous attention also sees every gate between.
+One unseen gate makes the colour uniform where gates are cyclic, and leaves a guess better than chance with K random
+permutations. The theorem does not rest on this: a cell that sees c_0 through contiguous attention sees every gate
+between.
 """
 
 from __future__ import annotations
@@ -56,13 +55,8 @@ class Relay(Dataset):
 
     @property
     def spec(self) -> DataSpec:
-        """A (strips, length) grid of colours beside gates, without classes."""
-        return DataSpec(
-            "tokens",
-            (self.strips, self.length),
-            vocabulary=self.colours,
-            context_vocabulary=len(self.permutations),
-        )
+        grid = self.strips, self.length
+        return DataSpec("tokens", grid, vocabulary=self.colours, context_vocabulary=len(self.permutations))
 
     @property
     def permutations(self) -> np.ndarray:
@@ -70,7 +64,6 @@ class Relay(Dataset):
         return _permutations(self.colours, self.gates).copy()
 
     def batch(self, rng: np.random.Generator, size: int) -> Clean:
-        """`size` new items: first colours and gates uniform and independent."""
         permutations = self.permutations
         gates = rng.integers(len(permutations), size=(size, self.strips, self.length), dtype=np.int32)
         colours = np.empty_like(gates)
@@ -87,11 +80,9 @@ class Relay(Dataset):
         )
 
     def training(self) -> Clean:
-        """A fixed sample of 1,024 items of the stream."""
         return self.batch(stream(self.name, 0, "training"), TRAINING_ITEMS)
 
     def heldout(self) -> Clean:
-        """A fixed sample of `heldout_items`, drawn independently of every training stream."""
         return self.batch(stream(self.name, 0, "heldout"), self.heldout_items)
 
     def strata(self, clean: Clean) -> np.ndarray:

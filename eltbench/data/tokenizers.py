@@ -56,12 +56,6 @@ class PatchCodebook:
         patches = table[tokens].reshape(-1, rows, columns, side, side, self.codes.shape[1] // side**2)
         return patches.transpose(0, 1, 3, 2, 4, 5).reshape(len(tokens), rows * side, columns * side, -1)
 
-    def lost_variance(self, images: np.ndarray) -> float:
-        """Share of the patches' variance about the mean patch that encoding loses: 0 for none, 1 for all of it."""
-        patches, _ = _patches(images, self.patch)
-        decoded = self.codes[self.encode(images).ravel()]
-        return float(((patches - decoded) ** 2).sum() / ((patches - patches.mean(0)) ** 2).sum())
-
 
 def _patches(images: np.ndarray, patch: int) -> tuple[np.ndarray, tuple[int, int]]:
     """Images (B, H, W, C) as rows of patches (B·T, patch·patch·C) float64, and the grid of patches."""

@@ -68,16 +68,15 @@ def measuring_flops(run: Run, made: Parts, settings: Mapping[str, Any]) -> float
     `exits` and `heldout_draws`, `training_steps` (each of which has a loss at all exits), `sample_loops`, `samples` and
     `sampling`, at L_max where no `sample_loops` are named. A measurement that says none of them counts nothing.
     """
-    shape = (run.architecture, made.trainer.depth, made.dataset.spec, made.task.timed)
     heldout = len(made.dataset.heldout().labels)
     flops = 0.0
     if settings.get("exits") and settings.get("heldout_draws"):
         losses = heldout * settings["heldout_draws"] * len(settings.get("training_steps", [0]))
-        flops += losses * accounting.flops(*shape, max(settings["exits"]))
+        flops += losses * accounting.flops(made.network, max(settings["exits"]))
     if settings.get("samples") and settings.get("sampling"):
         steps, scale = settings["sampling"]["steps"], settings["sampling"]["guidance_scale"]
         each = [
-            accounting.sample_flops(*shape, loops, steps, scale)
+            accounting.sample_flops(made.network, loops, steps, scale)
             for loops in settings.get("sample_loops", [run.architecture.max_loops])
         ]
         flops += min(settings["samples"], heldout) * sum(each)

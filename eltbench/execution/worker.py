@@ -184,12 +184,12 @@ def _costs(model: Model) -> Callable[[int | None], dict[str, int]]:
     """The cost of a call by loops: the columns params, weight_bytes and macs of a row."""
     from eltbench import accounting
 
-    shape = (model.run.architecture, model.trainer.depth, model.spec, model.task.timed)
+    network = model.parts.network
     fixed = {
-        "params": sum(accounting.parameters(*shape).values()),
-        "weight_bytes": accounting.weight_bytes(*shape, model.run.precision),
+        "params": sum(accounting.parameters(network).values()),
+        "weight_bytes": accounting.weight_bytes(network, model.run.precision),
     }
-    return lambda loops: fixed if loops is None else {**fixed, "macs": accounting.macs(*shape, loops)}
+    return lambda loops: fixed if loops is None else {**fixed, "macs": accounting.macs(network, loops)}
 
 
 def _phase(run_id: str, words: str, fraction: float | None = None) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """What a task is: how items are corrupted, how a prediction is judged, and how samples are drawn.
 
-Everything that touches the network's outputs is written against the Array API, so the same lines serve NumPy, torch
-and JAX; what the standard lacks is asked of the backend's `Ops`. Corruption and random draws are made on the host in
-NumPy, so that two backends see the same numbers.
+What touches the network's outputs is written against the Array API and the backend's `Ops`. Corruption and random draws
+are made on the host in NumPy, so that two backends see the same numbers.
 """
 
 from __future__ import annotations
@@ -37,17 +36,21 @@ class Batch(NamedTuple):
     weight: Array
     dropped: Array | None = None
 
+    @property
+    def given(self) -> tuple[Array, Array, Array | None, Array | None]:
+        """What the network sees: inputs, labels, context, log_snr."""
+        return self[:4]
+
     def select(self, index: Any) -> Batch:
         """The items at `index` (a slice or an array of positions), every field alike."""
         return Batch._make(None if field is None else field[index] for field in self)
 
 
 class ExitOutput(NamedTuple):
-    """What the network gives at one exit; fields that were not asked for are None.
+    """What the network gives at one exit; fields that were not requested are None.
 
-    prediction: shaped (B, H, W, C), or logits (B, T, vocabulary). state: (B, T, width), the hidden state after that
-    loop. ponder: (B, T), loops spent plus remainder (universal depth). unhalted: (B, T), the probability that a token
-    has not halted by that loop, 0 once it has (universal depth).
+    prediction: (B, H, W, C), or logits (B, T, vocabulary). state: (B, T, width), after that loop. At universal depth
+    ponder (B, T), loops spent plus remainder, and unhalted (B, T), the probability not to have halted by that loop.
     """
 
     prediction: Array = None
@@ -73,7 +76,7 @@ class Ops(Protocol):
 
 
 class NumpyOps:
-    """The `Ops` of NumPy, for what asks no network."""
+    """The `Ops` of NumPy, for predictors without a network."""
 
     def cross_entropy(self, logits: Array, targets: Array) -> Array:
         return -np.take_along_axis(self.log_softmax(logits), np.asarray(targets)[..., None], axis=-1)[..., 0]
@@ -97,7 +100,7 @@ Predict = Callable[..., Array]
 
 
 def check_sampling(settings: Any) -> None:
-    """Refuse (ValueError) sampling settings with numbers that are none, or a number of steps that nobody takes."""
+    """Refuse (ValueError) sampling settings with numbers that are none, or a number of steps out of range."""
     check_numbers(type(settings), vars(settings), "sampling")
     if not whole(settings.steps) or settings.steps < 1:
         raise ValueError(f"sampling: steps must be at least 1, given {settings.steps!r}")
@@ -111,7 +114,7 @@ class Task(ABC):
     name: ClassVar[str]
     version: ClassVar[int]
     data_kind: ClassVar[str]  # the DataSpec.kind this task works on
-    timed: ClassVar[bool]  # whether the network is told log_snr
+    timed: ClassVar[bool]  # whether the network takes log_snr
 
     @abstractmethod
     def corrupt(self, clean: Clean, spec: DataSpec, rng: np.random.Generator, label_dropout: float = 0.0) -> Batch:
@@ -150,9 +153,7 @@ class Task(ABC):
         """How far each item was corrupted (B,), growing with the noise; only the order means something."""
 
     def trivial(self, training: Clean, spec: DataSpec) -> dict[str, Predictor]:
-        """Predictors that a trained network must beat, by name: what knows the training items but not the input, or the
-        input alone. A task that names none has its models judged whatever they have learned.
-        """
+        """Predictors that a trained network must beat, by name, of the training items or the input alone."""
         return {}
 
     @abstractmethod

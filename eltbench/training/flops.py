@@ -15,13 +15,12 @@ from eltbench.training.loop import Parts
 
 def item_flops(run: Run, made: Parts, steps: Sequence[int]) -> np.ndarray:
     """FLOPs per item of each of these training steps (steps,), forward and backward, at the exits that it reads."""
-    shape = (run.architecture, made.trainer.depth, made.dataset.spec, made.task.timed)
     phantom_steps = made.trainer.solver(run.architecture).phantom_steps
 
     @cache
     def count(exits: tuple[int, ...]) -> float:
         learns = made.trainer.learns(exits)
-        return float(sum(accounting.step_flops(*shape, exits[-1], len(exits), phantom_steps, learns).values()))
+        return float(sum(accounting.step_flops(made.network, exits[-1], len(exits), phantom_steps, learns).values()))
 
     streams = (stream(run.dataset, run.seed, "exits", step) for step in steps)
     return np.array([count(tuple(made.trainer.exits(run.architecture, each))) for each in streams])

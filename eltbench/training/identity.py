@@ -25,11 +25,8 @@ def run_id(run: Run) -> str:
     instead of their place (`Dataset.fingerprint`). Raises UnknownNameError for a name that leads nowhere, and
     ValueError for files that cannot be read.
     """
-    parts: dict[str, Any] = {
-        "trainer": trainers.get(run.trainer),
-        "task": tasks.get(run.task),
-        "dataset": data.get(run.dataset),
-    }
+    trainer, task, dataset = trainers.get(run.trainer), tasks.get(run.task), data.get(run.dataset)
+    parts: dict[str, Any] = {"trainer": trainer, "task": task, "dataset": dataset}
     network, engine = _backend_versions(run.backend)
     content, decisive = _content(run), _decisive(run, run.to_dict())
     for name, part in parts.items():
@@ -48,9 +45,9 @@ def run_id(run: Run) -> str:
 
 @cache
 def source(part: type) -> str:
-    """Hash of the source of a class and its bases, empty for one of eltbench; bases of eltbench or Python are left out.
+    """Hash of the source of a class and of those of its bases that are neither eltbench's nor Python's.
 
-    A class whose source cannot be had (of a compiled module, or typed into an interpreter) has its version alone.
+    Empty for a class of eltbench, and where the source cannot be had (compiled, or typed into an interpreter).
     """
     others = {"eltbench", *sys.stdlib_module_names}
     if home(part).partition(".")[0] in others:

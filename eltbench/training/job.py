@@ -17,9 +17,8 @@ from eltbench.training.identity import run_id
 class Job:
     """A run to be trained and, if a study is named, one measurement of it.
 
-    `settings` decide what is measured and are hashed with the study's `version`; `keys` are the values of the study's
-    key columns that only the plan knows (the role of a control) and touch neither training nor measurement.
-    `companions` are other runs whose models the measurement asks: they are trained before anything is measured.
+    settings: what is measured, hashed with the study's `version`. keys: values of the study's key columns that only the
+    plan knows (the role of a control). companions: other runs whose models the measurement needs.
     """
 
     run: Run
@@ -49,20 +48,16 @@ class Job:
     @property
     def model(self) -> str:
         """What all seeds of this run are: its size, options, and whatever else of its architecture is not usual."""
-        run, shape = self.run, self.run.architecture
-        trainer, task, dataset = (
-            name + (f" ({' '.join(f'{key}={value}' for key, value in options)})" if options else "")
-            for name, options in (
-                (run.trainer, run.trainer_options),
-                (run.task, run.task_options),
-                (run.dataset, run.dataset_options),
-            )
-        )
-        size = f"{shape.unique_layers}N×{shape.max_loops}L"
-        said = ("unique_layers", "max_loops")
-        others = {field.name: field.default for field in fields(shape) if field.name not in said}
-        unusual = [f"{name}={value}" for name, usual in others.items() if (value := getattr(shape, name)) != usual]
-        return " ".join([trainer, task, dataset, size, *unusual, *([] if run.backend == "torch" else [run.backend])])
+        run, shape, words = self.run, self.run.architecture, []
+        for part in ("trainer", "task", "dataset"):
+            options = " ".join(f"{key}={value}" for key, value in getattr(run, f"{part}_options"))
+            words.append(getattr(run, part) + (f" ({options})" if options else ""))
+        words.append(f"{shape.unique_layers}N×{shape.max_loops}L")
+        for each in fields(shape):
+            value = getattr(shape, each.name)
+            if each.name not in ("unique_layers", "max_loops") and value != each.default:
+                words.append(f"{each.name}={value}")
+        return " ".join(words if run.backend == "torch" else [*words, run.backend])
 
 
 def measurement_hash(study: str, version: int, settings: Mapping[str, Any]) -> str:

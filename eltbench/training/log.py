@@ -25,8 +25,7 @@ class DivergedError(ArithmeticError):
 class Log:
     """Loss terms by step as JSON lines; values stay on the device until `flush`, so that no step waits for them.
 
-    place: of the run among those whose terms come together. One that does not keep the lines checks the values all the
-    same.
+    place: of the run among those whose terms come together. keeps: whether it writes; values are checked anyway.
     """
 
     def __init__(self, path: Path, start: int, place: int = 0, keeps: bool = True) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from eltbench import accounting, backends, data, tasks, trainers
+from eltbench import backends, data, tasks, trainers
+from eltbench.accounting import NetworkSpec
 from eltbench.backends.base import Engine, Report
 from eltbench.backends.checkpoint import snapshot_name
 from eltbench.backends.dropout import draw_dropped
@@ -20,8 +21,8 @@ from eltbench.data.form import check_clean, check_splits
 from eltbench.tasks.base import Batch, Task
 from eltbench.trainers.base import Trainer
 from eltbench.training.log import DivergedError, Log
+from eltbench.training.record import WEIGHTS
 
-CHECKPOINT = "checkpoint.safetensors"
 SeedsReport = Callable[[Run, int, int], None]
 """report(run, steps done, steps in all)"""
 
@@ -33,6 +34,7 @@ class Parts:
     trainer: Trainer
     task: Task
     dataset: Dataset
+    network: NetworkSpec
 
 
 def parts(run: Run) -> Parts:
@@ -42,18 +44,18 @@ def parts(run: Run) -> Parts:
     dataset = data.create(run.dataset, **dict(run.dataset_options))
     backends.registry.check(run.backend)
     trainer.check(run.architecture)
-    accounting.token_grid(run.architecture, trainer.depth, dataset.spec)
+    network = NetworkSpec(run.architecture, trainer.depth, dataset.spec, task.timed)
     if task.data_kind != dataset.spec.kind:
         raise ValueError(
             f"task {run.task!r} works on {task.data_kind} data, dataset {run.dataset!r} gives {dataset.spec.kind}"
         )
-    return Parts(trainer, task, dataset)
+    return Parts(trainer, task, dataset, network)
 
 
 def build_engine(run: Run, made: Parts | None = None) -> Engine:
     """The run's engine with fresh weights."""
     made = made or parts(run)
-    return backends.get(run.backend)(run, made.dataset.spec, made.trainer, made.task)
+    return backends.get(run.backend)(run, made.network, made.trainer, made.task)
 
 
 def learning_rate(optimisation: Optimisation, step: int) -> float:
@@ -79,9 +81,8 @@ class Trainee:
 def fit(run: Run, directory: Path, report: Report | None = None) -> Engine:
     """Train a run to its end in `directory`, resuming from the checkpoint there; returns the trained engine.
 
-    What the averaged weights were on the way is kept as the run's snapshots, whose absence begins the training anew.
-    Raises DivergedError when a loss is not finite, ValueError for an impossible configuration or a damaged checkpoint,
-    and RuntimeError that names the like where one of several processes raised it (see `Engine.launch`).
+    A missing snapshot begins the training anew. Raises DivergedError when a loss is not finite, ValueError for an
+    impossible configuration or a damaged checkpoint, and RuntimeError where one of several processes failed.
     """
     (trainee,) = fit_seeds({directory: run}, None if report is None else lambda _, *done: report(*done))
     if trainee.error is not None:
@@ -94,13 +95,12 @@ def fit_seeds(
 ) -> list[Trainee]:
     """Train runs that differ in their seed alone, by directory, together as one program; one run, as `fit` does.
 
-    Each sees its own batches, noise and exits and leaves the files that it would leave by itself. One that diverges, or
-    whose checkpoint is damaged, fails alone: its error stands in what is returned. Those that are behind go first,
-    until they reach the others. Raises ValueError for runs that cannot be trained together.
+    Each leaves the files that it would leave by itself. A run that diverges, or whose checkpoint is damaged, fails
+    alone: its error stands in what is returned. Those that are behind go first, until they reach the others. Raises
+    ValueError for runs that cannot be trained together.
 
-    report: hears of a run that goes on from its checkpoint, then every `log_every` steps. stop: asked after every step;
-    once it says so, a checkpoint of the step reached is saved and nothing more trained. A run that processes of their
-    own divide is not stopped.
+    report: called for a resumed run, then every `log_every` steps. stop: called after every step; once true, a
+    checkpoint is saved and training ends. A run on several processes is not stopped.
     """
     (directory, run), *others = runs.items()
     made = parts(run)
@@ -147,8 +147,7 @@ def draw(run: Run, made: Parts, step: int) -> tuple[Batch, tuple[int, ...]]:
     check_clean(clean, made.dataset.spec, f"dataset {run.dataset!r}, batch of step {step}", optimisation.batch_size)
     corruption = stream(run.dataset, run.seed, "corruption", step)
     batch = made.task.corrupt(clean, made.dataset.spec, corruption, optimisation.label_dropout)
-    network = run.architecture, made.trainer.depth, made.dataset.spec, made.task.timed
-    dropped = draw_dropped(*network, optimisation.batch_size, stream(run.dataset, run.seed, "dropout", step))
+    dropped = draw_dropped(made.network, optimisation.batch_size, stream(run.dataset, run.seed, "dropout", step))
     exits = made.trainer.exits(run.architecture, stream(run.dataset, run.seed, "exits", step))
     return batch._replace(dropped=dropped), exits
 
@@ -157,7 +156,7 @@ def _begin(run: Run, directory: Path, made: Parts) -> Trainee:
     """The run as its directory leaves it: fresh, or at the step of its checkpoint."""
     trainee = Trainee(run, directory, build_engine(run, made))
     directory.mkdir(parents=True, exist_ok=True)
-    if (directory / CHECKPOINT).exists():
+    if (directory / WEIGHTS).exists():
         try:
             trainee.step = trainee.engine.load(directory)
         except ValueError as error:
@@ -201,18 +200,16 @@ def _keep(
 ) -> None:
     """Log, report and save what is due after `done` steps; `engine` gives the trainee's as it stands now."""
     directory, optimisation, leads = trainee.directory, trainee.run.optimisation, trainee.engine.leads
-    if done % optimisation.log_every == 0 or done == until:
+    last, snapshot = done == until, done in optimisation.snapshots
+    logs, saves = last or done % optimisation.log_every == 0, last or done % optimisation.checkpoint_every == 0
+    if logs or snapshot or saves:
         log.flush(trainee.engine)
-        if report:
-            report(trainee.run, done, optimisation.steps)
-    if done in optimisation.snapshots:  # before the checkpoint, so that none lacks a snapshot of its past
-        log.flush(trainee.engine)
-        if leads:
-            engine().save_snapshot(directory, done)
-    if done % optimisation.checkpoint_every == 0 or done == until:
-        log.flush(trainee.engine)
-        if leads:
-            engine().save(directory, done)
+    if logs and report:
+        report(trainee.run, done, optimisation.steps)
+    if snapshot and leads:  # before the checkpoint, so that none lacks a snapshot of its past
+        engine().save_snapshot(directory, done)
+    if saves and leads:
+        engine().save(directory, done)
 
 
 class Alone:

@@ -1,8 +1,10 @@
-"""A trained model, ready to be asked: predictions at any exits and samples at any loop count."""
+"""A trained model: predictions at any exits and samples at any loop count."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +37,7 @@ class Model:
     """A run with its trained (averaged) weights, and the folder they come from where there is one."""
 
     def __init__(self, run: Run, engine: Engine, made: Parts, directory: Path | None = None) -> None:
-        self.run, self.engine, self.directory = run, engine, directory
+        self.run, self.engine, self.parts, self.directory = run, engine, made, directory
         self.trainer, self.task, self.dataset = made.trainer, made.task, made.dataset
 
     @property
@@ -50,7 +52,7 @@ class Model:
 
     def exits(self, exits: Sequence[int]) -> tuple[int, ...]:
         """The exits, checked against this network (ValueError)."""
-        return check_exits(exits, deepest=1 if self.trainer.depth == "unique" else None)
+        return check_exits(exits, deepest=self.parts.network.last_exit)
 
     def at_step(self, step: int) -> Model:
         """This model as it was after `step` training steps, on the same device; ValueError as `load_model` raises."""
@@ -79,9 +81,8 @@ class Model:
 
         inputs: noisy values (B, H, W, C) or tokens (B, T) with `spec.vocabulary` where masked. labels: (B,), the null
         label by default. log_snr: (B,) or one number; diffusion needs it. dropout_passes: if above 0, as many passes
-        with dropout left on, drawn from `seed` (Monte-Carlo dropout, arXiv 1506.02142); they are then the first axis of
-        each prediction, (S, B, …). Raises ValueError for impossible exits, and for passes of a network that was trained
-        without dropout.
+        with dropout left on, drawn from `seed` (Monte-Carlo dropout, arXiv 1506.02142), as the first axis of each
+        prediction, (S, B, …). Raises ValueError for impossible exits, and for passes of a network without dropout.
         """
         exits = self.exits(exits)
         if not whole(dropout_passes) or dropout_passes < 0:
@@ -92,19 +93,14 @@ class Model:
                 "train it with architecture.dropout above 0"
             )
         batch = self.engine.upload(self.batch(inputs, labels, log_snr, context))
-        if not dropout_passes:
-            return self._predictions(batch, exits)
-        network = self.run.architecture, self.trainer.depth, self.spec, self.task.timed
         passes = []
-        for place in range(dropout_passes):
-            rng = stream(self.run.dataset, seed, "dropout passes", place)
-            dropped = draw_dropped(*network, len(inputs), rng)
-            assert dropped is not None
-            passes.append(self._predictions(batch._replace(dropped=self.engine.ops.asarray(dropped)), exits))
-        return [np.stack(members) for members in zip(*passes, strict=True)]
-
-    def _predictions(self, batch: Batch, exits: tuple[int, ...]) -> list[np.ndarray]:
-        return [self.engine.numpy(output.prediction) for output in self.engine.predict(batch, exits)]
+        for place in range(dropout_passes or 1):
+            if dropout_passes:
+                rng = stream(self.run.dataset, seed, "dropout passes", place)
+                dropped = draw_dropped(self.parts.network, len(inputs), rng)
+                batch = batch._replace(dropped=self.engine.ops.asarray(dropped))  # type: ignore[arg-type]
+            passes.append([self.engine.numpy(output.prediction) for output in self.engine.predict(batch, exits)])
+        return [np.stack(members) for members in zip(*passes, strict=True)] if dropout_passes else passes[0]
 
     def batch(
         self,
@@ -120,8 +116,7 @@ class Model:
             raise ValueError(f"predict: dataset {self.run.dataset!r} needs context tokens")
         spec, inputs = self.spec, form.inputs(inputs, self.spec, "predict")
         items = len(inputs)
-        labels = np.full(items, spec.classes) if labels is None else labels
-        labels = form.labels(labels, spec, "predict", items)
+        labels = form.labels(np.full(items, spec.classes) if labels is None else labels, spec, "predict", items)
         context = None if context is None else form.context(context, spec, "predict", items)
         level = None if log_snr is None else form.noise_levels(log_snr, "predict", items)
         return Batch(inputs, labels, context, level, None, None)
@@ -149,29 +144,19 @@ class Model:
 
     def _on_host(self, states: Generator[Array, int | None, None]) -> Generator[np.ndarray, int | None, None]:
         sent = None
-        while True:
-            try:
-                state = states.send(sent)
-            except StopIteration:
-                return
-            sent = yield self.engine.numpy(state)
+        with contextlib.suppress(StopIteration):
+            while True:
+                sent = yield self.engine.numpy(states.send(sent))
 
     def sample(
         self, labels: np.ndarray, loops: int, *, seed: int = 0, given: Clean | None = None, **settings: Any
     ) -> np.ndarray:
         """One item per label at this loop count; the same seed draws the same noise at every loop count."""
-        state = None
-        for state in self.trajectory(labels, loops, seed=seed, given=given, **settings):  # noqa: B007
-            pass
-        assert state is not None
-        return state
+        return deque(self.trajectory(labels, loops, seed=seed, given=given, **settings), maxlen=1).pop()
 
 
 def runs_root(root: str | Path | None = None) -> Path:
-    """Where trained runs are kept: the given folder, else $ELTBENCH_RUNS, else the user's cache folder.
-
-    Raises ValueError where none is given and this user has no home.
-    """
+    """Where trained runs are kept: the given folder, else $ELTBENCH_RUNS, else the user's cache, or ValueError."""
     if given := root or os.environ.get("ELTBENCH_RUNS"):
         return expanded(given)
     try:
@@ -198,16 +183,15 @@ def load_model(
             raise ValueError(f"{problem} named {str(run)!r} in {root}")
         directory = found[0]
     trained = _trained(directory)
-    every, steps = trained.optimisation.snapshot_every, trained.optimisation.steps
-    snapshots = range(every, steps, every) if every else range(0)
+    snapshots, steps = trained.optimisation.snapshots, trained.optimisation.steps
     if step is not None and step != steps and step not in snapshots:
         kept = ", ".join(map(str, (*snapshots[:SHOWN], *(["…"] if len(snapshots) > SHOWN else []), steps)))
         raise ValueError(f"run {directory.name} kept no weights of step {step}; it has those of steps {kept}")
     snapshot = None if step == steps else step
     _check_sums(directory, snapshot)
     made = parts(trained)
-    shape = trained.architecture, made.trainer.depth, made.dataset.spec, made.task.timed
-    checkpoint.check_size(directory, sum(accounting.parameters(*shape).values()))  # before memory is taken for it
+    held = sum(accounting.parameters(made.network).values())
+    checkpoint.check_size(directory, held)  # before memory is taken for it
     engine = build_engine(replace(trained, device=device or trained.device, devices=1), made)
     if (reached := engine.load(directory)) < steps:
         raise ValueError(
@@ -228,7 +212,7 @@ def _trained(directory: Path) -> Run:
 
 
 def _check_sums(directory: Path, snapshot: int | None) -> None:
-    """Raise ValueError where done.json is here and what is to be loaded is not what it tells of."""
+    """Raise ValueError where done.json is here and what is to be loaded is not what it describes."""
     record = directory / "done.json"
     if not os.path.lexists(record):
         return

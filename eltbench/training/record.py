@@ -32,7 +32,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def file_damage(directory: Path, record: Mapping[str, Any], names: Collection[str]) -> tuple[str, str] | None:
-    """The first of these files of a run that is not the one that its record tells of, and what is wrong with it."""
+    """The first of these files of a run that does not match its record, and what is wrong with it."""
     for name in names:
         path = directory / name
         if odd := atomic.not_own(path):

@@ -12,6 +12,7 @@ from random_architectures import CONTINUOUS, DEPTHS, RELAY, TOKENS, architecture
 from torch.utils.flop_counter import FlopCounterMode
 
 from eltbench import accounting
+from eltbench.accounting import NetworkSpec
 from eltbench.backends.torch.network import Network
 from eltbench.core.config import Architecture
 
@@ -20,7 +21,7 @@ timing = st.booleans()
 
 def on_meta(architecture, depth, spec, timed):
     with torch.device("meta"):
-        return Network(architecture, depth, spec, timed=timed)
+        return Network(NetworkSpec(architecture, depth, spec, timed=timed))
 
 
 def counted_flops(network, spec, timed, exits, batch=1):
@@ -43,7 +44,7 @@ def test_parameters_equal_torchs_by_part(architecture, depth, spec, timed):
     for name, parameter in on_meta(architecture, depth, spec, timed).named_parameters():
         room = name.split(".")[0]
         parts[part_of.get(room, room)] += parameter.numel()
-    assert accounting.parameters(architecture, depth, spec, timed) == parts
+    assert accounting.parameters(NetworkSpec(architecture, depth, spec, timed)) == parts
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)
@@ -51,7 +52,7 @@ def test_parameters_equal_torchs_by_part(architecture, depth, spec, timed):
 def test_flops_equal_torchs_counter(architecture, depth, spec, timed, exits):
     exits = (1,) if depth == "unique" else tuple(sorted(exits))
     counted = counted_flops(on_meta(architecture, depth, spec, timed), spec, timed, exits, batch=2)
-    assert 2 * accounting.flops(architecture, depth, spec, timed, exits[-1], len(exits)) == counted
+    assert 2 * accounting.flops(NetworkSpec(architecture, depth, spec, timed), exits[-1], len(exits)) == counted
 
 
 @pytest.mark.parametrize("block", ["dit", "bert"])
@@ -61,8 +62,8 @@ def test_flops_equal_torchs_counter_for_every_scheme_block_and_data(depth, block
     architecture = Architecture(width=16, heads=2, block=block, max_loops=1)
     timed, exits = spec.kind == "continuous", (1,) if depth == "unique" else (2, 3)
     counted = counted_flops(on_meta(architecture, depth, spec, timed), spec, timed, exits)
-    assert accounting.flops(architecture, depth, spec, timed, exits[-1], len(exits)) == counted
-    assert accounting.macs(architecture, depth, spec, timed, exits[-1], len(exits)) * 2 == counted
+    assert accounting.flops(NetworkSpec(architecture, depth, spec, timed), exits[-1], len(exits)) == counted
+    assert accounting.macs(NetworkSpec(architecture, depth, spec, timed), exits[-1], len(exits)) * 2 == counted
 
 
 @pytest.mark.parametrize("depth", ["looped", "universal"])
@@ -70,7 +71,7 @@ def test_parameter_count_does_not_depend_on_the_number_of_loops(depth):
     counts = set()
     for max_loops in (1, 4, 32):
         architecture = Architecture(width=16, heads=2, max_loops=max_loops)
-        parts = accounting.parameters(architecture, depth, CONTINUOUS, True)
+        parts = accounting.parameters(NetworkSpec(architecture, depth, CONTINUOUS, True))
         trained = sum(parameter.numel() for parameter in on_meta(architecture, depth, CONTINUOUS, True).parameters())
         assert trained == sum(parts.values())
         counts.add(trained)
@@ -91,31 +92,36 @@ def test_loop_adapters_add_what_torch_holds_and_counts(architecture, depth, spec
     networks = [on_meta(each, depth, spec, timed) for each in (plain, adapted)]
     held = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
     counted = [counted_flops(network, spec, timed, (loops,)) for network in networks]  # also beyond max_loops
-    known = [accounting.parameters(each, depth, spec, timed)["adapters"] for each in (plain, adapted)]
+    known = [accounting.parameters(NetworkSpec(each, depth, spec, timed))["adapters"] for each in (plain, adapted)]
     assert known == [0, held[1] - held[0]]
-    computed = [accounting.flops(each, depth, spec, timed, loops) for each in (plain, adapted)]
+    computed = [accounting.flops(NetworkSpec(each, depth, spec, timed), loops) for each in (plain, adapted)]
     assert computed == counted
     assert computed[1] > computed[0]
 
 
 def test_unique_depth_has_no_loops_to_adapt():
     with pytest.raises(ValueError, match="expected loop_adapter_rank 0, given loop_adapter_rank 2"):
-        accounting.parameters(Architecture(max_loops=1, loop_adapter_rank=2), "unique", CONTINUOUS, True)
+        accounting.parameters(NetworkSpec(Architecture(max_loops=1, loop_adapter_rank=2), "unique", CONTINUOUS, True))
 
 
 def test_a_dit_layer_holds_18_squared_widths_of_weights():
     """DiT (arXiv 2212.09748): 4 D² attention, 8 D² MLP, 6 D² modulation; the rest are biases, linear in D."""
-    block = [accounting.parameters(Architecture(width=d), "looped", CONTINUOUS, True)["block"] / 2 for d in (64, 128)]
+    block = [
+        accounting.parameters(NetworkSpec(Architecture(width=d), "looped", CONTINUOUS, True))["block"] / 2
+        for d in (64, 128)
+    ]
     squares = (block[1] - 2 * block[0]) / (128**2 - 2 * 64**2)
     assert squares == 18
 
 
 def test_weight_bytes_follow_the_precision():
-    total = sum(accounting.parameters(Architecture(), "looped", CONTINUOUS, True).values())
-    assert accounting.weight_bytes(Architecture(), "looped", CONTINUOUS, True) == 4 * total
-    assert accounting.weight_bytes(Architecture(), "looped", CONTINUOUS, True, precision="bf16") == 2 * total
+    total = sum(accounting.parameters(NetworkSpec(Architecture(), "looped", CONTINUOUS, True)).values())
+    assert accounting.weight_bytes(NetworkSpec(Architecture(), "looped", CONTINUOUS, True)) == 4 * total
+    assert (
+        accounting.weight_bytes(NetworkSpec(Architecture(), "looped", CONTINUOUS, True), precision="bf16") == 2 * total
+    )
     with pytest.raises(ValueError, match=r"precision must be one of .*fp32.*given 'int8'"):
-        accounting.weight_bytes(Architecture(), "looped", CONTINUOUS, True, precision="int8")
+        accounting.weight_bytes(NetworkSpec(Architecture(), "looped", CONTINUOUS, True), precision="int8")
 
 
 @pytest.mark.parametrize(
@@ -129,4 +135,4 @@ def test_weight_bytes_follow_the_precision():
 )
 def test_impossible_calls_are_refused(depth, loops, exits, message):
     with pytest.raises(ValueError, match=message):
-        accounting.macs(Architecture(max_loops=1), depth, CONTINUOUS, True, loops, exits)
+        accounting.macs(NetworkSpec(Architecture(max_loops=1), depth, CONTINUOUS, True), loops, exits)

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from eltbench import accounting
+from eltbench.accounting import NetworkSpec
 from eltbench.core.config import Architecture
 
 
@@ -85,7 +86,7 @@ def largest_alive(call: Call, batch: int) -> int:
 @settings(max_examples=40, derandomize=True)
 @given(calls(), st.integers(1, 3))
 def test_activation_bytes_equal_what_autograd_saves(call, batch):
-    parts = accounting.activation_bytes(*call.shape, call.exits[-1], len(call.exits), batch)
+    parts = accounting.activation_bytes(call.network, call.exits[-1], len(call.exits), batch)
     assert sum(parts.values()) == saved_by_autograd(call, batch)
 
 
@@ -96,7 +97,7 @@ def test_activation_bytes_with_dropout_are_its_factors_more_whatever_the_loops(d
     architecture = replace(architecture, input_injection=depth == "equilibrium")
     call, length = Call(architecture, depth, CONTINUOUS, True, (2, 3)), 8 + (block == "bert")
     dropped = torch.zeros(5, 3, 2, length, 8, dtype=torch.bool)
-    parts = accounting.activation_bytes(*call.shape, 3, 2, batch=5)
+    parts = accounting.activation_bytes(call.network, 3, 2, batch=5)
     assert sum(parts.values()) == saved_by_autograd(call, 5, dropped)
     plain = call._replace(architecture=replace(architecture, dropout=0.0))
     assert sum(parts.values()) == saved_by_autograd(plain, 5) + 4 * dropped.numel()
@@ -106,24 +107,27 @@ def test_activation_bytes_with_dropout_are_its_factors_more_whatever_the_loops(d
 @given(calls().filter(lambda call: call.depth != "equilibrium"), st.integers(1, 3))
 def test_peak_bytes_equal_the_most_that_torch_has_alive(call, batch):
     call = call._replace(exits=call.exits[-1:])
-    assert accounting.peak_bytes(*call.shape, call.exits[-1], batch) == largest_alive(call, batch)
+    assert accounting.peak_bytes(call.network, call.exits[-1], batch) == largest_alive(call, batch)
 
 
 def test_the_peak_of_a_call_with_a_solver_is_refused():
     with pytest.raises(ValueError, match="counts no solver's history: expected another depth, given 'equilibrium'"):
-        accounting.peak_bytes(Architecture(), "equilibrium", CONTINUOUS, True, 4)
+        accounting.peak_bytes(NetworkSpec(Architecture(), "equilibrium", CONTINUOUS, True), 4)
 
 
 def test_a_training_step_keeps_as_much_of_a_fixed_point_after_any_number_of_loops():
     architecture = Architecture(input_injection=True)
-    kept = [accounting.activation_bytes(architecture, "equilibrium", TOKENS, False, loops) for loops in (1, 4, 64)]
+    kept = [
+        accounting.activation_bytes(NetworkSpec(architecture, "equilibrium", TOKENS, False), loops)
+        for loops in (1, 4, 64)
+    ]
     assert kept[0] == kept[1] == kept[2]
 
 
 def test_a_training_step_keeps_as_much_for_a_loop_as_for_unique_layers():
     looped, unique = Architecture(unique_layers=2, max_loops=4), Architecture(unique_layers=8, max_loops=1)
     kept = [
-        accounting.activation_bytes(architecture, depth, CONTINUOUS, True, loops, batch=16)["layers"]
+        accounting.activation_bytes(NetworkSpec(architecture, depth, CONTINUOUS, True), loops, batch=16)["layers"]
         for architecture, depth, loops in ((looped, "looped", 4), (unique, "unique", 1))
     ]
     assert kept[0] == kept[1]
@@ -131,8 +135,11 @@ def test_a_training_step_keeps_as_much_for_a_loop_as_for_unique_layers():
 
 def test_the_peak_of_a_call_does_not_grow_with_loops_but_what_a_step_keeps_does():
     architecture = Architecture(block="bert", max_loops=8)
-    peaks = {accounting.peak_bytes(architecture, "looped", TOKENS, False, loops) for loops in (1, 2, 8)}
-    kept = [accounting.activation_bytes(architecture, "looped", TOKENS, False, loops)["layers"] for loops in (1, 2, 3)]
+    peaks = {accounting.peak_bytes(NetworkSpec(architecture, "looped", TOKENS, False), loops) for loops in (1, 2, 8)}
+    kept = [
+        accounting.activation_bytes(NetworkSpec(architecture, "looped", TOKENS, False), loops)["layers"]
+        for loops in (1, 2, 3)
+    ]
     assert len(peaks) == 1
     assert kept[2] - kept[1] == kept[1] - kept[0] > 0
 
@@ -145,7 +152,10 @@ def test_a_bert_layer_keeps_sixteen_states():
     one, two = (
         sum(
             accounting.activation_bytes(
-                Architecture(unique_layers=layers, width=16, heads=2, block="bert"), "looped", TOKENS, False, 1
+                NetworkSpec(
+                    Architecture(unique_layers=layers, width=16, heads=2, block="bert"), "looped", TOKENS, False
+                ),
+                1,
             ).values()
         )
         for layers in (1, 2)
@@ -156,6 +166,6 @@ def test_a_bert_layer_keeps_sixteen_states():
 @pytest.mark.parametrize("count", [accounting.activation_bytes, accounting.peak_bytes])
 def test_impossible_calls_are_refused(count):
     with pytest.raises(ValueError, match="loops must be at least 1, given 0"):
-        count(Architecture(), "looped", CONTINUOUS, True, 0)
+        count(NetworkSpec(Architecture(), "looped", CONTINUOUS, True), 0)
     with pytest.raises(ValueError, match="batch must be at least 1, given 0"):
-        count(Architecture(), "looped", CONTINUOUS, True, 2, batch=0)
+        count(NetworkSpec(Architecture(), "looped", CONTINUOUS, True), 2, batch=0)

@@ -10,6 +10,7 @@ from random_architectures import CONTINUOUS, TOKENS, Call, calls, prepared
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eltbench import accounting
+from eltbench.accounting import NetworkSpec
 from eltbench.core.config import Architecture
 
 aten = torch.ops.aten
@@ -48,15 +49,15 @@ def moved(call: Call, batch: int) -> dict[str, int]:
 @settings(max_examples=25, derandomize=True)
 @given(calls(), st.integers(1, 3))
 def test_moved_bytes_equal_those_of_torchs_products(call, batch):
-    assert accounting.moved_bytes(*call.shape, call.exits[-1], len(call.exits), batch) == moved(call, batch)
+    assert accounting.moved_bytes(call.network, call.exits[-1], len(call.exits), batch) == moved(call, batch)
 
 
 def test_only_a_resident_block_saves_traffic_by_looping():
-    looped = (Architecture(unique_layers=2, max_loops=4, block="bert"), "looped", TOKENS, False, 4)
-    unique = (Architecture(unique_layers=8, max_loops=1, block="bert"), "unique", TOKENS, False, 1)
+    looped = (NetworkSpec(Architecture(unique_layers=2, max_loops=4, block="bert"), "looped", TOKENS, False), 4)
+    unique = (NetworkSpec(Architecture(unique_layers=8, max_loops=1, block="bert"), "unique", TOKENS, False), 1)
     assert accounting.moved_bytes(*looped) == accounting.moved_bytes(*unique)
     assert accounting.moved_bytes(*unique, resident=True) == accounting.moved_bytes(*unique)
-    block = accounting.parameters(*looped[:4])["block"] - 2 * 4 * 64  # norms are no products
+    block = accounting.parameters(looped[0])["block"] - 2 * 4 * 64  # norms are no products
     saved = accounting.moved_bytes(*looped)["weights"] - accounting.moved_bytes(*looped, resident=True)["weights"]
     assert saved == 4 * 3 * block
 
@@ -66,31 +67,31 @@ def test_a_resident_block_reads_the_adapters_of_every_loop_that_has_its_own():
     plain, adapted = (Architecture(unique_layers=3, max_loops=4, loop_adapter_rank=rank) for rank in (0, 2))
     for loops, times in ((1, 1), (4, 4), (9, 4)):
         read = [
-            accounting.moved_bytes(each, "looped", CONTINUOUS, True, loops, resident=True)["weights"]
+            accounting.moved_bytes(NetworkSpec(each, "looped", CONTINUOUS, True), loops, resident=True)["weights"]
             for each in (plain, adapted)
         ]
         assert read[1] - read[0] == 4 * 3 * times * 2048
 
 
 def test_intensity_grows_with_the_batch_towards_that_of_activations_alone():
-    shape = (Architecture(), "looped", CONTINUOUS, True, 4)
-    by_batch = [accounting.arithmetic_intensity(*shape, batch=batch) for batch in (1, 8, 64, 10**9)]
-    activations = accounting.moved_bytes(*shape)["activations"]
+    call = (NetworkSpec(Architecture(), "looped", CONTINUOUS, True), 4)
+    by_batch = [accounting.arithmetic_intensity(*call, batch=batch) for batch in (1, 8, 64, 10**9)]
+    activations = accounting.moved_bytes(*call)["activations"]
     assert by_batch == sorted(by_batch)
-    assert by_batch[-1] == pytest.approx(accounting.flops(*shape) / activations, rel=1e-5)
+    assert by_batch[-1] == pytest.approx(accounting.flops(*call) / activations, rel=1e-5)
 
 
 def test_intensity_of_one_wide_linear_map_is_a_quarter_of_a_flop_a_byte_and_vector():
     """A weight of four bytes is read for 2 FLOPs a vector: T/2 FLOP a byte while weights dominate."""
     architecture = Architecture(width=4096, unique_layers=1, max_loops=1, block="bert")
-    found = accounting.arithmetic_intensity(architecture, "looped", TOKENS, False, 1)
+    found = accounting.arithmetic_intensity(NetworkSpec(architecture, "looped", TOKENS, False), 1)
     assert found == pytest.approx(13 / 2, rel=0.01)
-    half = accounting.arithmetic_intensity(architecture, "looped", TOKENS, False, 1, precision="bf16")
+    half = accounting.arithmetic_intensity(NetworkSpec(architecture, "looped", TOKENS, False), 1, precision="bf16")
     assert half == pytest.approx(2 * found)
 
 
 def test_an_unknown_precision_and_an_impossible_call_are_refused():
     with pytest.raises(ValueError, match="batch must be at least 1, given 0"):
-        accounting.arithmetic_intensity(Architecture(), "looped", CONTINUOUS, True, 1, batch=0)
+        accounting.arithmetic_intensity(NetworkSpec(Architecture(), "looped", CONTINUOUS, True), 1, batch=0)
     with pytest.raises(ValueError, match=r"precision must be one of .*fp32.*given 'int8'"):
-        accounting.moved_bytes(Architecture(), "looped", CONTINUOUS, True, 1, precision="int8")
+        accounting.moved_bytes(NetworkSpec(Architecture(), "looped", CONTINUOUS, True), 1, precision="int8")

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from eltbench import accounting, data, tasks, trainers
+from eltbench.accounting import NetworkSpec
 from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
 from eltbench.core.config import Architecture
@@ -33,7 +34,7 @@ def counted(call: Call, learns: tuple[int, ...]) -> tuple[int, int]:
 @settings(max_examples=25, derandomize=True)
 @given(calls())
 def test_a_training_step_equals_torchs_counter_over_forward_and_backward(call):
-    closed = accounting.step_flops(*call.shape, call.exits[-1], len(call.exits))
+    closed = accounting.step_flops(call.network, call.exits[-1], len(call.exits))
     assert (closed["forward"], closed["backward"]) == counted(call, call.exits)
 
 
@@ -41,7 +42,7 @@ def test_a_training_step_equals_torchs_counter_over_forward_and_backward(call):
 @given(calls(), st.data())
 def test_a_backward_pass_from_some_of_the_exits_equals_torchs_counter(call, data):
     learns = tuple(sorted(data.draw(st.sets(st.sampled_from(call.exits), min_size=1))))
-    closed = accounting.step_flops(*call.shape, call.exits[-1], len(call.exits), learns=learns)
+    closed = accounting.step_flops(call.network, call.exits[-1], len(call.exits), learns=learns)
     assert (closed["forward"], closed["backward"]) == counted(call, learns)
 
 
@@ -50,18 +51,20 @@ def test_a_backward_pass_from_some_of_the_exits_equals_torchs_counter(call, data
 def test_a_backward_pass_costs_twice_the_forward_pass_but_for_constant_inputs(depth, block):
     architecture = Architecture(width=64, max_loops=1, block=block)
     loops = 1 if depth == "unique" else 4
-    tokens = accounting.step_flops(architecture, depth, TOKENS, False, loops)
+    tokens = accounting.step_flops(NetworkSpec(architecture, depth, TOKENS, False), loops)
     assert tokens["backward"] == 2 * tokens["forward"]
-    patches = accounting.step_flops(architecture, depth, CONTINUOUS, True, loops)
-    constant = accounting.macs_by_part(architecture, depth, CONTINUOUS, True, loops)["embedding"] + 64**2
+    patches = accounting.step_flops(NetworkSpec(architecture, depth, CONTINUOUS, True), loops)
+    constant = accounting.macs_by_part(NetworkSpec(architecture, depth, CONTINUOUS, True), loops)["embedding"] + 64**2
     assert 2 * patches["forward"] - patches["backward"] == 2 * constant
 
 
 def test_the_backward_pass_of_a_fixed_point_costs_the_same_after_any_number_of_loops():
     architecture = Architecture(width=64, max_loops=1, block="bert", input_injection=True)
-    few, many = (accounting.step_flops(architecture, "equilibrium", TOKENS, False, loops) for loops in (2, 20))
+    few, many = (
+        accounting.step_flops(NetworkSpec(architecture, "equilibrium", TOKENS, False), loops) for loops in (2, 20)
+    )
     assert few["backward"] == many["backward"]
-    loops = [accounting.flops(architecture, "equilibrium", TOKENS, False, each) for each in (2, 20)]
+    loops = [accounting.flops(NetworkSpec(architecture, "equilibrium", TOKENS, False), each) for each in (2, 20)]
     assert many["forward"] - few["forward"] == loops[1] - loops[0]
 
 
@@ -72,7 +75,13 @@ def test_ilsd_adds_one_more_head_to_a_step():
     both = []
     for name in ("elt", "no-ilsd"):
         exits = trainers.create(name).exits(architecture, rng)
-        both.append(sum(accounting.step_flops(architecture, "looped", TOKENS, False, exits[-1], len(exits)).values()))
+        both.append(
+            sum(
+                accounting.step_flops(
+                    NetworkSpec(architecture, "looped", TOKENS, False), exits[-1], len(exits)
+                ).values()
+            )
+        )
     assert both[0] - both[1] == 3 * 2 * 12 * 64 * 11
 
 
@@ -82,7 +91,7 @@ def test_a_sample_costs_what_its_network_calls_cost(task, guidance_scale, calls_
     made = tasks.create(task)
     spec = data.create("digits" if task == "diffusion" else "digits-codes").spec
     architecture, steps, loops = Architecture(width=8, heads=2, max_loops=2), 3, 2
-    network = Network(architecture, "looped", spec, timed=made.timed)
+    network = Network(NetworkSpec(architecture, "looped", spec, timed=made.timed))
 
     def predict(inputs, labels, log_snr, context, loops):
         (output,) = network(inputs, labels, context, log_snr, (loops,))
@@ -93,16 +102,20 @@ def test_a_sample_costs_what_its_network_calls_cost(task, guidance_scale, calls_
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         for _ in made.sample(predict, spec, labels, loops, rng, TorchOps(), settings):
             pass
-    closed = accounting.sample_flops(architecture, "looped", spec, made.timed, loops, steps, guidance_scale)
+    closed = accounting.sample_flops(
+        NetworkSpec(architecture, "looped", spec, made.timed), loops, steps, guidance_scale
+    )
     assert BATCH * closed == counter.get_total_flops()
-    assert closed == steps * calls_a_step * accounting.flops(architecture, "looped", spec, made.timed, loops)
+    assert closed == steps * calls_a_step * accounting.flops(
+        NetworkSpec(architecture, "looped", spec, made.timed), loops
+    )
 
 
 def test_a_sample_without_steps_is_refused():
     with pytest.raises(ValueError, match="steps must be at least 1, given 0"):
-        accounting.sample_flops(Architecture(), "looped", CONTINUOUS, True, loops=1, steps=0)
+        accounting.sample_flops(NetworkSpec(Architecture(), "looped", CONTINUOUS, True), loops=1, steps=0)
     with pytest.raises(ValueError, match="exits must be between 1 and the 2 loops, given 3"):
-        accounting.step_flops(Architecture(), "looped", CONTINUOUS, True, loops=2, exits=3)
+        accounting.step_flops(NetworkSpec(Architecture(), "looped", CONTINUOUS, True), loops=2, exits=3)
     for learns in ((), (3,), (1, 2)):
         with pytest.raises(ValueError, match=r"learns must be 1 to 1 of the exits up to loop 2, .* given \["):
-            accounting.step_flops(Architecture(), "looped", CONTINUOUS, True, loops=2, learns=learns)
+            accounting.step_flops(NetworkSpec(Architecture(), "looped", CONTINUOUS, True), loops=2, learns=learns)

@@ -12,13 +12,15 @@ from safetensors.numpy import load_file
 from scipy.stats import binom
 
 from eltbench import accounting
+from eltbench.accounting import NetworkSpec
 from eltbench.backends.dropout import draw_dropped
 from eltbench.backends.torch.network import Network
 from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.data.base import DataSpec
 from eltbench.training.identity import run_id
-from eltbench.training.loop import CHECKPOINT, draw, fit, parts
+from eltbench.training.loop import draw, fit, parts
 from eltbench.training.model import load_model
+from eltbench.training.record import WEIGHTS
 
 SPEC = DataSpec("continuous", (4, 6), channels=2, classes=3)
 SMALL = Architecture(unique_layers=2, max_loops=3, width=16, heads=2, dropout=0.25)
@@ -34,13 +36,17 @@ def network_of(depth="looped", block="dit", **options):
     architecture = replace(SMALL, max_loops=1 if depth == "unique" else 3, block=block, input_injection=injected)
     architecture = replace(architecture, **options)
     generator = torch.Generator().manual_seed(0)
-    network = Network(architecture, depth, SPEC, timed=True, generator=generator)
+    network = Network(NetworkSpec(architecture, depth, SPEC, timed=True), generator=generator)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.15 * torch.randn(parameter.shape, generator=generator)
     inputs = torch.randn(3, 4, 6, 2, generator=generator)
     call = inputs, torch.tensor([0, 1, 3]), None, torch.tensor([-5.0, 0.0, 5.0])
-    return network, call, torch.tensor(draw_dropped(architecture, depth, SPEC, True, 3, np.random.default_rng(1)))
+    return (
+        network,
+        call,
+        torch.tensor(draw_dropped(NetworkSpec(architecture, depth, SPEC, True), 3, np.random.default_rng(1))),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +63,9 @@ def trained(tmp_path_factory):
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_the_share_that_is_dropped_is_binomial(share):
-    dropped = draw_dropped(replace(SMALL, dropout=share), "looped", SPEC, True, 64, np.random.default_rng(0))
+    dropped = draw_dropped(
+        NetworkSpec(replace(SMALL, dropout=share), "looped", SPEC, True), 64, np.random.default_rng(0)
+    )
     assert dropped.shape == (64, 2, 2, 6, 16)
     for axis in range(1, 5):  # of every layer, branch, token and channel
         counts = np.moveaxis(dropped, axis, 0).reshape(dropped.shape[axis], -1).sum(axis=1)
@@ -70,7 +78,7 @@ def test_the_condition_of_a_bert_block_is_a_token_like_others():
 
 
 def test_without_dropout_nothing_is_drawn():
-    assert draw_dropped(Architecture(), "looped", SPEC, True, 64, np.random.default_rng(0)) is None
+    assert draw_dropped(NetworkSpec(Architecture(), "looped", SPEC, True), 64, np.random.default_rng(0)) is None
     assert draw(PLAIN, parts(PLAIN), 0)[0].dropped is None
 
 
@@ -124,7 +132,7 @@ def test_the_expected_addition_of_a_branch_is_that_without_dropout(block, branch
     network, call, _ = network_of(block=block, unique_layers=1)
     copies = 4000
     many = [None if field is None else field[:1].expand(copies, *field.shape[1:]) for field in call]
-    dropped = draw_dropped(network.architecture, "looped", SPEC, True, copies, np.random.default_rng(2))
+    dropped = draw_dropped(NetworkSpec(network.architecture, "looped", SPEC, True), copies, np.random.default_rng(2))
     dropped = torch.tensor(dropped)
     dropped[:, :, 1 - branch] = True
     without = torch.zeros_like(dropped[:1])
@@ -175,23 +183,25 @@ def losses(folder):
 
 def test_training_with_dropout_is_reproducible_and_differs_by_seed_and_from_training_without(trained):
     assert losses(trained / "one") == losses(trained / "again")
-    one, again = (load_file(trained / name / CHECKPOINT) for name in ("one", "again"))
+    one, again = (load_file(trained / name / WEIGHTS) for name in ("one", "again"))
     assert all(np.array_equal(one[name], again[name]) for name in one)
     assert losses(trained / "one") != losses(trained / "other")
     assert losses(trained / "one")[1:] != losses(trained / "plain")[1:]
 
 
 def test_a_checkpoint_holds_what_one_without_dropout_does(trained):
-    one, plain = (load_file(trained / name / CHECKPOINT) for name in ("one", "plain"))
+    one, plain = (load_file(trained / name / WEIGHTS) for name in ("one", "plain"))
     assert {name: array.shape for name, array in one.items()} == {name: array.shape for name, array in plain.items()}
 
 
 def test_parameters_and_work_are_those_of_a_network_without_dropout():
     thinned, plain = SMALL, PLAIN.architecture
     for count in (accounting.parameters, accounting.weight_bytes):
-        assert count(thinned, "looped", SPEC, True) == count(plain, "looped", SPEC, True)
+        assert count(NetworkSpec(thinned, "looped", SPEC, True)) == count(NetworkSpec(plain, "looped", SPEC, True))
     for count in (accounting.macs, accounting.peak_bytes):
-        assert count(thinned, "looped", SPEC, True, 3) == count(plain, "looped", SPEC, True, 3)
+        assert count(NetworkSpec(thinned, "looped", SPEC, True), 3) == count(
+            NetworkSpec(plain, "looped", SPEC, True), 3
+        )
 
 
 def test_a_run_at_dropout_zero_is_the_run_before_there_was_dropout():

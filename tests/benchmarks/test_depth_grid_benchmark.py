@@ -73,8 +73,7 @@ def test_share_of_matrix_products(run: Run, rounds):
     top = peak(rounds)
 
     def flops(items: int, read: int) -> float:
-        cost = (shape, made.trainer.depth, made.dataset.spec, made.task.timed)
-        return float(accounting.flops(*cost, loops=deepest, exits=read) * items)
+        return float(accounting.flops(made.network, loops=deepest, exits=read) * items)
 
     for what, work, floating in (
         ("training step", lambda: engine.step(batch, exits, 0.5, 1e-3), 3 * flops(batch_size, len(exits))),

@@ -8,6 +8,7 @@ import pytest
 from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.data import latin
 from eltbench.evaluation.heldout import evaluate
+from eltbench.evaluation.signals.exact import loss_apart
 from eltbench.training.loop import fit, parts
 from eltbench.training.model import Model
 
@@ -28,7 +29,8 @@ def test_training_lowers_the_heldout_excess_over_bayes(backend, tmp_path):
     (batch,) = made.task.heldout(made.dataset.heldout(), model.spec, np.random.default_rng(0), 1)
     hidden = batch.weight > 0
     predictions = [np.zeros((*batch.inputs.shape, 4)), *model.predict(batch.inputs, exits=(1, 2))]
-    guessing, *trained = [latin.excess_over_bayes(logits, batch.inputs)[hidden].mean() for logits in predictions]
+    exact = latin.posterior(batch.inputs)
+    guessing, *trained = [loss_apart(exact, logits)[0][hidden].mean() for logits in predictions]
     assert max(trained) < guessing
     losses = evaluate(model, [1, 2], draws=1).losses
     assert (losses < np.log(4)).all()

@@ -90,7 +90,7 @@ def pair(seed: int = 0) -> tuple[Model, Model]:
     for parameter in engine.average.parameters():  # away from a head of zeros, whose prediction is 0 at every exit
         parameter.data += 0.1
     velocity = AsVelocity(engine)
-    return Model(run, engine, made), Model(run, velocity, Parts(made.trainer, Velocity(), made.dataset))
+    return Model(run, engine, made), Model(run, velocity, Parts(made.trainer, Velocity(), made.dataset, made.network))
 
 
 @pytest.fixture(scope="module")

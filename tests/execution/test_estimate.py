@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from eltbench import accounting, data
+from eltbench.accounting import NetworkSpec
 from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.execution import step_cost
 from eltbench.execution.estimate import START, Estimate, estimate, measuring_flops
@@ -110,10 +111,10 @@ def test_a_measurement_adds_its_network_calls_at_the_rate_of_training(expected):
 
 
 def test_the_calls_of_a_measurement_are_its_losses_and_its_samples():
-    shape = (RUN.architecture, "looped", data.create("digits").spec, True)
+    network = NetworkSpec(RUN.architecture, "looped", data.create("digits").spec, True)
     items = len(data.create("digits").heldout().labels)
-    losses = 3 * items * accounting.flops(*shape, loops=4)  # one pass for all exits
-    samples = 10 * 5 * (accounting.flops(*shape, loops=1) + accounting.flops(*shape, loops=4))
+    losses = 3 * items * accounting.flops(network, loops=4)  # one pass for all exits
+    samples = 10 * 5 * (accounting.flops(network, loops=1) + accounting.flops(network, loops=4))
     made = parts(RUN)
     assert measuring_flops(RUN, made, SETTINGS) == losses + samples
     assert measuring_flops(RUN, made, {**SETTINGS, "training_steps": [50, 100]}) == 2 * losses + samples
@@ -121,7 +122,7 @@ def test_the_calls_of_a_measurement_are_its_losses_and_its_samples():
     assert measuring_flops(RUN, made, guided) == losses + 2 * samples
     assert measuring_flops(RUN, made, {**SETTINGS, "samples": 0}) == losses
     at_max = {name: value for name, value in SETTINGS.items() if name != "sample_loops"}
-    assert measuring_flops(RUN, made, at_max) == losses + 50 * accounting.flops(*shape, loops=4)
+    assert measuring_flops(RUN, made, at_max) == losses + 50 * accounting.flops(network, loops=4)
     assert measuring_flops(RUN, made, {}) == 0
 
 

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from eltbench import accounting, data
+from eltbench.accounting import NetworkSpec
 from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.execution import step_cost
 from eltbench.execution.step_cost import step_flops
@@ -56,8 +57,8 @@ def test_steps_are_spread_over_the_training_and_no_more_than_there_are():
 
 
 def test_a_step_costs_what_accounting_says_of_the_exits_that_it_reads():
-    shape = (RUN.architecture, "looped", data.create("digits").spec, True)
-    at = [4 * sum(accounting.step_flops(*shape, loops).values()) for loops in (1, 2)]
+    network = NetworkSpec(RUN.architecture, "looped", data.create("digits").spec, True)
+    at = [4 * sum(accounting.step_flops(network, loops).values()) for loops in (1, 2)]
     assert step_flops(RUN, parts(RUN)) == at[1]
     random = replace(RUN, trainer="random-loops")
     each = [step_flops(random, parts(random), [step]) for step in range(20)]
@@ -104,5 +105,5 @@ def test_training_a_fixed_point_runs_its_loops_forward_and_its_phantom_steps_bot
         costs.append(step_flops(run, parts(run)))
     loop = costs[1] - costs[0]  # forward alone
     assert costs[2] - costs[0] == 3 * loop
-    shape = (injected, "equilibrium", data.create("digits").spec, True)
-    assert loop == 4 * (accounting.flops(*shape, loops=5) - accounting.flops(*shape, loops=4))
+    network = NetworkSpec(injected, "equilibrium", data.create("digits").spec, True)
+    assert loop == 4 * (accounting.flops(network, loops=5) - accounting.flops(network, loops=4))

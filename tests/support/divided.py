@@ -54,7 +54,7 @@ class Side:
     def work(self) -> float:
         """Floating-point operations of a step's program on one device, a loop's body counted once."""
         engine, (batch, exits, *numbers) = self.engine, self.arguments(0)
-        placed = room._placed(batch, engine.placement.batch)
+        placed = room._placed(batch, engine.divided)
         lowered = room.train_step.lower(
             engine.recipe, engine.state, placed, np.asarray(exits, np.int32), *map(np.float32, numbers)
         )
@@ -71,7 +71,7 @@ def compare(run: Run, devices: int, folder: Path) -> dict:
         side.engine.load(folder / str(other.run.devices))
         side.take(STEPS)
     batch = several.arguments(STEPS)[0]
-    placed = room._placed(batch, several.engine.placement.batch)
+    placed = room._placed(batch, several.engine.divided)
     asked = sides if (run.trainer, run.task) == ("elt", "masked") else ()  # for every run it would be long to compile
     predictions = [side.engine.predict(side.engine.upload(batch), (5,))[0].prediction for side in asked]
     return {

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from hypothesis import strategies as st
 
-from eltbench.accounting import Depth
+from eltbench.accounting import Depth, NetworkSpec
 from eltbench.backends.torch.network import Network
 from eltbench.core.config import Architecture
 from eltbench.core.fixed_point import FIXED_POINT
@@ -52,7 +52,7 @@ all_specs = st.sampled_from([CONTINUOUS, UNCONDITIONAL, TOKENS, RELAY, ONE_PATCH
 
 
 class Call(NamedTuple):
-    """One call of one network; `shape` is what the closed forms are asked with."""
+    """One call of one network."""
 
     architecture: Architecture
     depth: Depth
@@ -61,8 +61,8 @@ class Call(NamedTuple):
     exits: tuple[int, ...]
 
     @property
-    def shape(self) -> tuple[Architecture, Depth, DataSpec, bool]:
-        return self[:4]
+    def network(self) -> NetworkSpec:
+        return NetworkSpec(*self[:4])
 
 
 @st.composite
@@ -84,7 +84,7 @@ def calls(draw) -> Call:
 def prepared(call: Call, batch: int) -> tuple[Callable[[], list[ExitOutput]], list[torch.Tensor]]:
     """The torch network's call on `batch` items of the default device, and all tensors that it is given or holds."""
     spec = call.spec
-    network = Network(*call.shape[:3], timed=call.timed)
+    network = Network(call.network)
     continuous = spec.kind == "continuous"
     inputs = torch.zeros(batch, *((*spec.grid, spec.channels) if continuous else (spec.tokens,)))
     inputs = inputs if continuous else inputs.int()

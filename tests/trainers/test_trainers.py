@@ -34,7 +34,7 @@ def small_run(trainer: str = "elt", task: str = "diffusion", **changes) -> Run:
 def engine_for(run: Run, trainer=None) -> TorchEngine:
     """An engine whose weights are all away from zero, so that no term vanishes by initialisation."""
     made = parts(run)
-    engine = TorchEngine(run, made.dataset.spec, trainer or made.trainer, made.task)
+    engine = TorchEngine(run, made.network, trainer or made.trainer, made.task)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in engine.network.parameters():

@@ -19,8 +19,9 @@ from eltbench.evaluation.stopping.anytime import anytime
 from eltbench.execution.store import RunStore
 from eltbench.training import model as models
 from eltbench.training.identity import run_id
-from eltbench.training.loop import CHECKPOINT, build_engine, fit, parts
+from eltbench.training.loop import build_engine, fit, parts
 from eltbench.training.model import Model, load_model, runs_root
+from eltbench.training.record import WEIGHTS
 
 SMALL = Architecture(unique_layers=1, max_loops=3, width=16, heads=2)
 OPTIMISATION = Optimisation(steps=3, batch_size=8, learning_rate=1e-2, warmup_steps=1)
@@ -256,7 +257,7 @@ def test_unknown_and_ambiguous_names_are_refused_with_where_was_looked(store):
         load_model("", runs=store)
 
 
-@pytest.mark.parametrize("name", [CHECKPOINT, "checkpoint.json"])
+@pytest.mark.parametrize("name", [WEIGHTS, "checkpoint.json"])
 @pytest.mark.parametrize("damage", ["truncated", "foreign"])
 def test_a_damaged_run_is_refused_by_the_name_of_its_file(store, tmp_path, name, damage):
     shutil.copytree(store / run_id(RUNS["diffusion"]), tmp_path / "run")
@@ -384,7 +385,7 @@ def altered(directory, name, **tensors):
     save_file({**load_file(path), **tensors}, path, metadata=metadata)
 
 
-@pytest.mark.parametrize("name", [CHECKPOINT, "checkpoint.json"])
+@pytest.mark.parametrize("name", [WEIGHTS, "checkpoint.json"])
 def test_a_file_that_is_not_the_one_of_the_record_is_refused(copied, name):
     load_model(copied)
     data = bytearray((copied / name).read_bytes())
@@ -403,9 +404,9 @@ def test_a_record_of_another_form_is_refused(copied):
 
 def test_weights_that_no_training_writes_are_refused_also_without_a_record(copied):
     (copied / "done.json").unlink()
-    name = next(name for name in load_file(copied / CHECKPOINT) if name.startswith("average."))
-    shape = load_file(copied / CHECKPOINT)[name].shape
-    altered(copied, CHECKPOINT, **{name: np.full(shape, np.inf, np.float32)})
+    name = next(name for name in load_file(copied / WEIGHTS) if name.startswith("average."))
+    shape = load_file(copied / WEIGHTS)[name].shape
+    altered(copied, WEIGHTS, **{name: np.full(shape, np.inf, np.float32)})
     with pytest.raises(ValueError, match=f"{name} holds values that are not finite"):
         load_model(copied)
 
@@ -465,7 +466,7 @@ def test_what_the_system_refuses_to_read_is_a_message_of_the_command(copied, mon
     opened = Path.open
 
     def refuse(path, *arguments, **named):
-        if path.name == CHECKPOINT:
+        if path.name == WEIGHTS:
             raise PermissionError(13, "Permission denied", str(path))
         return opened(path, *arguments, **named)
 

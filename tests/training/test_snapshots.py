@@ -20,8 +20,9 @@ from eltbench.execution import worker
 from eltbench.execution.store import RunStore
 from eltbench.training.identity import run_id
 from eltbench.training.job import Job
-from eltbench.training.loop import CHECKPOINT, build_engine, fit, parts
+from eltbench.training.loop import build_engine, fit, parts
 from eltbench.training.model import Model, load_model
+from eltbench.training.record import WEIGHTS
 
 STEPS, EVERY = 10, 3
 RUN = Run(
@@ -75,8 +76,8 @@ def test_the_steps_are_the_multiples_before_the_end():
 
 def test_a_run_with_snapshots_ends_with_the_weights_of_one_without_under_a_name_of_its_own(whole, tmp_path):
     fit(plain(), tmp_path)
-    assert {int(name[len("snapshot-") : -len(".safetensors")]) for name in kept(whole) if name != CHECKPOINT} == TAKEN
-    assert_same({CHECKPOINT: kept(whole)[CHECKPOINT]}, kept(tmp_path))
+    assert {int(name[len("snapshot-") : -len(".safetensors")]) for name in kept(whole) if name != WEIGHTS} == TAKEN
+    assert_same({WEIGHTS: kept(whole)[WEIGHTS]}, kept(tmp_path))
     assert run_id(plain()) != run_id(RUN)
 
 
@@ -94,7 +95,7 @@ def test_a_snapshot_predicts_as_the_end_of_a_shorter_run(step, whole, tmp_path):
 
 def test_a_snapshot_is_a_quarter_of_a_checkpoint(whole):
     sizes = {path.name: sum(array.size for array in load_file(path).values()) for path in whole.glob("*.safetensors")}
-    assert {4 * size for name, size in sizes.items() if name != CHECKPOINT} == {sizes[CHECKPOINT]}
+    assert {4 * size for name, size in sizes.items() if name != WEIGHTS} == {sizes[WEIGHTS]}
 
 
 # What goes wrong

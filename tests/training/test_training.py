@@ -15,6 +15,7 @@ from eltbench.trainers.elt import ELT
 from eltbench.training import loop as training
 from eltbench.training.log import Log
 from eltbench.training.loop import DivergedError, fit, learning_rate, parts
+from eltbench.training.record import WEIGHTS
 
 SMALL = Architecture(unique_layers=1, max_loops=3, width=16, heads=2)
 UNIQUE = replace(SMALL, unique_layers=3, max_loops=1)
@@ -145,7 +146,7 @@ def test_a_resumed_run_sees_what_the_rest_of_an_uninterrupted_one_sees(recorded,
     rest = Recorder()
     monkeypatch.setattr(training, "build_engine", lambda *_: rest)
     monkeypatch.setattr(rest, "load", lambda _: 6, raising=False)
-    (tmp_path / training.CHECKPOINT).touch()
+    (tmp_path / WEIGHTS).touch()
     fit(run, tmp_path)
     assert len(rest.steps) == 4
     for (batch, *others), (same, *same_others) in zip(rest.steps, whole[6:], strict=True):
@@ -245,7 +246,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_with_its_step(tmp_path, monkey
         fit(small_run("not-a-number"), tmp_path)
     assert caught.value.step == 3
     assert [line["step"] for line in logged(tmp_path)] == [0, 1, 2]
-    assert not (tmp_path / training.CHECKPOINT).exists()
+    assert not (tmp_path / WEIGHTS).exists()
 
 
 def test_a_learning_rate_beyond_reason_diverges_and_leaves_no_broken_checkpoint(tmp_path):
@@ -254,12 +255,12 @@ def test_a_learning_rate_beyond_reason_diverges_and_leaves_no_broken_checkpoint(
     with pytest.raises(DivergedError) as caught:
         fit(run, tmp_path)
     assert 1 <= caught.value.step <= 3
-    assert not (tmp_path / training.CHECKPOINT).exists()
+    assert not (tmp_path / WEIGHTS).exists()
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):
     fit(small_run(), tmp_path)
-    path = tmp_path / training.CHECKPOINT
+    path = tmp_path / WEIGHTS
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="damaged"):
         fit(small_run(), tmp_path)

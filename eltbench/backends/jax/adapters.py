@@ -6,9 +6,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax import Array
 
-from eltbench.backends.adapters import LowRank, Updates, shapes
+from eltbench.accounting import NetworkSpec
+from eltbench.backends.adapters import LowRank, Updates
 from eltbench.backends.jax.blocks import blank
-from eltbench.core.config import Architecture
 
 
 class Stack(eqx.Module):
@@ -27,20 +27,16 @@ class Stack(eqx.Module):
 
 
 class Adapters(eqx.Module):
-    """The updates of one layer, as in relaxed recursive transformers (arXiv 2410.20672).
-
-    The torch room says which maps are updated and how. The loop's number may be traced: its update is gathered.
-    """
+    """The updates of one layer (see the torch room); the loop's number may be traced."""
 
     qkv: Stack
     projection: Stack
     expand: Stack
     contract: Stack
 
-    def __init__(self, architecture: Architecture) -> None:
-        loops, rank = architecture.max_loops, architecture.loop_adapter_rank
-        maps = shapes(architecture.width, architecture.mlp_ratio)
-        self.qkv, self.projection, self.expand, self.contract = (Stack(loops, rank, *shape) for shape in maps)
+    def __init__(self, spec: NetworkSpec) -> None:
+        loops, rank = spec.architecture.max_loops, spec.architecture.loop_adapter_rank
+        self.qkv, self.projection, self.expand, self.contract = (Stack(loops, rank, *each) for each in spec.maps)
 
     def at(self, index: Array) -> Updates:
         """The layer's updates in loop `index` (1 is the first)."""

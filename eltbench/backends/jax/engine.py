@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ import optax
 from jax import Array, lax
 from jax.sharding import NamedSharding
 
+from eltbench.accounting import NetworkSpec
 from eltbench.backends import checkpoint
 from eltbench.backends.base import Engine, check_exits
 from eltbench.backends.jax.initialisation import initialise, named, renamed
@@ -26,7 +26,6 @@ from eltbench.backends.jax.recurrence import JaxRecurrence
 from eltbench.backends.jax.steps import JaxSteps
 from eltbench.core.config import Optimisation, Run
 from eltbench.core.streams import stream
-from eltbench.data.base import DataSpec
 from eltbench.tasks.base import Batch, ExitOutput, Task
 from eltbench.trainers.base import Trainer
 
@@ -66,39 +65,42 @@ class JaxEngine(Engine):
     which takes longer to compile.
     """
 
-    def __init__(self, run: Run, spec: DataSpec, trainer: Trainer, task: Task) -> None:
-        self.run, self.trainer, self.task = run, trainer, task
-        self.placement = placement(run.device, run.devices)
-        self.ops = JaxOps(self.placement.state)
+    ops: JaxOps
+
+    def __init__(self, run: Run, spec: NetworkSpec, trainer: Trainer, task: Task) -> None:
+        self.run, self.spec, self.trainer, self.task = run, spec, trainer, task
+        home, self.divided = placement(run.device, run.devices)
+        self.ops = JaxOps(home)
         self.recipe = Recipe(
             trainer, task, self.ops, run.optimisation, run.architecture.max_loops, run.precision, unroll=run.compile
         )
         solver = trainer.solver(run.architecture)
-        network = Network(run.architecture, trainer.depth, spec, timed=task.timed, solver=solver)
-        network = initialise(network, stream(run.dataset, run.seed, "weights"), zero_head=spec.kind == "continuous")
+        network = Network(spec, solver=solver)
+        rng, continuous = stream(run.dataset, run.seed, "weights"), spec.data.kind == "continuous"
+        network = initialise(network, rng, zero_head=continuous)
         network, average = (jax.tree.map(self.ops.asarray, network) for _ in range(2))
         state = Training(network, average, _adam(run.optimisation).init(network))
-        self.state = jax.device_put(state, self.placement.state)
+        self.state = jax.device_put(state, home)
 
     @staticmethod
     def check_device(device: str, devices: int = 1) -> None:
         available_devices(device, devices)
 
     def upload(self, batch: Batch) -> Batch:
-        return _placed(batch, self.placement.state)
+        return _placed(batch, self.ops.device)
 
     def numpy(self, array: Array) -> np.ndarray:
         return np.array(array, np.float32 if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype)
 
     def step(self, batch: Batch, exits: tuple[int, ...], progress: float, learning_rate: float) -> dict[str, Array]:
         numbers = self.recipe.exits(exits), np.float32(progress), np.float32(learning_rate)
-        self.state, values = train_step(self.recipe, self.state, _placed(batch, self.placement.batch), *numbers)
+        self.state, values = train_step(self.recipe, self.state, _placed(batch, self.divided), *numbers)
         return values
 
     def predict(
         self, batch: Batch, exits: Sequence[int], fields: tuple[str, ...] = ("prediction",)
     ) -> list[ExitOutput]:
-        exits = check_exits(exits, deepest=1 if self.trainer.depth == "unique" else None)
+        exits = check_exits(exits, deepest=self.spec.last_exit)
         if unknown := set(fields) - set(ExitOutput._fields):
             raise ValueError(f"network: fields must be among {ExitOutput._fields}, given {sorted(unknown)}")
         batch = batch._replace(target=None, weight=None)
@@ -110,34 +112,25 @@ class JaxEngine(Engine):
     def steps(self, batch: Batch) -> JaxSteps:
         return JaxSteps(self.state.average, batch._replace(target=None, weight=None), self.run.precision)
 
-    def parameter_count(self) -> int:
-        return sum(leaf.size for leaf in jax.tree.leaves(self.state.network))
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: leaf.shape for name, leaf in named(self.state.network).items()}
 
-    def save(self, directory: Path, step: int) -> None:
+    def held(self, part: str) -> dict[str, np.ndarray]:
         network, average, (_, mean, square) = self.state
-        parts = dict(zip(checkpoint.PARTS, (network, average, mean, square), strict=True))
-        arrays = {part: {name: np.asarray(leaf) for name, leaf in named(tree).items()} for part, tree in parts.items()}
-        checkpoint.write(directory, step, self.run.to_dict(), arrays)
+        tree = dict(zip(checkpoint.PARTS, (network, average, mean, square), strict=True))[part]
+        return {name: np.asarray(leaf) for name, leaf in named(tree).items()}
 
-    def load(self, directory: Path) -> int:
-        network = self.state.network
-        step, parts = checkpoint.read(directory, {name: leaf.shape for name, leaf in named(network).items()})
-        network, average, mean, square = (
-            jax.tree.map(self.ops.asarray, renamed(network, parts[part])) for part in checkpoint.PARTS
-        )
-        count = self.ops.asarray(np.array(step, np.int32))
-        self.state = Training(network, average, optax.ScaleByAdamState(count, mean, square))
-        return step
-
-    def save_snapshot(self, directory: Path, step: int) -> None:
-        average = named(self.state.average)
-        checkpoint.write_snapshot(directory, step, {name: np.asarray(leaf) for name, leaf in average.items()})
-
-    def load_snapshot(self, directory: Path, step: int) -> None:
-        average = self.state.average
-        shapes = {name: leaf.shape for name, leaf in named(average).items()}
-        arrays = checkpoint.read_snapshot(directory, step, shapes)
-        self.state = self.state._replace(average=jax.tree.map(self.ops.asarray, renamed(average, arrays)))
+    def restore(self, parts: checkpoint.Parts, step: int | None) -> None:
+        trees = {
+            part: jax.tree.map(self.ops.asarray, renamed(self.state.network, arrays)) for part, arrays in parts.items()
+        }
+        if step is None:
+            self.state = self.state._replace(average=trees["average"])
+        else:
+            network, average, mean, square = (trees[part] for part in checkpoint.PARTS)
+            count = self.ops.asarray(np.array(step, np.int32))
+            self.state = Training(network, average, optax.ScaleByAdamState(count, mean, square))
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)

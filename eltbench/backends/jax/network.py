@@ -17,51 +17,25 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eltbench.accounting import Depth, token_grid
+from eltbench.accounting import NetworkSpec
 from eltbench.backends import positions
 from eltbench.backends.adapters import PLAIN
 from eltbench.backends.dropout import kept_scale
-from eltbench.backends.halting import Tally
 from eltbench.backends.jax.adapters import Adapters, Stack
 from eltbench.backends.jax.blocks import BertBlock, DiTBlock, Embedding, Head, LayerNorm, Linear, Modulation, block_of
 from eltbench.backends.jax.equilibrium import phantom_gradient
 from eltbench.backends.jax.halting import Halting
-from eltbench.core.config import Architecture
-from eltbench.core.fixed_point import History, Solver
-from eltbench.data.base import DataSpec
+from eltbench.backends.steps import Carry, Conditioning
+from eltbench.core.fixed_point import Solver
 from eltbench.tasks.base import Batch, ExitOutput
 
 Tree = TypeVar("Tree")
 
 
-class Conditioning(NamedTuple):
-    """What does not depend on the loop, made once per call.
-
-    vector: the condition (B, D). blocks: one modulation per layer, or None where it differs from loop to loop.
-    head: the modulation of the head. injected: (B, P + T, D), added before every loop after the first, at equilibrium
-    depth before the first too, or None. kept: (B, N, 2, P + T, D), 0 where dropout leaves out what a layer's attention
-    or MLP adds, else 1/(1 - dropout), or None.
-    """
-
-    vector: Array
-    blocks: tuple[Modulation, ...] | None
-    head: Modulation
-    injected: Array | None
-    kept: Array | None
-
-
-class Carry(NamedTuple):
-    """What goes from loop to loop; the tally is for universal depth only, the history for equilibrium depth."""
-
-    state: Array
-    tally: Tally | None
-    history: History | None
-
-
 class Reading(NamedTuple):
     """What an exit takes from a loop, before the head: what it reads and the state (B, P + T, D), ponder and unhalted.
 
-    What is not asked is None.
+    Fields that no exit needs are None.
     """
 
     read: Array | None
@@ -78,11 +52,12 @@ class InputEmbedding(eqx.Module):
     context: Embedding | None
     patch: int = eqx.field(static=True)
 
-    def __init__(self, architecture: Architecture, spec: DataSpec) -> None:
-        self.patch, width, continuous = architecture.patch, architecture.width, spec.kind == "continuous"
-        self.patches = Linear(self.patch**2 * spec.channels, width) if continuous else None
-        self.tokens = None if continuous else Embedding(spec.vocabulary + 1, width)  # the last row is the mask
-        self.context = Embedding(spec.context_vocabulary, width) if spec.context_vocabulary else None
+    def __init__(self, spec: NetworkSpec) -> None:
+        self.patch, width, data = spec.architecture.patch, spec.architecture.width, spec.data
+        continuous = data.kind == "continuous"
+        self.patches = Linear(spec.patch_values, width) if continuous else None
+        self.tokens = None if continuous else Embedding(data.vocabulary + 1, width)  # the last row is the mask
+        self.context = Embedding(data.context_vocabulary, width) if data.context_vocabulary else None
 
     def __call__(self, inputs: Array, context: Array | None) -> Array:
         if self.patches is not None:
@@ -108,11 +83,12 @@ class Condition(eqx.Module):
     log_snr_out: Linear | None
     width: int = eqx.field(static=True)
 
-    def __init__(self, width: int, classes: int, *, timed: bool) -> None:
-        self.width = width
+    def __init__(self, spec: NetworkSpec) -> None:
+        self.width = width = spec.architecture.width
+        classes = spec.data.classes
         self.labels = Embedding(classes + 1, width) if classes else None  # the last row is the null label
-        self.log_snr_in = Linear(width, width) if timed else None
-        self.log_snr_out = Linear(width, width) if timed else None
+        self.log_snr_in = Linear(width, width) if spec.timed else None
+        self.log_snr_out = Linear(width, width) if spec.timed else None
 
     def __call__(self, labels: Array, log_snr: Array | None) -> Array:
         vector = jnp.zeros((len(labels), self.width)) if self.labels is None else self.labels(labels)
@@ -129,7 +105,7 @@ class Network(eqx.Module):
 
     Its parameters are blank until `initialise` draws them; names and shapes are those of the torch room, and so is the
     meaning of the arguments. Inside, the state is (B, P + T, D) with P = 1 where a prefix token carries the condition
-    (block "bert"). Raises ValueError where the patch does not divide the grid or a unique-depth network is given loops.
+    (block "bert").
     """
 
     embedding: InputEmbedding
@@ -140,30 +116,25 @@ class Network(eqx.Module):
     halting: Halting | None
     adapters: tuple[Adapters, ...]  # one a layer, or none; last, so that the others are drawn as without them
     solver: Solver | None = eqx.field(static=True)  # at equilibrium depth
-    architecture: Architecture = eqx.field(static=True)
-    depth: Depth = eqx.field(static=True)
-    spec: DataSpec = eqx.field(static=True)
-    grid: tuple[int, int] = eqx.field(static=True)
-    prefix: int = eqx.field(static=True)  # P
+    spec: NetworkSpec = eqx.field(static=True)
 
-    def __init__(
-        self, architecture: Architecture, depth: Depth, spec: DataSpec, *, timed: bool, solver: Solver | None = None
-    ) -> None:
-        self.architecture, self.depth, self.spec = architecture, depth, spec
-        self.solver = (solver or Solver()) if depth == "equilibrium" else None
-        self.grid = token_grid(architecture, depth, spec)
+    def __init__(self, spec: NetworkSpec, *, solver: Solver | None = None) -> None:
+        self.spec, architecture = spec, spec.architecture
+        self.solver = (solver or Solver()) if spec.depth == "equilibrium" else None
         width, modulated = architecture.width, architecture.block == "dit"
-        conditioned = spec.classes > 0 or timed or architecture.loop_conditioning
-        self.prefix = int(conditioned and not modulated)
-        self.embedding = InputEmbedding(architecture, spec)
-        self.condition = Condition(width, spec.classes, timed=timed)
+        self.embedding = InputEmbedding(spec)
+        self.condition = Condition(spec)
         self.injection = Linear(width, width) if architecture.input_injection else None
         self.blocks = tuple(block_of(architecture) for _ in range(architecture.unique_layers))
-        outputs = architecture.patch**2 * spec.channels if spec.kind == "continuous" else spec.vocabulary
-        self.head = Head(width, outputs, modulated=modulated)
-        self.halting = Halting(width) if depth == "universal" else None
+        self.head = Head(width, spec.outputs, modulated=modulated)
+        self.halting = Halting(width) if spec.depth == "universal" else None
         layers = range(architecture.unique_layers if architecture.loop_adapter_rank else 0)
-        self.adapters = tuple(Adapters(architecture) for _ in layers)
+        self.adapters = tuple(Adapters(spec) for _ in layers)
+
+    @property
+    def prefix(self) -> int:
+        """P, the tokens before those of the grid."""
+        return self.spec.prefix
 
     def train(
         self, batch: Batch, exits: Array, fields: tuple[str, ...], *, loops: int, unroll: bool = False
@@ -203,13 +174,13 @@ class Network(eqx.Module):
     ) -> tuple[Array, Conditioning]:
         """The state before the first loop (B, P + T, D), and what all loops share."""
         vector = self.condition(labels, log_snr)  # (B, D)
-        state = self.embedding(inputs, context) + positions.grid_positions(self.grid, self.architecture.width)
+        state = self.embedding(inputs, context) + positions.grid_positions(self.spec.grid, self.spec.architecture.width)
         if self.prefix:
             state = jnp.concat([vector[:, None], state], axis=1)  # (B, 1 + T, D)
         activated = jax.nn.silu(vector)
-        blocks = None if self.architecture.loop_conditioning else self._modulations(activated)
+        blocks = None if self.spec.architecture.loop_conditioning else self._modulations(activated)
         injected = None if self.injection is None else self.injection(state)
-        kept = None if dropped is None else jnp.where(dropped, 0.0, kept_scale(self.architecture))
+        kept = None if dropped is None else jnp.where(dropped, 0.0, kept_scale(self.spec.architecture))
         return state, Conditioning(vector, blocks, self.head.modulate(activated), injected, kept)
 
     def loop(self, state: Array, conditioning: Conditioning, index: Array) -> Array:
@@ -217,19 +188,19 @@ class Network(eqx.Module):
 
         At equilibrium depth this is the map whose fixed point is sought (see the torch room).
         """
-        architecture, blocks = self.architecture, conditioning.blocks
+        architecture, blocks = self.spec.architecture, conditioning.blocks
         if conditioning.injected is not None:
-            always = self.depth == "equilibrium"
+            always = self.spec.depth == "equilibrium"
             state = state + (conditioning.injected if always else jnp.where(index > 1, conditioning.injected, 0))
         loop_vector = _waves(index * positions.index_frequencies(architecture.width))  # (D,)
-        if architecture.loop_embedding or self.depth == "universal":
+        if architecture.loop_embedding or self.spec.depth == "universal":
             state = state + loop_vector
         if blocks is None:
             blocks = self._modulations(jax.nn.silu(conditioning.vector + loop_vector))
             if self.prefix:  # without modulation the loop index enters through the token that carries the condition
                 state = state.at[:, :1].add(loop_vector)
         radius = architecture.attention_radius
-        mask = None if radius is None else jnp.asarray(positions.visible(self.grid, radius, self.prefix))
+        mask = None if radius is None else jnp.asarray(positions.visible(self.spec.grid, radius, self.prefix))
         updates = [adapters.at(index) for adapters in self.adapters] or [PLAIN] * len(blocks)
         for layer, (block, modulation, update) in enumerate(zip(self.blocks, blocks, updates, strict=True)):
             kept = None if conditioning.kept is None else conditioning.kept[:, layer]
@@ -242,16 +213,15 @@ class Network(eqx.Module):
         At universal depth an exit reads the halting's weighted mean of states, not the state itself.
         """
         x = self.head(state[..., self.prefix :, :], conditioning.head)  # (..., B, T, outputs)
-        if self.spec.kind == "tokens":
+        if self.spec.data.kind == "tokens":
             return x
-        side, (rows, columns) = self.architecture.patch, self.grid
+        side, (rows, columns) = self.spec.architecture.patch, self.spec.grid
         x = x.reshape(*x.shape[:-2], rows, columns, side, side, -1).swapaxes(-4, -3)  # (..., B, h, p, w, p, C)
         return x.reshape(*x.shape[:-5], rows * side, columns * side, -1)
 
     def begin(self, batch: Batch) -> tuple[Carry, Conditioning]:
         """What goes into the first loop, and what all loops share."""
-        given = batch.inputs, batch.labels, batch.context, batch.log_snr, batch.dropped
-        state, conditioning = self.embed(*given)
+        state, conditioning = self.embed(*batch.given, batch.dropped)
         tally = None if self.halting is None else self.halting.start(state)
         return Carry(state, tally, None if self.solver is None else self.solver.start(state)), conditioning
 

@@ -17,17 +17,13 @@ class JaxOps:
     device: jax.Device | jax.sharding.Sharding
 
     def cross_entropy(self, logits: Array, targets: Array) -> Array:
-        """-ln p(target): logits (..., V), integer targets (...) -> (...)."""
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
     def log_softmax(self, logits: Array) -> Array:
-        """Over the last axis."""
         return jax.nn.log_softmax(logits, axis=-1)
 
     def stop_gradient(self, array: Array) -> Array:
-        """The same values, constant to differentiation."""
         return jax.lax.stop_gradient(array)
 
     def asarray(self, array: np.ndarray) -> Array:
-        """A copy of a host array there, of the same type (64 bits become 32)."""
-        return jax.device_put(np.array(array), self.device)
+        return jax.device_put(np.array(array), self.device)  # a copy; 64 bits become 32

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
-class Placement(NamedTuple):
-    """Where the state of a run lives, and where the batch of a training step goes."""
+def placement(device: str, devices: int) -> tuple[jax.Device | NamedSharding, jax.Device | NamedSharding]:
+    """Where the state of a run lives, and where the batch of a training step goes.
 
-    state: jax.Device | NamedSharding
-    batch: jax.Device | NamedSharding
-
-
-def placement(device: str, devices: int) -> Placement:
-    """One device, or a mesh that holds the state whole on every device and divides the batch on its leading axis.
-
+    That is one device, or a mesh that holds the state whole on every device and divides the batch on its leading axis.
     The compiler sees the whole batch and divides the work, so a mean is the mean of the whole batch. Raises ValueError
     where there are fewer devices (see `available_devices`).
     """
     found = available_devices(device, devices)
     if devices == 1:
-        return Placement(found[0], found[0])
+        return found[0], found[0]
     mesh = jax.make_mesh((devices,), ("batch",), axis_types=(AxisType.Auto,), devices=found)
-    return Placement(NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch")))
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
 
 
 def available_devices(name: str, count: int = 1) -> list[jax.Device]:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from eltbench.backends.base import Recurrence
-from eltbench.backends.jax.network import Conditioning, Network
+from eltbench.backends.jax.network import Network
+from eltbench.backends.steps import Conditioning
 from eltbench.tasks.base import Batch
 
 
@@ -22,32 +23,20 @@ class JaxRecurrence(Recurrence):
 
     def __init__(self, network: Network, batch: Batch) -> None:
         self.network, self.solver = jax.tree.map(jnp.copy, network), network.solver
-        self.initial, self.conditioning = _embed(self.network, batch)  # (B, P + T, D)
+        self.initial, self.conditioning = _embed(self.network, *batch.given)  # (B, P + T, D)
 
     def loop(self, state: Array, index: int) -> Array:
-        return _loop(self.network, self.conditioning, state, jnp.int32(index))
+        return _loop(self.network, state, self.conditioning, jnp.int32(index))
 
     def read(self, state: Array) -> Array:
-        return _read(self.network, self.conditioning, state)
+        return _read(self.network, state, self.conditioning)
 
     def jacobian(self, state: Array, index: int) -> Callable[[Array], Array]:
         """J·v in forward mode; the state is computed again with every product, at about the product's own cost."""
         return partial(_product, self.network, self.conditioning, state, jnp.int32(index))
 
 
-@jax.jit
-def _embed(network: Network, batch: Batch) -> tuple[Array, Conditioning]:
-    return network.embed(batch.inputs, batch.labels, batch.context, batch.log_snr)
-
-
-@jax.jit
-def _loop(network: Network, conditioning: Conditioning, state: Array, index: Array) -> Array:
-    return network.loop(state, conditioning, index)
-
-
-@jax.jit
-def _read(network: Network, conditioning: Conditioning, state: Array) -> Array:
-    return network.read(state, conditioning)
+_embed, _loop, _read = jax.jit(Network.embed), jax.jit(Network.loop), jax.jit(Network.read)
 
 
 @jax.jit

@@ -18,8 +18,7 @@ from eltbench.tasks.base import Batch
 class JaxSeeds:
     """Engines that step together (see `eltbench.backends.base.Seeds`), their states stacked on one device.
 
-    The step is compiled once for a number of seeds. A seed whose loss is no longer finite harms no other. Raises
-    ValueError at a step where the trainer reads more exits for one seed than for another.
+    Raises ValueError at a step where the trainer reads more exits for one seed than for another.
     """
 
     def __init__(self, engines: Sequence[JaxEngine]) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 from jax import Array
 
 from eltbench.backends.jax.initialisation import initialise
-from eltbench.backends.jax.network import Conditioning, Network, in_precision
+from eltbench.backends.jax.network import Network, in_precision
 from eltbench.backends.jax.ops import JaxOps
 from eltbench.backends.jax.parallel import available_devices
-from eltbench.backends.speed import Body, Call
+from eltbench.backends.speed import Body, Call, random_batch
+from eltbench.backends.steps import Conditioning
 from eltbench.tasks.base import Batch, Predict
 
 
@@ -30,7 +31,7 @@ class JaxSpeed:
         """A network with random weights, converted to the precision once."""
         if body.mode not in self.modes:
             raise ValueError(f"JAX runs calls in the modes {', '.join(self.modes)}, given {body.mode!r}")
-        network = Network(body.architecture, body.depth, body.spec, timed=body.timed)
+        network = Network(body.network)
         network = initialise(network, np.random.default_rng(0), zero_head=False)
         return jax.device_put(in_precision(network, body.precision), self.device)
 
@@ -48,9 +49,7 @@ class JaxSpeed:
 
     def blocks(self, body: Body) -> Call:
         network, batch = self.network(body), self.inputs(body)
-        state, conditioning = jax.jit(
-            lambda network: network.embed(batch.inputs, batch.labels, batch.context, batch.log_snr)
-        )(network)
+        state, conditioning = jax.jit(lambda network: network.embed(*batch.given))(network)
 
         @jax.jit
         def run(network: Network, state: Array, conditioning: Conditioning) -> Array:
@@ -65,17 +64,7 @@ class JaxSpeed:
         jax.block_until_ready(last)
 
     def inputs(self, body: Body) -> Batch:
-        """Random inputs, labels, context, noise levels."""
-        spec, draw = body.spec, np.random.default_rng(0)
-        inputs: np.ndarray
-        if spec.kind == "continuous":
-            inputs = draw.standard_normal((body.batch, *spec.grid, spec.channels), np.float32)
-        else:
-            inputs = draw.integers(spec.vocabulary + 1, size=(body.batch, spec.tokens), dtype=np.int32)
-        log_snr = np.zeros(body.batch, np.float32) if body.timed else None
-        context = np.zeros((body.batch, spec.tokens), np.int32) if spec.context_vocabulary else None
-        batch = Batch(inputs, np.zeros(body.batch, np.int32), context, log_snr, None, None)
-        return jax.device_put(batch, self.device)
+        return jax.device_put(random_batch(body), self.device)
 
     def _done(self, result: Array) -> Array:
         """On a CPU one call waits for the other, as in a sampler; JAX would run several at a time."""
@@ -87,7 +76,7 @@ def _scanned(network: Network, batch: Batch, loops: int) -> Array:
 
 
 def _unrolled(network: Network, batch: Batch, loops: int) -> Array:
-    state, conditioning = network.embed(batch.inputs, batch.labels, batch.context, batch.log_snr)
+    state, conditioning = network.embed(*batch.given)
     for index in range(1, loops + 1):
         state = network.loop(state, conditioning, jnp.int32(index))
     return network.read(state, conditioning)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eltbench.backends.jax.network import Carry, Conditioning, Network, in_precision
-from eltbench.backends.steps import Steps, select_items
+from eltbench.backends.jax.network import Network, in_precision
+from eltbench.backends.steps import Carry, Conditioning, Steps, select_items
 from eltbench.tasks.base import Batch, ExitOutput
 
 

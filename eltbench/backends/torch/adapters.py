@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from eltbench.backends.adapters import LowRank, Updates, shapes
-from eltbench.core.config import Architecture
+from eltbench.accounting import NetworkSpec
+from eltbench.backends.adapters import LowRank, Updates
 
 
 class Stack(nn.Module):
@@ -33,11 +33,10 @@ class Adapters(nn.Module):
     at the start, where the layer is thus the plain one. Loops beyond max_loops take the update of max_loops.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        loops, rank = architecture.max_loops, architecture.loop_adapter_rank
-        maps = shapes(architecture.width, architecture.mlp_ratio)
-        self.qkv, self.projection, self.expand, self.contract = (Stack(loops, rank, *shape) for shape in maps)
+        loops, rank = spec.architecture.max_loops, spec.architecture.loop_adapter_rank
+        self.qkv, self.projection, self.expand, self.contract = (Stack(loops, rank, *each) for each in spec.maps)
 
     def at(self, index: int) -> Updates:
         """The layer's updates in loop `index` (1 is the first)."""

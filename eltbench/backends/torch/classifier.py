@@ -67,7 +67,7 @@ def fit(images: Tensor, labels: Tensor, epochs: int, seed: int) -> DigitsClassif
 
 
 class DigitsExtractor(FeatureExtractorBase):
-    """The classifier in torch-fidelity's form: uint8 images (B, 3, 8, 8) in, the asked features out.
+    """The classifier in torch-fidelity's form: uint8 images (B, 3, 8, 8) in, the requested features out.
 
     Subclasses bind `weights`, a state dictionary of DigitsClassifier, for torch-fidelity creates extractors by name.
     """
@@ -92,14 +92,14 @@ class DigitsExtractor(FeatureExtractorBase):
         return False
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """One tensor per asked feature, in the order asked."""
+        """One tensor per requested feature, in that order."""
         maps = self.network.early(images[:, :1].float() / 127.5 - 1)  # grey images: three equal channels
         readings = {"early": self.network.features, "logits": self.network.logits}
         return tuple(readings[name](maps) for name in self.features_list)
 
 
 class Images(Dataset[Tensor]):
-    """uint8 images (n, 3, H, W) as the data set that torch-fidelity asks for."""
+    """uint8 images (n, 3, H, W) as a data set for torch-fidelity."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,18 +11,18 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from eltbench.accounting import NetworkSpec
 from eltbench.backends import checkpoint
 from eltbench.backends.base import Engine, Report
 from eltbench.backends.torch import parallel
 from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
-from eltbench.backends.torch.precision import Converted
+from eltbench.backends.torch.precision import Converted, autocast
 from eltbench.backends.torch.recurrence import TorchRecurrence
 from eltbench.backends.torch.steps import TorchSteps
 from eltbench.core.arrays import Array
 from eltbench.core.config import Run
 from eltbench.core.streams import stream
-from eltbench.data.base import DataSpec
 from eltbench.tasks.base import Batch, ExitOutput, Task
 from eltbench.trainers.base import Trainer
 
@@ -31,24 +30,18 @@ from eltbench.trainers.base import Trainer
 class TorchEngine(Engine):
     """One network on one device, with AdamW and an exponential average of its weights.
 
-    Where the run asks for several devices this is one of as many engines, each in a process of its own.
+    With several devices this is one of as many engines, each in a process of its own.
     """
 
-    def __init__(self, run: Run, spec: DataSpec, trainer: Trainer, task: Task) -> None:
+    def __init__(self, run: Run, spec: NetworkSpec, trainer: Trainer, task: Task) -> None:
         self.run, self.trainer, self.task = run, trainer, task
         self.ranks = parallel.Alone() if run.devices == 1 else parallel.Ranks(run)
         self.leads, self.device = self.ranks.leads, self.ranks.device(run.device)
         self.ops = TorchOps(self.device)
         seed = int(stream(run.dataset, run.seed, "weights").integers(2**62))
         with torch.random.fork_rng(devices=[]):  # modules draw first weights of their own, which none sees
-            network = Network(
-                run.architecture,
-                trainer.depth,
-                spec,
-                timed=task.timed,
-                generator=torch.Generator().manual_seed(seed),
-                solver=trainer.solver(run.architecture),
-            )
+            generator = torch.Generator().manual_seed(seed)
+            network = Network(spec, generator=generator, solver=trainer.solver(run.architecture))
         self.network = network.to(self.device)
         optimisation = run.optimisation
         averaging = _debiased if optimisation.ema_debias else get_ema_multi_avg_fn
@@ -115,70 +108,53 @@ class TorchEngine(Engine):
     def predict(
         self, batch: Batch, exits: Sequence[int], fields: tuple[str, ...] = ("prediction",)
     ) -> list[ExitOutput]:
-        return self._call(self.asked(), batch, tuple(exits), fields)
+        return self._call(self.averaged(), batch, tuple(exits), fields)
 
     def recurrence(self, batch: Batch) -> TorchRecurrence:
         self.average.eval()
         return TorchRecurrence(cast(Network, self.average.module), batch)
 
     def steps(self, batch: Batch) -> TorchSteps:
-        return TorchSteps(self.asked(), batch, self.autocast)
+        return TorchSteps(self.averaged(), batch, self.autocast)
 
-    def asked(self) -> Network:
-        """The averaged network as it is to be called under `autocast`: in bf16 a copy with weights converted once."""
+    def averaged(self) -> Network:
+        """The averaged network to call under `autocast`: in bf16 a copy with weights converted once."""
         self.average.eval()
         return self.converted() if self.run.precision == "bf16" else cast(Network, self.average.module)
 
     def _call(self, network: Any, batch: Batch, exits: tuple[int, ...], fields: tuple[str, ...]) -> list[ExitOutput]:
         with self.autocast():
-            given = batch.inputs, batch.labels, batch.context, batch.log_snr
-            outputs = network(*given, exits, fields, batch.dropped)
+            outputs = network(*batch.given, exits, fields, batch.dropped)
         if self.run.precision == "fp32":
             return outputs
         return [ExitOutput(*(None if field is None else field.float() for field in output)) for output in outputs]
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """The run's precision as a context: matrix products in bf16, weights and losses in fp32."""
-        if self.run.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        """The run's precision as a context."""
+        return autocast(self.device, self.run.precision)
 
-    def parameter_count(self) -> int:
-        return sum(parameter.numel() for parameter in self.network.parameters())
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(parameter.shape) for name, parameter in self.network.named_parameters()}
 
-    def save(self, directory: Path, step: int) -> None:
-        arrays: dict[str, dict[str, np.ndarray]] = {part: {} for part in checkpoint.PARTS}
-        averaged = dict(self.average.module.named_parameters())
-        for name, parameter in self.network.named_parameters():
-            arrays["weights"][name] = self.numpy(parameter)
-            arrays["average"][name] = self.numpy(averaged[name])
-            state = self.optimiser.state.get(parameter, {})
-            for moment in checkpoint.MOMENTS:
-                arrays[moment][name] = self.numpy(state.get(moment, torch.zeros_like(parameter)))
-        checkpoint.write(directory, step, self.run.to_dict(), arrays)
+    def held(self, part: str) -> dict[str, np.ndarray]:
+        network = self.average.module if part == "average" else self.network
+        values = dict(network.named_parameters())
+        if part in checkpoint.MOMENTS:
+            states = {name: self.optimiser.state.get(parameter, {}) for name, parameter in values.items()}
+            values = {name: state.get(part, torch.zeros_like(values[name])) for name, state in states.items()}
+        return {name: self.numpy(value) for name, value in values.items()}
 
-    def load(self, directory: Path) -> int:
-        averaged = dict(self.average.module.named_parameters())
-        step, parts = checkpoint.read(directory, {name: tuple(value.shape) for name, value in averaged.items()})
-        with torch.no_grad():
+    @torch.no_grad()
+    def restore(self, parts: checkpoint.Parts, step: int | None) -> None:
+        for part, network in (("weights", self.network), ("average", self.average.module)):
+            for name, array in parts.get(part, {}).items():
+                network.get_parameter(name).copy_(torch.from_numpy(array))
+        if step is not None:
             for name, parameter in self.network.named_parameters():
-                parameter.copy_(torch.from_numpy(parts["weights"][name]))
-                averaged[name].copy_(torch.from_numpy(parts["average"][name]))
-                state = {moment: self.ops.asarray(parts[moment][name]) for moment in checkpoint.MOMENTS}
-                self.optimiser.state[parameter] = {"step": torch.tensor(float(step), device=self.device), **state}
+                moments = {moment: self.ops.asarray(parts[moment][name]) for moment in checkpoint.MOMENTS}
+                self.optimiser.state[parameter] = {"step": torch.tensor(float(step), device=self.device), **moments}
             self.average.n_averaged.fill_(step)
-        return step
-
-    def save_snapshot(self, directory: Path, step: int) -> None:
-        averaged = self.average.module.named_parameters()
-        checkpoint.write_snapshot(directory, step, {name: self.numpy(value) for name, value in averaged})
-
-    def load_snapshot(self, directory: Path, step: int) -> None:
-        averaged = dict(self.average.module.named_parameters())
-        shapes = {name: tuple(value.shape) for name, value in averaged.items()}
-        with torch.no_grad():
-            for name, array in checkpoint.read_snapshot(directory, step, shapes).items():
-                averaged[name].copy_(torch.from_numpy(array))
 
 
 def _debiased(decay: float) -> Callable[[Any, Any, Any], None]:

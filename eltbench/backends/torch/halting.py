@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from eltbench.backends.halting import EPSILON, Tally
+from eltbench.backends.steps import EPSILON, Tally
 
 
 class Halting(nn.Module):

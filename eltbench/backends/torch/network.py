@@ -12,66 +12,38 @@ and these of `embed`, `loop` and `read`, which know of states alone and which co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eltbench.accounting import Depth, token_grid
+from eltbench.accounting import NetworkSpec
 from eltbench.backends import positions
 from eltbench.backends.adapters import PLAIN
 from eltbench.backends.base import check_exits
 from eltbench.backends.dropout import kept_scale
+from eltbench.backends.steps import Carry, Conditioning
 from eltbench.backends.torch.adapters import Adapters
 from eltbench.backends.torch.blocks import Head, Modulation, block_of
 from eltbench.backends.torch.equilibrium import phantom_gradient
-from eltbench.backends.torch.halting import Halting, Tally
+from eltbench.backends.torch.halting import Halting
 from eltbench.backends.torch.initialisation import initialise
-from eltbench.core.config import Architecture
-from eltbench.core.fixed_point import History, Solver
-from eltbench.data.base import DataSpec
+from eltbench.core.fixed_point import Solver
 from eltbench.tasks.base import ExitOutput
-
-
-class Conditioning(NamedTuple):
-    """What does not depend on the loop, made once per call.
-
-    vector: the condition (B, D). blocks: one modulation per layer, or None where it differs from loop to loop.
-    head: the modulation of the head. injected: (B, P + T, D), added before every loop after the first, at equilibrium
-    depth before the first too, or None. kept: (B, N, 2, P + T, D), 0 where dropout leaves out what a layer's attention
-    or MLP adds, else 1/(1 - dropout), or None.
-    """
-
-    vector: Tensor
-    blocks: tuple[Modulation, ...] | None
-    head: Modulation
-    injected: Tensor | None
-    kept: Tensor | None
-
-
-class Carry(NamedTuple):
-    """What goes from loop to loop; the tally is for universal depth only, the history for equilibrium depth.
-
-    The tally counts the loops before the one that the state comes from.
-    """
-
-    state: Tensor
-    tally: Tally | None
-    history: History | None
 
 
 class Embedding(nn.Module):
     """Patches of a continuous input, or tokens and the context beside them, as vectors (B, T, D)."""
 
-    def __init__(self, architecture: Architecture, spec: DataSpec) -> None:
+    def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        self.patch, width = architecture.patch, architecture.width
-        if spec.kind == "continuous":
-            self.patches = nn.Linear(self.patch**2 * spec.channels, width)
+        self.patch, width, data = spec.architecture.patch, spec.architecture.width, spec.data
+        if data.kind == "continuous":
+            self.patches = nn.Linear(spec.patch_values, width)
         else:
-            self.tokens = nn.Embedding(spec.vocabulary + 1, width)  # the last row is the mask
-        self.context = nn.Embedding(spec.context_vocabulary, width) if spec.context_vocabulary else None
+            self.tokens = nn.Embedding(data.vocabulary + 1, width)  # the last row is the mask
+        self.context = nn.Embedding(data.context_vocabulary, width) if data.context_vocabulary else None
 
     def forward(self, inputs: Tensor, context: Tensor | None) -> Tensor:
         if inputs.ndim == 4:
@@ -91,11 +63,11 @@ class Condition(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, width: int, classes: int, *, timed: bool) -> None:
+    def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        self.timed = timed
+        self.timed, width, classes = spec.timed, spec.architecture.width, spec.data.classes
         self.labels = nn.Embedding(classes + 1, width) if classes else None  # the last row is the null label
-        if timed:
+        if self.timed:
             self.log_snr_in = nn.Linear(width, width)
             self.log_snr_out = nn.Linear(width, width)
         self.register_buffer("frequencies", torch.tensor(positions.log_snr_frequencies(width)), persistent=False)
@@ -115,11 +87,10 @@ class Condition(nn.Module):
 class Network(nn.Module):
     """A looped, unique-depth, universal or equilibrium transformer with exits at its loops.
 
-    See arXiv 2604.09168, 1807.03819 and 1909.01377. `timed` says that the task supplies log_snr; all weights are drawn
-    from `generator` (torch's global one if None); `solver` seeks the fixed point at equilibrium depth (plainly if
-    None). Inside, the state is (B, P + T, D) with P = 1 where a prefix token carries the condition (block "bert"). The
-    parameter count does not depend on `max_loops` (but for loop adapters), and any number of loops can be run. Raises
-    ValueError where the patch does not divide the grid or a unique-depth network is given loops or loop adapters.
+    See arXiv 2604.09168, 1807.03819 and 1909.01377. All weights are drawn from `generator` (torch's global one if
+    None); `solver` seeks the fixed point at equilibrium depth (plainly if None). The state is (B, P + T, D), with P = 1
+    where a prefix token carries the condition (block "bert"). The parameter count does not depend on `max_loops` (but
+    for loop adapters), and any number of loops can be run.
     """
 
     positions: Tensor  # (T, D)
@@ -127,40 +98,30 @@ class Network(nn.Module):
     mask: Tensor | None  # (P + T, P + T)
 
     def __init__(
-        self,
-        architecture: Architecture,
-        depth: Depth,
-        spec: DataSpec,
-        *,
-        timed: bool,
-        generator: torch.Generator | None = None,
-        solver: Solver | None = None,
+        self, spec: NetworkSpec, *, generator: torch.Generator | None = None, solver: Solver | None = None
     ) -> None:
         super().__init__()
-        self.architecture, self.depth, self.spec = architecture, depth, spec
-        self.solver = (solver or Solver()) if depth == "equilibrium" else None
-        self.grid = token_grid(architecture, depth, spec)
-        width, modulated = architecture.width, architecture.block == "dit"
-        conditioned = spec.classes > 0 or timed or architecture.loop_conditioning
-        self.prefix = int(conditioned and not modulated)  # P
+        self.spec, self.architecture, self.depth = spec, spec.architecture, spec.depth
+        self.solver = (solver or Solver()) if spec.depth == "equilibrium" else None
+        self.prefix = spec.prefix  # P
+        architecture, width, modulated = spec.architecture, spec.architecture.width, spec.architecture.block == "dit"
 
-        self.embedding = Embedding(architecture, spec)
-        self.condition = Condition(width, spec.classes, timed=timed)
+        self.embedding = Embedding(spec)
+        self.condition = Condition(spec)
         self.injection = nn.Linear(width, width) if architecture.input_injection else None
         self.blocks = nn.ModuleList(block_of(architecture) for _ in range(architecture.unique_layers))
-        outputs = architecture.patch**2 * spec.channels if spec.kind == "continuous" else spec.vocabulary
-        self.head = Head(width, outputs, modulated=modulated)
-        self.halting = Halting(width) if depth == "universal" else None
+        self.head = Head(width, spec.outputs, modulated=modulated)
+        self.halting = Halting(width) if spec.depth == "universal" else None
         layers = range(architecture.unique_layers if architecture.loop_adapter_rank else 0)
-        self.adapters = nn.ModuleList(Adapters(architecture) for _ in layers)  # last: the others draw as without them
+        self.adapters = nn.ModuleList(Adapters(spec) for _ in layers)  # last: the others draw as without them
 
         radius = architecture.attention_radius
-        mask = None if radius is None else torch.tensor(positions.visible(self.grid, radius, self.prefix))
-        places = torch.tensor(positions.grid_positions(self.grid, width))
+        mask = None if radius is None else torch.tensor(positions.visible(self.spec.grid, radius, self.prefix))
+        places = torch.tensor(positions.grid_positions(self.spec.grid, width))
         self.register_buffer("positions", places, persistent=False)
         self.register_buffer("frequencies", torch.tensor(positions.index_frequencies(width)), persistent=False)
         self.register_buffer("mask", mask, persistent=False)
-        initialise(self, generator, zero_head=spec.kind == "continuous")
+        initialise(self, generator, zero_head=spec.data.kind == "continuous")
 
     def forward(
         self,
@@ -179,7 +140,7 @@ class Network(nn.Module):
         ValueError for exits that are not strictly increasing from 1 on, or lie beyond a unique-depth network, for
         unknown fields, and for masks of dropout where the architecture has none.
         """
-        exits = check_exits(exits, deepest=1 if self.depth == "unique" else None)
+        exits = check_exits(exits, deepest=self.spec.last_exit)
         if unknown := set(fields) - set(ExitOutput._fields):
             raise ValueError(f"network: fields must be among {ExitOutput._fields}, given {sorted(unknown)}")
         carry, conditioning = self.begin(inputs, labels, context, log_snr, dropped)
@@ -206,7 +167,7 @@ class Network(nn.Module):
     def advance(self, carry: Carry, conditioning: Conditioning, index: int) -> Carry:
         """What comes out of loop `index` (1 is the first); at equilibrium depth constant to differentiation."""
         state, tally, history = carry
-        if self.halting is not None and tally is not None and index > 1:
+        if self.halting is not None and tally is not None and index > 1:  # it counts the loops before this one
             tally = self.halting.advance(tally, state)
         if self.solver is None or history is None:
             return Carry(self.loop(state, conditioning, index), tally, None)
@@ -275,10 +236,10 @@ class Network(nn.Module):
         At universal depth an exit reads the halting's weighted mean of states, not the state itself.
         """
         x = self.head(state[:, self.prefix :], conditioning.head)  # (B, T, outputs)
-        if self.spec.kind == "tokens":
+        if self.spec.data.kind == "tokens":
             return x
         patch = self.architecture.patch
-        x = x.unflatten(2, (patch, patch, -1)).unflatten(1, self.grid)  # (B, h, w, p, p, C)
+        x = x.unflatten(2, (patch, patch, -1)).unflatten(1, self.spec.grid)  # (B, h, w, p, p, C)
         return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, H, W, C)
 
     def loop_vector(self, index: int) -> Tensor:

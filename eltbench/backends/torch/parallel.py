@@ -74,11 +74,7 @@ class Ranks(Alone):
         return device
 
     def wrapped(self, network: nn.Module) -> nn.Module:
-        """DistributedDataParallel, which averages the gradients over ranks.
-
-        What belongs to deeper loops than a step reads takes no part in it, so parameters may go unused; where none ever
-        does, torch warns once of the time that it takes to look.
-        """
+        # What belongs to deeper loops than a step reads takes no part in it.
         return DistributedDataParallel(network, find_unused_parameters=True)
 
     def share(self, batch: Batch, task: Task) -> tuple[Batch, Task]:
@@ -99,9 +95,8 @@ class Ranks(Alone):
 class Share:
     """A task's losses of one rank's part, scaled so that their mean over ranks is the loss of the whole batch.
 
-    A loss is a mean weighted by `Task.item_weights`, and parts may differ in weight (masked tokens), so a mean of means
-    would be another loss. `scale` is the part's weight over the mean weight of the parts. Plain means over items need
-    nothing, since parts are equally long. So neither trainers nor tasks know of ranks.
+    A loss is a mean weighted by `Task.item_weights`, and parts may differ in weight (masked tokens): `scale` is the
+    part's weight over the mean weight of the parts. So neither trainers nor tasks know of ranks.
     """
 
     task: Task
@@ -118,10 +113,7 @@ class Share:
 
 
 def join(run: Run, rendezvous: Path | None = None, rank: int = -1) -> None:
-    """Wait for the run's other ranks: those of torchrun's environment, or those that meet at a file.
-
-    Raises ValueError where torchrun started another number of processes than the run has devices.
-    """
+    """Wait for the run's other ranks: torchrun's (ValueError for another number of them), or those at a file."""
     backend = "gloo" if run.device == "cpu" else "cpu:gloo,cuda:nccl"
     if rendezvous is not None:
         dist.init_process_group(backend, init_method=f"file://{rendezvous}", rank=rank, world_size=run.devices)
@@ -133,7 +125,7 @@ def join(run: Run, rendezvous: Path | None = None, rank: int = -1) -> None:
 
 @contextlib.contextmanager
 def joined(run: Run) -> Iterator[bool]:
-    """Within this context the ranks that torchrun started belong together; gives whether this is the first of them."""
+    """A context in which the ranks that torchrun started belong together; gives whether this is the first."""
     join(run)
     yield dist.get_rank() == 0
     dist.destroy_process_group()  # not after an error, when the others may never come here
@@ -148,10 +140,9 @@ def seen_by_all(look: Callable[[], Any]) -> list[Any]:
 
 
 def launch(run: Run, train: Callable[[Report | None], object], report: Report | None) -> bool:
-    """Start the run's ranks on this machine, let each call `train`, and wait; False where this process is a rank.
+    """Start the run's ranks on this machine, let each call `train`, and wait (see `Engine.launch`).
 
-    The first rank's progress is passed on to `report`. An error of a rank ends all and is raised as RuntimeError with
-    the traceback of the rank that failed first. `train` is pickled; ranks end when this process does, however it ends.
+    The RuntimeError has the traceback of the rank that failed first. `train` is pickled; ranks end with this process.
     """
     if run.devices == 1 or dist.is_initialized():
         return False

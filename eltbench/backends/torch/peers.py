@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor, nn
 
 from eltbench.backends.speed import Call
 from eltbench.backends.torch.blocks import BertBlock, DiTBlock
-from eltbench.backends.torch.precision import converted
+from eltbench.backends.torch.precision import autocast, converted
 from eltbench.core.config import Architecture
 
 
@@ -45,54 +47,36 @@ def contenders(architecture: Architecture, tokens: int, batch: int, device: str,
     they are fastest.
     """
     width, heads, hidden = architecture.width, architecture.heads, architecture.mlp_ratio * architecture.width
-    draw = torch.Generator().manual_seed(0)
-    x, condition = torch.randn(batch, tokens, width, generator=draw), torch.randn(batch, width, generator=draw)
-    coarse = precision == "bf16"
-    dtype = torch.bfloat16 if coarse else torch.float32
-    x, condition = x.to(device), condition.to(device)
+    draw, dtype = torch.Generator().manual_seed(0), torch.bfloat16 if precision == "bf16" else torch.float32
+    x = torch.randn(batch, tokens, width, generator=draw).to(device)
+    condition = torch.randn(batch, width, generator=draw).to(device)
     their_x, their_condition = x.to(dtype), condition.to(dtype)
 
-    def ready(block: nn.Module) -> nn.Module:
+    def theirs(block: nn.Module) -> nn.Module:
         return block.to(device, dtype).eval().requires_grad_(False)
 
-    def ours(block: nn.Module) -> nn.Module:
-        block = block.to(device).eval().requires_grad_(False)
-        if coarse:
-            converted(block)
-        return block
+    modulated = architecture.block == "dit"
+    block = (DiTBlock if modulated else BertBlock)(architecture)
+    block = block.to(device).eval().requires_grad_(False)
+    if precision == "bf16":
+        converted(block)
 
-    def deployed(call: Call) -> Call:
-        def run() -> Tensor:
-            with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-                return call()
+    def ours() -> Tensor:
+        with autocast(torch.device(device), precision):
+            return block(x, block.modulate(nn.functional.silu(condition)) if modulated else (), None)
 
-        return run if coarse else call
-
-    if architecture.block == "dit":
-        dit, published = ours(DiTBlock(architecture)), ready(PublishedDiTBlock(architecture))
-
-        def modulated() -> Tensor:
-            modulation = dit.modulate(nn.functional.silu(condition))  # type: ignore[operator]
-            return dit(x, modulation, None)
-
-        found = {
-            "ours": deployed(modulated),
-            "published DiT block": lambda: published(their_x, their_condition),
-        }
+    found: dict[str, Call] = {"ours": ours}
+    if modulated:
+        published = theirs(PublishedDiTBlock(architecture))
+        found["published DiT block"] = lambda: published(their_x, their_condition)
     else:
-        plain = ours(BertBlock(architecture))
         layer = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
-        torchs = ready(nn.TransformerEncoderLayer(width, heads, hidden, **layer))  # type: ignore[arg-type]
-        found = {
-            "ours": deployed(lambda: plain(x, (), None)),
-            "torch.nn.TransformerEncoderLayer": lambda: torchs(their_x),
-        }
-        try:
+        torchs = theirs(nn.TransformerEncoderLayer(width, heads, hidden, **layer))  # type: ignore[arg-type]
+        found["torch.nn.TransformerEncoderLayer"] = lambda: torchs(their_x)
+        with contextlib.suppress(ImportError):
             from timm.models.vision_transformer import Block
-        except ImportError:
-            pass
-        else:
-            timms = ready(Block(width, heads, mlp_ratio=architecture.mlp_ratio, qkv_bias=True))
+
+            timms = theirs(Block(width, heads, mlp_ratio=architecture.mlp_ratio, qkv_bias=True))
             found["timm.models.vision_transformer.Block"] = lambda: timms(their_x)
     return {name: torch.inference_mode()(call) for name, call in found.items()}
 

@@ -1,8 +1,9 @@
-"""Weights in bf16 for inference: converted once, where autocast would convert them in every loop of every call."""
+"""The precision of matrix products, and weights in bf16 that are converted once and not in every loop of every call."""
 
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -11,6 +12,11 @@ from eltbench.backends.torch.adapters import Stack
 from eltbench.backends.torch.network import Network
 
 LINEAR = (nn.Linear, Stack)  # whose weights all enter matrix products, which autocast takes in bf16
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """A context with matrix products in this precision; weights, norms and losses stay in float32."""
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def converted(network: nn.Module) -> None:

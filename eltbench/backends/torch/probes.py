@@ -78,7 +78,7 @@ class TorchProbes:
             torch.cuda.synchronize(self.device)
 
     def accelerator(self) -> dict[str, Any] | None:
-        """Name, memory and last level of cache of a CUDA device in bytes (where it is told); None on a CPU."""
+        """Name, memory and last level of cache of a CUDA device in bytes (where known); None on a CPU."""
         if self.device.type != "cuda":
             return None
         known = torch.cuda.get_device_properties(self.device)

@@ -22,9 +22,7 @@ class TorchRecurrence(Recurrence):
     def __init__(self, network: Network, batch: Batch) -> None:
         self.network, self.solver = network, network.solver
         with torch.inference_mode(False), torch.no_grad():
-            self.initial, self.conditioning = network.embed(
-                batch.inputs, batch.labels, batch.context, batch.log_snr
-            )  # (B, P + T, D)
+            self.initial, self.conditioning = network.embed(*batch.given)  # (B, P + T, D)
 
     @torch.no_grad()
     def loop(self, state: Tensor, index: int) -> Tensor:

@@ -21,8 +21,7 @@ class TorchSteps(Steps):
     def __init__(self, network: Network, batch: Batch, precision: Callable[[], AbstractContextManager]) -> None:
         self._network, self._precision, self._loops = network, precision, 0
         with precision():
-            given = batch.inputs, batch.labels, batch.context, batch.log_snr, batch.dropped
-            self._carry, self._conditioning = network.begin(*given)
+            self._carry, self._conditioning = network.begin(*batch.given, batch.dropped)
 
     @property
     def initial(self) -> Tensor:

@@ -21,9 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from eltbench.accounting import BYTES, Depth, check_call, peak_bytes, state_length, token_grid
+from eltbench.accounting import BYTES, NetworkSpec, check_call, peak_bytes
 from eltbench.core.config import Architecture
-from eltbench.data.base import DataSpec
 
 WAITING = 1.1  # times what a product takes with its weight at hand, above which it is said to wait for memory
 
@@ -68,30 +67,20 @@ class Kernel(NamedTuple):
         return self.shape.vectors * (self.shape.inputs + self.shape.outputs)
 
 
-def kernels(
-    architecture: Architecture,
-    depth: Depth,
-    spec: DataSpec,
-    timed: bool,
-    loops: int,
-    batch: int = 1,
-    *,
-    hoisted: bool = True,
-) -> list[Kernel]:
+def kernels(network: NetworkSpec, loops: int, batch: int = 1, *, hoisted: bool = True) -> list[Kernel]:
     """The matrix products of one call on `batch` items that reads one exit; their FLOPs add up to `accounting.flops`.
 
     hoisted: the modulation is made once a call, not in every loop (which those FLOPs do not count). Raises ValueError
     for an impossible call, and where there are products that are not timed here: input injection, loop conditioning and
     loop adapters, universal and equilibrium depth.
     """
-    check_call(depth, loops, batch=batch)
+    check_call(network, loops, batch=batch)
+    architecture, depth = network.architecture, network.depth
     plain = architecture.loop_conditioning or architecture.loop_adapter_rank or architecture.input_injection
     if depth not in ("looped", "unique") or plain:
         raise ValueError(f"a roofline is drawn for plain looped and unique-depth networks, given {depth} with {plain}")
-    rows, columns = token_grid(architecture, depth, spec)
-    d, layers, tokens = architecture.width, architecture.unique_layers, rows * columns
-    length, hidden = state_length(architecture, depth, spec, timed), architecture.mlp_ratio * architecture.width
-    continuous, patch = spec.kind == "continuous", architecture.patch**2 * spec.channels
+    d, layers, hidden = architecture.width, architecture.unique_layers, architecture.mlp_ratio * architecture.width
+    tokens, length = network.tokens, network.length
     passes, vectors = loops * layers, batch * length
     found = [
         Kernel("queries, keys, values", Shape(vectors, d, 3 * d), passes, True),
@@ -99,11 +88,11 @@ def kernels(
         Kernel("projection", Shape(vectors, d, d), passes, True),
         Kernel("expansion", Shape(vectors, d, hidden), passes, True),
         Kernel("contraction", Shape(vectors, hidden, d), passes, True),
-        Kernel("head", Shape(batch * tokens, d, patch if continuous else spec.vocabulary), 1, False),
+        Kernel("head", Shape(batch * tokens, d, network.outputs), 1, False),
     ]
-    if continuous:
-        found.append(Kernel("embedding", Shape(batch * tokens, patch, d), 1, False))
-    if timed:
+    if network.data.kind == "continuous":
+        found.append(Kernel("embedding", Shape(batch * tokens, network.patch_values, d), 1, False))
+    if network.timed:
         found.append(Kernel("noise level", Shape(batch, d, d), 2, False))
     if architecture.block == "dit":
         found.append(Kernel("modulation", Shape(batch, d, 6 * d), layers if hoisted else passes, not hoisted))
@@ -192,10 +181,7 @@ class Predicted(NamedTuple):
 
 def predict(
     ceilings: Ceilings,
-    architecture: Architecture,
-    depth: Depth,
-    spec: DataSpec,
-    timed: bool,
+    network: NetworkSpec,
     loops: int,
     batch: int = 1,
     precision: str = "fp32",
@@ -209,8 +195,8 @@ def predict(
     modulation is made once a call. Raises ValueError for a shape whose rate was not measured, and as `kernels` does.
     """
     width = BYTES[precision]
-    found = kernels(architecture, depth, spec, timed, loops, batch, hoisted=hoisted)
-    alive = peak_bytes(architecture, depth, spec, timed, loops, batch)  # in fp32: no less than in any precision
+    found = kernels(network, loops, batch, hoisted=hoisted)
+    alive = peak_bytes(network, loops, batch)  # in fp32: no less than in any precision
     block = sum(width * each.weights * each.times for each in found if each.looped) // loops
     once = sum(width * each.weights * each.times for each in found if not each.looped)
     between_loops, between_calls = block + alive, block + once + alive

@@ -30,7 +30,7 @@ from eltbench.studies.heldout_rows import Observation, heldout_rows
 from eltbench.studies.paired import SAMPLE_SCORES
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training.flops import item_flops
-from eltbench.training.loop import Parts, parts
+from eltbench.training.loop import parts
 from eltbench.training.model import Model
 
 if TYPE_CHECKING:
@@ -137,8 +137,7 @@ class Convergence(Study):
 
 def training_flops(model: Model) -> np.ndarray:
     """FLOPs of the first 1, 2, … steps of a model's training (steps,), forward and backward, at the exits it read."""
-    made = Parts(model.trainer, model.task, model.dataset)
-    each = item_flops(model.run, made, range(model.run.optimisation.steps))
+    each = item_flops(model.run, model.parts, range(model.run.optimisation.steps))
     return model.run.optimisation.batch_size * np.cumsum(each)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from eltbench import accounting
-from eltbench.accounting import Depth, weight_bytes
+from eltbench.accounting import Depth, NetworkSpec, weight_bytes
 from eltbench.backends.speed import Body
 from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.data.base import DataSpec
@@ -140,8 +140,8 @@ class Cell:
     def body(self, contender: str) -> Body:
         """What is run for `looped` or `unique`."""
         depth: Depth = "looped" if contender == "looped" else "unique"
-        shape, timed = self.architecture(contender), self.task == "diffusion"
-        return Body(shape, depth, self.spec, timed, shape.max_loops, self.batch, self.precision, self.mode)
+        network = NetworkSpec(self.architecture(contender), depth, self.spec, timed=self.task == "diffusion")
+        return Body(network, network.architecture.max_loops, self.batch, self.precision, self.mode)
 
     def run(self, trainer: str, device: str, threads: int) -> Run:
         """The run whose training steps are timed: diffusion on digits, its 8×8 pixels as 16 or 64 tokens."""
@@ -168,11 +168,11 @@ class Cell:
         if self.measure not in ("call", "self", "sampler", "hoisting"):
             return set()
         bodies = [self.body(name) for name in ("looped", "unique")]
-        return {each.shape for it in bodies for each in kernels(*it[:5], self.items)}
+        return {each.shape for it in bodies for each in kernels(it.network, it.loops, self.items)}
 
     def weight_bytes(self, contender: str) -> int:
         """All weights of a network, in the precision of its products."""
-        return weight_bytes(*self.body(contender)[:4], self.precision)
+        return weight_bytes(self.body(contender).network, self.precision)
 
     def looped_bytes(self, contender: str) -> int:
         """The weights that every loop reads, or all layers read once: what a cache would have to hold."""
@@ -196,26 +196,26 @@ class Cell:
         bodies = [self.body(name) for name in built.get(self.measure, ("looped", "unique"))]
         drawn = 2 if self.backend == "jax" else 1  # on the host in float32, then moved
         precision = "fp32" if self.backend == "jax" else self.precision
-        held = sum(drawn * weight_bytes(*body[:4], precision) for body in bodies)
-        return held + sum(accounting.peak_bytes(*body[:5], self.items) for body in bodies)
+        held = sum(drawn * weight_bytes(body.network, precision) for body in bodies)
+        return held + sum(accounting.peak_bytes(body.network, body.loops, self.items) for body in bodies)
 
     def training_bytes(self, trainer: str) -> int:
         """What training holds: weights, their average, gradients, moments, and activations kept for a step."""
-        shape, loops, exits = self._trained(trainer)
-        kept = accounting.activation_bytes(*shape, loops, exits, self.batch)
-        return ADAM * weight_bytes(*shape) + sum(kept.values())
+        network, loops, exits = self._trained(trainer)
+        kept = accounting.activation_bytes(network, loops, exits, self.batch)
+        return ADAM * weight_bytes(network) + sum(kept.values())
 
     def step_flops(self, trainer: str) -> int:
         """FLOPs of a training step, forward and backward."""
-        shape, loops, exits = self._trained(trainer)
-        return self.batch * sum(accounting.step_flops(*shape, loops, exits).values())
+        network, loops, exits = self._trained(trainer)
+        return self.batch * sum(accounting.step_flops(network, loops, exits).values())
 
-    def _trained(self, trainer: str) -> tuple[tuple[Architecture, Depth, DataSpec, bool], int, int]:
+    def _trained(self, trainer: str) -> tuple[NetworkSpec, int, int]:
         """The network that a trainer trains on digits, its loops, and the exits that a step reads."""
         depth: Depth = "unique" if trainer == "unique-depth" else "looped"
         architecture = self.run(trainer, "cpu", 1).architecture
-        loops = architecture.max_loops
-        return (architecture, depth, DIGITS, True), loops, min(2, loops) if trainer == "elt" else 1
+        loops, network = architecture.max_loops, NetworkSpec(architecture, depth, DIGITS, timed=True)
+        return network, loops, min(2, loops) if trainer == "elt" else 1
 
     def seconds(self, processes: int, device: str = "cpu", burst_seconds: float = 0.05) -> float:
         """About how long all processes of the cell take, on nominal figures; for `--dry-run` alone."""
@@ -223,7 +223,8 @@ class Cell:
         if self.measure == "memory":
             return processes * len(self.contenders) * (start + 1.5)
         held = self.weight_bytes("unique")
-        flops = self.batch * accounting.flops(*self.body("looped")[:5])
+        looped = self.body("looped")
+        flops = self.batch * accounting.flops(looped.network, looped.loops)
         call = flops / rate + held / bandwidth + self.depth * launches
         each = {"step": 3.0, "sampler": float(self.sampling_steps)}.get(self.measure, 1.0) * call
         racing = 3 if self.measure in ("step", "sampler", "peers") else 2

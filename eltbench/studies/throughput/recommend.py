@@ -240,11 +240,9 @@ def candidates(
     losses: dict[tuple[Any, ...], Mapping[int, float]] = {}
     for *key, run_id, by_seed in table.itertuples(index=False, name=None):
         run = runs[run_id]
-        made = parts(run)
-        depth, spec = made.trainer.depth, made.dataset.spec
-        if depth in DEPTHS:
-            called = (run.architecture, depth, spec, made.task.timed, key[-1])
-            bodies[tuple(key)], losses[tuple(key)] = Body(*called, batch, precision, mode), by_seed
+        network = parts(run).network
+        if network.depth in DEPTHS:
+            bodies[tuple(key)], losses[tuple(key)] = Body(network, key[-1], batch, precision, mode), by_seed
     timings = measured_seconds(bodies, backend, device, threads) if bodies else {}
     return [
         Candidate(**dict(zip(CANDIDATE, key, strict=True)), losses=losses[key], seconds=calls * seconds, noisy=noisy)

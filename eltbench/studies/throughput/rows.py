@@ -208,12 +208,12 @@ def _shape(cell: Cell, contender: str) -> dict[str, Any]:
         return {}
     network = "unique" if contender.startswith("unique") else "looped"
     body = cell.body(network)
-    counted = None if contender == "unhoisted" else macs(*body[:5])  # which counts the modulation once
+    counted = None if contender == "unhoisted" else macs(body.network, body.loops)  # which counts the modulation once
     return {
-        "unique_layers": body.architecture.unique_layers,
-        "max_loops": body.architecture.max_loops,
+        "unique_layers": body.network.architecture.unique_layers,
+        "max_loops": body.network.architecture.max_loops,
         "loops": body.loops,
-        "params": sum(parameters(*body[:4]).values()),
+        "params": sum(parameters(body.network).values()),
         "weight_bytes": cell.weight_bytes(network),
         "macs": counted,
         "flops": None if counted is None else 2 * counted,
@@ -224,6 +224,6 @@ def _predicted(cell: Cell, contender: str, ceilings: Ceilings) -> list[Predicted
     """The kernels of one call of the contender, or of all calls of a sampler."""
     body = cell.body("looped" if contender == "unhoisted" else contender)
     launch, hoisted = cell.mode in ("eager", "compiled"), contender != "unhoisted"
-    kernels = predict(ceilings, *body[:5], cell.items, cell.precision, launch=launch, hoisted=hoisted)
+    kernels = predict(ceilings, body.network, body.loops, cell.items, cell.precision, launch=launch, hoisted=hoisted)
     calls = cell.sampling_steps or 1
     return [each._replace(seconds=calls * each.seconds, roofline=calls * each.roofline) for each in kernels]

@@ -166,10 +166,12 @@ def _load() -> None:
     """Import torch, and all that its first network imports, by one that has no memory: nothing is computed."""
     import torch
 
+    from eltbench.accounting import NetworkSpec
     from eltbench.backends.torch.network import Network
 
     with torch.device("meta"):
-        Network(Architecture(1, 1, width=4, heads=1, patch=1), "looped", DataSpec("continuous", (1, 1), 1), timed=True)
+        architecture, pixel = Architecture(1, 1, width=4, heads=1, patch=1), DataSpec("continuous", (1, 1), 1)
+        Network(NetworkSpec(architecture, "looped", pixel, timed=True))
 
 
 def _in_a_child(line: bytes) -> str:

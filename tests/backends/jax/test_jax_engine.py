@@ -51,19 +51,18 @@ def test_the_closed_form_counts_what_the_program_computes(trainer, task, block):
     made, loops = parts(run), run.architecture.max_loops
     network, batch = engine_of(run).state.network, batch_of(run)
     exits = np.arange(max(1, loops - 1), loops + 1, dtype=np.int32)
-    spec, depth, timed = made.dataset.spec, made.trainer.depth, made.task.timed
-    expected = accounting.macs(run.architecture, depth, spec, timed, loops, len(exits))
-    if depth == "universal":  # the loop's body ends with the halting, also in the last loop, where nothing needs it
-        length = made.dataset.spec.tokens if spec.kind == "tokens" else 16
-        expected += (length + network.prefix) * run.architecture.width
+    spec = made.network
+    expected = accounting.macs(spec, loops, len(exits))
+    if spec.depth == "universal":  # the loop's body ends with the halting, also in the last loop without need
+        expected += spec.length * run.architecture.width
     further = 0  # damped steps from every exit, while training
     if network.solver is not None:
-        one, two = (accounting.macs(run.architecture, depth, spec, timed, each) for each in (1, 2))
+        one, two = (accounting.macs(spec, each) for each in (1, 2))
         further = len(exits) * network.solver.phantom_steps * (two - one)
     for call, extra in ((network.infer, 0), (lambda *given: network.train(*given, loops=loops), further)):
         traced = jax.make_jaxpr(lambda exits, call=call: call(batch, exits, ("prediction",)))(exits)
         assert macs(traced.jaxpr, loops) == (expected + extra) * len(batch.labels)
-    assert sum(accounting.parameters(run.architecture, depth, spec, timed).values()) == engine_of(run).parameter_count()
+    assert sum(accounting.parameters(spec).values()) == engine_of(run).parameter_count()
 
 
 @pytest.mark.parametrize(("trainer", "task", "block"), [case.values for case in CASES])
@@ -73,9 +72,8 @@ def test_the_closed_form_counts_a_training_step(trainer, task, block):
     made, engine, batch = parts(run), engine_of(run), batch_of(run)
     architecture, depth, loops = run.architecture, made.trainer.depth, run.architecture.max_loops
     exits = np.array(made.trainer.exits(architecture, np.random.default_rng(0)), np.int32)
-    shape = (architecture, depth, made.dataset.spec, made.task.timed)
-    expected = sum(accounting.step_flops(*shape, loops, len(exits)).values()) // 2
-    length = accounting.state_length(*shape)
+    expected = sum(accounting.step_flops(made.network, loops, len(exits)).values()) // 2
+    length = made.network.length
     if depth == "universal":  # the last loop ends with a halting that nothing needs
         expected += 3 * length * architecture.width
     if depth == "unique" and architecture.input_injection:  # nor does anything need the injection: torch leaves out
@@ -143,7 +141,7 @@ def test_bf16_computes_products_in_bf16_and_weights_and_losses_in_fp32(tmp_path)
         assert ours[0].dtype == theirs[0].dtype == np.float32
         assert 0 < relative(ours[0], theirs[0]) < 0.02  # bfloat16 keeps 8 bits
 
-    engine = JaxEngine(replace(pair.run, backend="jax"), pair.made.dataset.spec, Watching(), pair.made.task)
+    engine = JaxEngine(replace(pair.run, backend="jax"), pair.made.network, Watching(), pair.made.task)
     engine.load(tmp_path / "both")
     mine, other = (each.step(batch, (2, 3), 0.5, 1e-3) for each in (pair.torch, engine))
     assert seen == {"float32"}

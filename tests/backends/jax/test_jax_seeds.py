@@ -16,7 +16,8 @@ from two_backends import small_run
 from eltbench.backends.jax.seeds import JaxSeeds
 from eltbench.core.config import Run
 from eltbench.training import loop as training
-from eltbench.training.loop import CHECKPOINT, DivergedError, build_engine, draw, fit, fit_seeds, parts
+from eltbench.training.loop import DivergedError, build_engine, draw, fit, fit_seeds, parts
+from eltbench.training.record import WEIGHTS
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -67,11 +68,7 @@ def assert_same_training(ours: Path, theirs: Path) -> None:
         for name in line.keys() - {"exits"}:  # a term may be small beside the loss it is part of
             assert abs(line[name] - other[name]) <= 1e-5 * max(line["loss"], line[name]), (line["step"], name)
     weights, expected = (
-        {
-            name: array
-            for name, array in load_file(folder / CHECKPOINT).items()
-            if name.startswith(("weights", "average"))
-        }
+        {name: array for name, array in load_file(folder / WEIGHTS).items() if name.startswith(("weights", "average"))}
         for folder in (ours, theirs)
     )
     assert_same_weights(expected, weights, STEPS)
@@ -167,7 +164,7 @@ def test_a_seed_that_diverges_fails_alone_with_its_step(tmp_path, monkeypatch):
     assert not (tmp_path / "8" / "snapshot-7.safetensors").exists()
     assert sound.error is None
     assert logged(tmp_path / "3") == logged(tmp_path / "sound" / "3")
-    whole, beside = (load_file(folder / "3" / CHECKPOINT) for folder in (tmp_path / "sound", tmp_path))
+    whole, beside = (load_file(folder / "3" / WEIGHTS) for folder in (tmp_path / "sound", tmp_path))
     assert all(np.array_equal(array, beside[name]) for name, array in whole.items())
 
 
@@ -181,7 +178,7 @@ def test_nothing_goes_on_when_all_have_diverged(tmp_path, monkeypatch):
 
 def test_a_damaged_checkpoint_fails_its_own_seed(tmp_path):
     (tmp_path / "8").mkdir()
-    (tmp_path / "8" / CHECKPOINT).write_bytes(b"no checkpoint")
+    (tmp_path / "8" / WEIGHTS).write_bytes(b"no checkpoint")
     sound, damaged = together(tmp_path, 3, 8)
     assert (sound.step, sound.error) == (STEPS, None)
     assert isinstance(damaged.error, ValueError)

@@ -5,13 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from eltbench.accounting import NetworkSpec
 from eltbench.backends.jax.speed import JaxSpeed
 from eltbench.backends.speed import Body
 from eltbench.core.config import Architecture
 from eltbench.data.base import DataSpec
 
 TOKENS = DataSpec("tokens", (4, 4), vocabulary=8, classes=3)
-BODY = Body(Architecture(1, 3, width=16, heads=2, block="bert"), "looped", TOKENS, False, 3, 2, "fp32", "scan")
+BODY = Body(
+    NetworkSpec(Architecture(1, 3, width=16, heads=2, block="bert"), "looped", TOKENS, False),
+    3,
+    2,
+    "fp32",
+    "scan",
+)
 
 
 def test_the_loop_and_its_unrolled_form_give_one_prediction():

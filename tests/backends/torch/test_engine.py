@@ -289,7 +289,7 @@ seen: set[torch.dtype] = set()
 def test_bf16_computes_the_network_in_bf16_and_weights_and_losses_in_fp32(task, dataset):
     run = replace(small_run(precision="bf16"), task=task, dataset=dataset)
     made = parts(run)
-    engine = TorchEngine(run, made.dataset.spec, Watching(), made.task)
+    engine = TorchEngine(run, made.network, Watching(), made.task)
     products: set[torch.dtype] = set()
     engine.network.blocks[0].attention.qkv.register_forward_hook(lambda *call: products.add(call[2].dtype))
     seen.clear()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from eltbench.accounting import NetworkSpec
 from eltbench.backends.torch.network import Network
 from eltbench.core.config import Architecture
 from eltbench.data.base import DataSpec
@@ -23,7 +24,7 @@ def network_of(block="dit", rank=RANK, depth="looped", layers=2, spread=0.0):
         unique_layers=layers, max_loops=LOOPS, width=16, heads=2, block=block, loop_adapter_rank=rank
     )
     generator = torch.Generator().manual_seed(0)
-    network = Network(architecture, depth, CONTINUOUS, timed=True, generator=generator)
+    network = Network(NetworkSpec(architecture, depth, CONTINUOUS, timed=True), generator=generator)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             draws = torch.Generator().manual_seed(sum(name.encode()))  # of the name alone, whoever else is there

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from eltbench.accounting import NetworkSpec
 from eltbench.backends.torch.equilibrium import phantom_gradient
 from eltbench.backends.torch.network import Network
 from eltbench.core.config import Architecture, Run
@@ -30,7 +31,7 @@ def build(block="dit", solver=ANDERSON, away=0.03, **options):
     spec, timed = SPECS[block], block == "dit"
     architecture = Architecture(width=16, heads=2, block=block, input_injection=True, **options)
     generator = torch.Generator().manual_seed(0)
-    network = Network(architecture, "equilibrium", spec, timed=timed, generator=generator, solver=solver)
+    network = Network(NetworkSpec(architecture, "equilibrium", spec, timed=timed), generator=generator, solver=solver)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += away * torch.randn(parameter.shape, generator=generator)

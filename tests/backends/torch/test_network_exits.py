@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from eltbench.accounting import NetworkSpec
 from eltbench.backends.torch.network import Network
 from eltbench.core.config import Architecture
 from eltbench.data.base import DataSpec
@@ -39,7 +40,7 @@ def build(depth="looped", block="dit", data="continuous", seed=0, **options):
         unique_layers=2, max_loops=1 if depth == "unique" else 3, width=16, heads=2, block=block, **options
     )
     generator = torch.Generator().manual_seed(seed)
-    network = Network(architecture, depth, spec, timed=timed, generator=generator)
+    network = Network(NetworkSpec(architecture, depth, spec, timed=timed), generator=generator)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.15 * torch.randn(parameter.shape, generator=generator)
@@ -91,7 +92,7 @@ def test_each_exit_equals_a_shallower_run(depth, block, data, options):
 def test_shapes_are_those_of_the_grid_without_the_prefix_token(block, data):
     network, call = build("universal", block, data)
     (output,) = network(*call, (2,), ("prediction", "state", "ponder", "unhalted"))
-    spec, tokens = network.spec, 6 if data == "continuous" else network.spec.tokens
+    spec, tokens = network.spec.data, network.spec.tokens
     assert output.prediction.shape == (call[0].shape if data == "continuous" else (3, tokens, spec.vocabulary))
     assert output.state.shape == (3, tokens, 16)
     assert output.ponder.shape == output.unhalted.shape == (3, tokens)
@@ -150,13 +151,13 @@ def test_exits_beyond_unique_depth_are_refused():
 def test_impossible_networks_are_refused():
     spec = SPECS["continuous"]
     with pytest.raises(ValueError, match=r"divide the grid \(4, 6\), given patch 4"):
-        Network(Architecture(patch=4), "looped", spec, timed=True)
+        Network(NetworkSpec(Architecture(patch=4), "looped", spec, timed=True))
     with pytest.raises(ValueError, match="no loops to adapt: expected loop_adapter_rank 0, given loop_adapter_rank 3"):
-        Network(Architecture(max_loops=1, loop_adapter_rank=3), "unique", spec, timed=True)
+        Network(NetworkSpec(Architecture(max_loops=1, loop_adapter_rank=3), "unique", spec, timed=True))
     with pytest.raises(ValueError, match="max_loops 1 and all layers as unique_layers, given max_loops 4"):
-        Network(Architecture(max_loops=4), "unique", spec, timed=True)
+        Network(NetworkSpec(Architecture(max_loops=4), "unique", spec, timed=True))
     with pytest.raises(ValueError, match="one of 'looped', 'unique', 'universal', 'equilibrium', given 'deep'"):
-        Network(Architecture(), "deep", spec, timed=True)
+        Network(NetworkSpec(Architecture(), "deep", spec, timed=True))
 
 
 def test_missing_inputs_and_unknown_fields_are_refused():

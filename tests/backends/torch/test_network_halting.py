@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from eltbench.accounting import NetworkSpec
 from eltbench.backends.torch.halting import Halting
 from eltbench.backends.torch.network import Network
 from eltbench.core.config import Architecture
@@ -75,7 +76,7 @@ def test_the_networks_exits_are_those_of_the_reference(block):
     spec = DataSpec("tokens", (3, 4), vocabulary=5, classes=3)
     architecture = Architecture(width=16, heads=2, block=block)
     generator = torch.Generator().manual_seed(0)
-    network = Network(architecture, "universal", spec, timed=False, generator=generator).double()
+    network = Network(NetworkSpec(architecture, "universal", spec, timed=False), generator=generator).double()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
@@ -116,5 +117,5 @@ def test_ponder_has_a_gradient_that_asks_for_higher_probabilities():
 
 def test_halting_starts_at_a_bias_of_one():
     spec = DataSpec("tokens", (2, 2), vocabulary=5)
-    network = Network(Architecture(width=16, heads=2), "universal", spec, timed=False)
+    network = Network(NetworkSpec(Architecture(width=16, heads=2), "universal", spec, timed=False))
     assert network.halting.linear.bias.item() == 1

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from eltbench.accounting import NetworkSpec
 from eltbench.backends.torch.network import Network
 from eltbench.core.config import Architecture
 from eltbench.data.base import DataSpec
@@ -35,14 +36,14 @@ def test_a_change_reaches_exactly_as_far_as_the_light_cone(depth, block, world, 
         loop_adapter_rank=2,
     )
     generator = torch.Generator().manual_seed(3)
-    network = Network(architecture, depth, spec, timed=timed, generator=generator).double()
+    network = Network(NetworkSpec(architecture, depth, spec, timed=timed), generator=generator).double()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
         if network.halting is not None:
             network.halting.linear.weight.mul_(0.05)
             network.halting.linear.bias.fill_(-3)  # no token halts within these exits
-    rows, columns = network.grid
+    rows, columns = network.spec.grid
     labels, log_snr = torch.tensor([1]), torch.zeros(1, dtype=torch.float64) if timed else None
     context = torch.arange(rows * columns).unsqueeze(0) % 6 if spec.context_vocabulary else None
     if timed:

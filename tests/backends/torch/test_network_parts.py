@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from eltbench.accounting import NetworkSpec
 from eltbench.backends.torch.blocks import BertBlock, DiTBlock, PostNormBlock
 from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
@@ -124,7 +125,7 @@ def test_the_residual_scale_multiplies_what_each_sub_layer_adds(kind, scale, str
 def test_each_patch_is_read_and_written_at_its_place():
     """With identity blocks and maps the prediction is every patch of the input, normalised."""
     spec = DataSpec("continuous", (4, 6), channels=2)
-    network = Network(Architecture(width=8, heads=1, patch=2), "looped", spec, timed=False)
+    network = Network(NetworkSpec(Architecture(width=8, heads=1, patch=2), "looped", spec, timed=False))
     with torch.no_grad():
         network.positions.zero_()
         network.embedding.patches.weight.copy_(torch.eye(8))
@@ -148,7 +149,7 @@ def test_one_generator_seed_gives_one_network(depth, spec, block):
     def weights(seed):
         torch.manual_seed(torch.seed() % 1000)  # the global stream must not matter
         generator = torch.Generator().manual_seed(seed)
-        return Network(architecture, depth, spec, timed=True, generator=generator).state_dict()
+        return Network(NetworkSpec(architecture, depth, spec, timed=True), generator=generator).state_dict()
 
     first, again, other = weights(0), weights(0), weights(1)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -157,7 +158,7 @@ def test_one_generator_seed_gives_one_network(depth, spec, block):
 
 
 def test_the_first_dit_is_the_identity_and_predicts_zero():
-    network = Network(ARCHITECTURE, "looped", CONTINUOUS, timed=True)
+    network = Network(NetworkSpec(ARCHITECTURE, "looped", CONTINUOUS, timed=True))
     call = (torch.randn(2, 4, 6, 2), torch.tensor([0, 3]), None, torch.zeros(2))
     state, conditioning = network.embed(*call)
     assert torch.equal(network.loop(state, conditioning, 1), state)
@@ -166,7 +167,7 @@ def test_the_first_dit_is_the_identity_and_predicts_zero():
 
 @pytest.mark.parametrize("block", ["dit", "bert"])
 def test_the_first_logits_are_near_uniform(block):
-    network = Network(Architecture(width=64, heads=4, block=block), "looped", TOKENS, timed=False)
+    network = Network(NetworkSpec(Architecture(width=64, heads=4, block=block), "looped", TOKENS, timed=False))
     (output,) = network(torch.zeros(2, 12, dtype=torch.int32), torch.tensor([0, 3]), None, None, (4,))
     probability = output.prediction.softmax(-1)
     assert 0.1 < probability.min() < probability.max() < 0.4
@@ -175,7 +176,7 @@ def test_the_first_logits_are_near_uniform(block):
 def test_parameter_names_are_the_ones_that_checkpoints_rely_on():
     architecture = Architecture(unique_layers=1, width=16, heads=2, input_injection=True)
     spec = DataSpec("tokens", (2, 3), vocabulary=4, classes=2, context_vocabulary=6)
-    network = Network(architecture, "universal", spec, timed=True)
+    network = Network(NetworkSpec(architecture, "universal", spec, timed=True))
     linear = ["blocks.0.attention.projection", "blocks.0.attention.qkv", "blocks.0.mlp.contract", "blocks.0.mlp.expand"]
     linear += ["blocks.0.modulation", "condition.log_snr_in", "condition.log_snr_out", "halting.linear"]
     linear += ["head.linear", "head.modulation", "injection"]

@@ -158,7 +158,7 @@ def test_compiled_blocks_give_the_numbers_of_autocast_on_compiled_blocks(case):
 def test_blocks_of_the_copy_are_compiled_where_the_run_s_are():
     for compile in (False, True):
         engine, _ = tiny("dit", compile=compile)
-        assert all((block._compiled_call_impl is not None) == compile for block in engine.asked().blocks)
+        assert all((block._compiled_call_impl is not None) == compile for block in engine.averaged().blocks)
 
 
 # Conversions
@@ -169,7 +169,7 @@ def test_no_weight_is_converted_in_a_second_call(case):
     engine, batch = tiny(case)
     exits = exits_of(engine)
     engine.predict(batch, (1,))
-    with Conversions(engine.average.module, engine.asked()) as conversions:
+    with Conversions(engine.average.module, engine.averaged()) as conversions:
         engine.predict(batch, exits, EVERYTHING)
         engine.steps(batch).advance(EVERYTHING)
     assert conversions.found == 0
@@ -181,7 +181,7 @@ def test_no_weight_is_converted_in_a_second_call(case):
 
 def test_all_that_is_converted_is_weights_of_linear_maps():
     engine, _ = tiny("bert, adapters")
-    network = engine.asked()
+    network = engine.averaged()
     kept = {name for name, parameter in network.named_parameters() if parameter.dtype == torch.float32}
     assert kept
     assert all("norm" in name or "embedding" in name or "labels" in name for name in kept)
@@ -236,10 +236,10 @@ def test_weights_that_others_write_into_the_average_are_noticed(inference):
 
 def test_one_copy_serves_all_weights_that_the_average_ever_has():
     engine, batch = tiny("dit")
-    network = engine.asked()
+    network = engine.averaged()
     engine.step(host_batch(parts(engine.run), 8), (1, 3), 0.5, 1e-2)
     with torch.inference_mode():
-        assert engine.asked() is network
+        assert engine.averaged() is network
     assert engine.steps(batch)._network is network
 
 

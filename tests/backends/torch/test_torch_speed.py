@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from eltbench.accounting import NetworkSpec
 from eltbench.backends.speed import Body, registry
 from eltbench.backends.torch import graphs, peers
 from eltbench.backends.torch.blocks import BertBlock, DiTBlock
@@ -23,15 +24,27 @@ from eltbench.data.base import DataSpec
 
 LATENTS = DataSpec("continuous", (4, 4), channels=2, classes=3)
 TOKENS = DataSpec("tokens", (4, 4), vocabulary=8, classes=3)
-DIT = Body(Architecture(2, 3, width=16, heads=2, block="dit", patch=1), "looped", LATENTS, True, 3, 2, "fp32", "eager")
-BERT = Body(Architecture(2, 3, width=16, heads=2, block="bert"), "looped", TOKENS, False, 3, 2, "fp32", "eager")
+DIT = Body(
+    NetworkSpec(Architecture(2, 3, width=16, heads=2, block="dit", patch=1), "looped", LATENTS, True),
+    3,
+    2,
+    "fp32",
+    "eager",
+)
+BERT = Body(
+    NetworkSpec(Architecture(2, 3, width=16, heads=2, block="bert"), "looped", TOKENS, False),
+    3,
+    2,
+    "fp32",
+    "eager",
+)
 SPEED = TorchSpeed("cpu", 1)
 
 
 @pytest.mark.parametrize("body", [DIT, BERT], ids=["dit", "bert"])
 def test_a_call_gives_finite_predictions_of_the_task_s_form(body):
     found = SPEED.call(body)()
-    assert found.shape == ((2, 4, 4, 2) if body.timed else (2, 16, 8))
+    assert found.shape == ((2, 4, 4, 2) if body.network.timed else (2, 16, 8))
     assert found.isfinite().all()
     assert found.std() > 0  # a network of zeros would be timed all the same
     assert torch.equal(found, SPEED.call(body)())

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from eltbench import accounting
+from eltbench.accounting import NetworkSpec
 from eltbench.backends.torch.network import Network
 from eltbench.core.config import Architecture
 from eltbench.data.base import DataSpec
@@ -28,10 +29,10 @@ LATENTS = DataSpec("continuous", (4, 4), channels=3, classes=5)
 LOOPED = Architecture(unique_layers=2, max_loops=3, width=32, heads=4, block="bert", patch=1)
 UNIQUE = Architecture(unique_layers=6, max_loops=1, width=32, heads=4, block="bert", patch=1)
 CASES = {
-    "looped bert": (LOOPED, "looped", TOKENS, False, 3),
-    "unique bert": (UNIQUE, "unique", TOKENS, False, 1),
-    "looped dit": (Architecture(3, 2, width=32, heads=2, block="dit", patch=1), "looped", LATENTS, True, 2),
-    "unique dit": (Architecture(5, 1, width=64, heads=2, block="dit", patch=2), "unique", LATENTS, True, 1),
+    "looped bert": (NetworkSpec(LOOPED, "looped", TOKENS, False), 3),
+    "unique bert": (NetworkSpec(UNIQUE, "unique", TOKENS, False), 1),
+    "looped dit": (NetworkSpec(Architecture(3, 2, width=32, heads=2, patch=1), "looped", LATENTS, True), 2),
+    "unique dit": (NetworkSpec(Architecture(5, 1, width=64, heads=2, patch=2), "unique", LATENTS, True), 1),
 }
 
 
@@ -52,16 +53,17 @@ class Weights(TorchDispatchMode):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_flops_and_weights_of_the_kernels_are_those_that_torch_counts(case, batch):
-    architecture, depth, spec, timed, loops = CASES[case]
+    asked, loops = CASES[case]
+    spec, timed = asked.data, asked.timed
     with torch.device("meta"):  # where fused attention is counted exactly
-        network = Network(architecture, depth, spec, timed=timed)
+        network = Network(asked)
         shape = (batch, *spec.grid, spec.channels) if spec.kind == "continuous" else (batch, spec.tokens)
         inputs = torch.zeros(shape, dtype=torch.float32 if spec.kind == "continuous" else torch.int64)
         labels, level = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch) if timed else None
     counter, weights = FlopCounterMode(display=False), Weights()
     with torch.no_grad(), weights, counter:
         network(inputs, labels, None, level, (loops,))
-    found = kernels(architecture, depth, spec, timed, loops, batch)
+    found = kernels(asked, loops, batch)
     assert sum(kernel.times * kernel.shape.flops for kernel in found) == counter.get_total_flops()
     assert sum(kernel.times * kernel.weights for kernel in found) == weights.read
 
@@ -74,8 +76,8 @@ def test_flops_and_bytes_agree_with_the_closed_forms(case):
     moved = accounting.moved_bytes(*call, batch=3)
     assert sum(4 * each.times * each.weights for each in found) == moved["weights"]
     assert sum(4 * each.times * each.activations for each in found) == moved["activations"]
-    looped = sum(4 * each.weights * call[0].unique_layers for each in found if each.looped)
-    assert looped == block_bytes(call[0])
+    looped = sum(4 * each.weights * call[0].architecture.unique_layers for each in found if each.looped)
+    assert looped == block_bytes(call[0].architecture)
 
 
 def machine(cache=10e6, near=100e9, far=10e9, rate=1e15, launch=0.0, waiting=1.0):
@@ -142,19 +144,18 @@ def test_a_weight_larger_than_the_cache_waits_for_memory_though_it_is_alone():
 
 
 def test_modulation_made_in_every_loop_is_read_in_every_loop_and_lives_with_the_block():
-    architecture, depth, spec, timed, loops = CASES["looped dit"]
-    parts = {each.part: each for each in kernels(architecture, depth, spec, timed, loops, hoisted=False)}
-    once = {each.part: each for each in kernels(architecture, depth, spec, timed, loops)}
+    network, loops = CASES["looped dit"]
+    parts = {each.part: each for each in kernels(network, loops, hoisted=False)}
+    once = {each.part: each for each in kernels(network, loops)}
     assert (parts["modulation"].times, parts["modulation"].looped) == (loops * once["modulation"].times, True)
     assert {name: each for name, each in parts.items() if name != "modulation"} == {
         name: each for name, each in once.items() if name != "modulation"
     }
     level = machine(cache=1e9, near=1e9, rate=1e18)
     hoisted, unhoisted = (
-        sum(each.roofline for each in predict(level, architecture, depth, spec, timed, loops, hoisted=made_once))
-        for made_once in (True, False)
+        sum(each.roofline for each in predict(level, network, loops, hoisted=made_once)) for made_once in (True, False)
     )
-    width = architecture.width  # one vector in, six out
+    width = network.architecture.width  # one vector in, six out
     read_again = 4 * (once["modulation"].weights + 7 * width) * once["modulation"].times * (loops - 1)
     assert unhoisted - hoisted == pytest.approx(read_again / 1e9)
 
@@ -196,5 +197,5 @@ def test_a_shape_without_a_rate_and_a_network_that_is_not_timed_are_refused():
     with pytest.raises(ValueError, match=r"no rate was measured for .* in bf16"):
         predict(machine(), *CASES["looped bert"], precision="bf16")
     with pytest.raises(ValueError, match="plain looped and unique-depth networks, given universal"):
-        kernels(LOOPED, "universal", TOKENS, False, 3)
+        kernels(NetworkSpec(LOOPED, "universal", TOKENS, False), 3)
     assert Shape(2, 3, 5).flops == 60

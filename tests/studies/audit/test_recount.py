@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from eltbench import accounting
+from eltbench.accounting import NetworkSpec
 from eltbench.core.config import Architecture
 from eltbench.studies.audit.paper import recount
 from eltbench.studies.audit.paper.conventions import (
@@ -75,13 +76,13 @@ def test_the_compute_of_a_sample_equals_arithmetic_by_hand(shape, setting, conve
 @pytest.mark.parametrize(("layer", "block"), [(PLAIN, "bert"), (DIT, "dit")])
 def test_layers_with_biases_are_those_that_this_package_builds(layer, block):
     shape, architecture = Shape(3, 2, 64, 256), Architecture(unique_layers=3, max_loops=2, width=64, block=block)
-    parts = accounting.parameters(architecture, "looped", MASKED.spec, timed=False)
+    parts = accounting.parameters(NetworkSpec(architecture, "looped", MASKED.spec, timed=False))
     assert recount.parameters(shape, MASKED, ParameterConvention(layer, True, "no embeddings")) == parts["block"]
 
 
 def test_tables_are_those_that_this_package_builds():
     shape, architecture = Shape(3, 2, 64, 256), Architecture(unique_layers=3, max_loops=2, width=64, block="bert")
-    parts = accounting.parameters(architecture, "looped", MASKED.spec, timed=False)
+    parts = accounting.parameters(NetworkSpec(architecture, "looped", MASKED.spec, timed=False))
     counted = [
         recount.parameters(shape, MASKED, ParameterConvention(PLAIN, True, embeddings))
         for embeddings in ("no embeddings", "tokens", "tokens, classes")
@@ -96,7 +97,7 @@ def test_the_fullest_count_of_compute_is_that_of_a_sample_of_this_package(calls)
     found = recount.gigaflops(Shape(2, 3, 64, 256), MASKED, everything, 5)
     architecture = Architecture(unique_layers=2, max_loops=3, width=64, block="bert")
     scale = 1.0 if calls == 1 else 3.0
-    expected = accounting.sample_flops(architecture, "looped", MASKED.spec, False, 3, 5, scale)
+    expected = accounting.sample_flops(NetworkSpec(architecture, "looped", MASKED.spec, False), 3, 5, scale)
     assert found * 1e12 == pytest.approx(expected)
 
 

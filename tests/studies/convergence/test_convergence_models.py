@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from eltbench import accounting, studies
+from eltbench.accounting import NetworkSpec
 from eltbench.cli import run_study as command
 from eltbench.evaluation import heldout
 from eltbench.evidence import results
@@ -162,13 +163,13 @@ def test_the_samples_are_those_of_the_end_and_all_rows_fit_the_schema(measured):
 
 def test_training_flops_are_those_of_the_exits_that_each_step_read(measured):
     model, _ = measured
-    shape = (model.run.architecture, "looped", model.spec, True)
-    of_a_step = 8 * sum(accounting.step_flops(*shape, 4, exits=2).values())
+    network = NetworkSpec(model.run.architecture, "looped", model.spec, True)
+    of_a_step = 8 * sum(accounting.step_flops(network, 4, exits=2).values())
     assert np.allclose(training_flops(model), of_a_step * np.arange(1, 11))  # L_max is run at every step
     random = replace(model.run, trainer="random-loops")
     model = type(model)(random, model.engine, parts(random))
     steps = np.diff(training_flops(model), prepend=0) / 8
-    known = {float(sum(accounting.step_flops(*shape, loops).values())) for loops in range(1, 5)}
+    known = {float(sum(accounting.step_flops(network, loops).values())) for loops in range(1, 5)}
     assert len(set(steps)) > 1
     assert set(steps) <= known
 

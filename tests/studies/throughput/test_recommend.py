@@ -177,9 +177,9 @@ def test_published_networks_are_rebuilt_as_they_were_trained(monkeypatch):
     assert {each.loss.n for each in found} == {5}
     for key, body in asked.items():
         width, loops = key[4:]
-        assert (body.architecture.width, body.loops, body.batch) == (width, loops, 3)
-        assert body.architecture.attention_radius == 1
-        assert body.depth == ("unique" if key[0] == "unique-depth" else body.depth)
+        assert (body.network.architecture.width, body.loops, body.batch) == (width, loops, 3)
+        assert body.network.architecture.attention_radius == 1
+        assert body.network.depth == ("unique" if key[0] == "unique-depth" else body.network.depth)
     assert {each.seconds for each in found} == {8e-3 * body.loops for body in asked.values()}
 
 

@@ -29,7 +29,7 @@ def test_a_group_stands_for_every_combination_of_its_lists():
 def test_both_networks_of_a_cell_do_the_same_work_with_other_weights():
     cell = Cell("call", 3, 4, 64, 2, block="dit")
     looped, unique = cell.body("looped"), cell.body("unique")
-    parts = [accounting.macs_by_part(*body[:5]) for body in (looped, unique)]
+    parts = [accounting.macs_by_part(body.network, body.loops) for body in (looped, unique)]
     assert parts[0].pop("modulation") < parts[1].pop("modulation")  # made once for every layer that there is
     assert parts[0] == parts[1]
     assert 4 * cell.looped_bytes("looped") == cell.looped_bytes("unique")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from made_up import CACHE, GROUP, GROUPS, STUDY, rows_of
 
-from eltbench.accounting import step_flops
+from eltbench.accounting import NetworkSpec, step_flops
 from eltbench.data.base import DataSpec
 from eltbench.studies.throughput import summary
 from eltbench.studies.throughput.cell_groups import preset_from_table
@@ -90,7 +90,11 @@ def test_training_is_foretold_by_its_flops_and_bytes(measured):
     read = {"elt": ("looped", 4, 2), "no-ilsd": ("looped", 4, 1), "unique-depth": ("unique", 1, 1)}
     digits = DataSpec("continuous", (8, 8), channels=1, classes=10)
     flops = {
-        trainer: sum(step_flops(cell.run(trainer, "cpu", 1).architecture, depth, digits, True, loops, exits).values())
+        trainer: sum(
+            step_flops(
+                NetworkSpec(cell.run(trainer, "cpu", 1).architecture, depth, digits, True), loops, exits
+            ).values()
+        )
         for trainer, (depth, loops, exits) in read.items()
     }
     assert table["step_time_ratio"] == pytest.approx(flops["elt"] / flops["no-ilsd"])

@@ -134,10 +134,8 @@ def _step_cost(table: str, model: str) -> Observation:
     shape, setting = _shape(table, model), setting_of(table)
     assert setting is not None
     looped = Architecture(shape.unique_layers, shape.loops, width=shape.width, mlp_ratio=shape.mlp_ratio, block="bert")
-    two, one = (
-        sum(accounting.step_flops(looped, "looped", setting.spec, False, shape.loops, exits).values())
-        for exits in (2, 1)
-    )
+    network = accounting.NetworkSpec(looped, "looped", setting.spec, timed=False)
+    two, one = (sum(accounting.step_flops(network, shape.loops, exits).values()) for exits in (2, 1))
     (condition,) = studies.claim("step-cost").conditions
     limit = math.exp(condition.region.high)
     about = f"ILSD makes a training step of {model} less than {limit:g} times as costly"

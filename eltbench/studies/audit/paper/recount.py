@@ -91,7 +91,8 @@ def gigaflops(shape: Shape, setting: Setting, convention: ComputeConvention, ste
     architecture = Architecture(
         shape.unique_layers, shape.loops, width=shape.width, mlp_ratio=shape.mlp_ratio, block="bert"
     )
-    parts = accounting.macs_by_part(architecture, "looped", spec, False, shape.loops)
+    network = accounting.NetworkSpec(architecture, "looped", spec, timed=False)
+    parts = accounting.macs_by_part(network, shape.loops)
     counted = ["layers", *(name for name in ("attention", "head") if getattr(convention, name))]
     per_call = (2 if convention.unit == "FLOP" else 1) * sum(parts[name] for name in counted)
     return steps * convention.calls * per_call / 1e12
