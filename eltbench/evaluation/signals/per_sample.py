@@ -46,9 +46,14 @@ class PerSample:
     signals: Values
 
     @property
+    def target(self) -> str:
+        """The name of the error to be foreseen: negative log-likelihood in nats, or the mean square error of x_0."""
+        return next(iter(self.errors))
+
+    @property
     def error(self) -> np.ndarray:
-        """The error to be foreseen (E, n): negative log-likelihood in nats, or the mean square error of x_0."""
-        return next(iter(self.errors.values()))
+        """The error to be foreseen (E, n)."""
+        return self.errors[self.target]
 
     def at(self, loops: int) -> int:
         """The position of the exit after so many loops."""

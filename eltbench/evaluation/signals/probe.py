@@ -75,6 +75,15 @@ class Gate:
         return np.concatenate([ran, values], axis=-1)
 
 
+def fit_gate(measured: Measured, errors: np.ndarray, loops: Sequence[int], tolerance: float) -> Gate | None:
+    """The logistic gate of the finite signals that may stop; None where they leave it nothing to learn."""
+    usable = {name: of for name, of in measured.items() if get(name).may_stop and not nonfinite({name: of})}
+    late = errors[:-1] - errors[-1] > tolerance
+    if not usable or not 0 < late.sum() < late.size:
+        return None
+    return Gate(usable, errors, loops, tolerance=tolerance)
+
+
 def trajectory_features(measured: Measured, names: Sequence[str]) -> np.ndarray:
     """The signals at all exits side by side (B, F), without exits at which a signal is not defined.
 

@@ -71,21 +71,11 @@ class Plan:
         needs = {SIGNALS[name].needs for name in self.signals}
         return ("prediction", *(field for field in ("state", "ponder", "unhalted") if field in needs))
 
-    @property
-    def read(self) -> tuple[str, ...]:
-        """The signals that the rule reads."""
-        return () if self.rule is None else tuple(_needs(self.rule, self.gate))
-
     def stop(self, seen: dict[str, np.ndarray], read: int, items: int) -> np.ndarray:
         """Which of the items (R,) stop at the latest of `read` exits, by what the rule read so far {name: (E, R)}."""
         if self.rule is None:
             return np.zeros(items, bool)
-        if self.rule.signal == "minus_loops":
-            values = rules.minus_loops(self.exits[:read], items)
-        elif self.gate is not None:
-            values = self.gate({name: seen[name] for name in self.gate.names}, self.exits[:read])
-        else:
-            values = seen[self.rule.signal]
+        values = self.rule.values(seen, self.exits[:read], items, self.gate)
         return rules.fired(values, self.threshold, self.rule.hits)[-1]
 
 
@@ -139,7 +129,8 @@ def _run(
     items = len(batch.labels)
     running, read = np.arange(items), np.zeros(items, np.int64)
     prediction: np.ndarray | None = None
-    signals = {name: np.empty((0, items)) for name in plan.read}  # of all exits so far
+    read_by_rule = [] if plan.rule is None else plan.rule.reads(plan.gate)
+    signals = {name: np.empty((0, items)) for name in read_by_rule}  # of all exits so far
     at_exit = {name: np.full(items, np.nan) for name in plan.signals}
     for place, (before, exit) in enumerate(pairwise((0, *plan.exits))):
         started = elapsed()
@@ -216,8 +207,12 @@ def planned(
             raise ValueError(f"anytime: trainer {model.run.trainer!r} has no exits to stop at; give no rule")
         if len(exits) < 2:
             raise ValueError(f"anytime: a rule takes two exits or more, given {list(exits)}")
+        if (gate is not None) != (rule.signal == "not_ready"):
+            raise ValueError(f"anytime: a gate belongs to the rule 'learned-gate' alone, given {gate} with {rule}")
+        if rule.signal == "excess_error":
+            raise ValueError("anytime: the oracle knows the errors, which a pass that runs does not; give another rule")
+        chosen += rule.reads(gate)
         threshold = rule.threshold if threshold is None else threshold
-        chosen += _needs(rule, gate)
         if threshold is None or math.isnan(threshold):
             raise ValueError(
                 f"anytime: the rule of {rule.signal!r} needs a threshold, given {threshold}; take one from "
@@ -231,20 +226,6 @@ def planned(
             )
     seconds = math.inf if deadline_ms is None else deadline_ms / 1000
     return Plan(exits, tuple(dict.fromkeys(chosen)), seconds, rule, math.nan if threshold is None else threshold, gate)
-
-
-def _needs(rule: Rule, gate: Gate | None) -> list[str]:
-    """The signals that a rule reads; ValueError for one that cannot stop a pass that runs."""
-    if (gate is not None) != (rule.signal == "not_ready"):
-        raise ValueError(
-            f"anytime: a gate belongs to the rule 'learned-gate' and to no other, given gate {gate} with the rule of "
-            f"{rule.signal!r}"
-        )
-    if rule.signal == "excess_error":
-        raise ValueError("anytime: the oracle knows the errors, which a pass that runs does not; give another rule")
-    if gate is not None:
-        return list(gate.names)
-    return [] if rule.signal == "minus_loops" else [rule.signal]
 
 
 def _readable(model: Model, name: str) -> bool:
