@@ -36,7 +36,7 @@ def rows(
     Exits up to the one after `deepest` loops. test: positions of the units; strata: (n,) of all. learned: probes (n,)
     at the deepest exit. What is not finite has no curve.
     """
-    target, found = next(iter(observed.errors)), []
+    found = []
     for exit in range(observed.at(deepest) + 1):
         at_end = observed.loops[exit] == deepest
         signals = {name: of[exit] for name, of in observed.signals.items() if name in HEADLINE}
@@ -47,7 +47,7 @@ def rows(
         for name, signal in {**signals, "oracle": observed.error[exit]}.items():
             if not np.isfinite(signal).all():
                 continue
-            known = {"loops": observed.loops[exit], "split": "heldout", "signal": name, "target": target}
+            known = {"loops": observed.loops[exit], "split": "heldout", "signal": name, "target": observed.target}
             known |= {"metric": "risk_at_coverage", "higher_is_better": False, "n_samples": len(error)}
             for scope, groups in (("pooled", np.zeros_like(strata)), ("within", strata)):
                 risks = at_coverages(signal[test], error, groups[test])
