@@ -19,19 +19,14 @@ BATCH = 512  # items a network call; fixed, so that a result does not depend on 
 
 @dataclass(frozen=True)
 class Heldout:
-    """What `evaluate` measured.
-
-    exits: (E,) loop counts. errors: (E, draws, items), the loss of every item. weights: (draws, items), how much each
-    counts. correct: (E, strata), the share of hidden tokens predicted right in each stratum of the dataset, or None.
-    strata: (strata,) their names. seen: (strata,) hidden tokens in each.
-    """
+    """What `evaluate` measured at E exits."""
 
     exits: tuple[int, ...]
-    errors: np.ndarray
-    weights: np.ndarray
-    correct: np.ndarray | None = None
-    strata: tuple[int, ...] = ()
-    seen: tuple[int, ...] = ()
+    errors: np.ndarray  # (E, draws, items), the loss of every item
+    weights: np.ndarray  # (draws, items), how much each counts
+    correct: np.ndarray | None = None  # (E, S), the share of hidden tokens predicted right in each stratum, if any
+    strata: tuple[int, ...] = ()  # (S,), their names
+    seen: tuple[int, ...] = ()  # (S,), hidden tokens in each
 
     @property
     def losses(self) -> np.ndarray:

@@ -1,8 +1,7 @@
 """How good generated images are: distances of features of samples and real images by torch-fidelity, and of copies.
 
-Every value depends on the number of images and on the extractor, so both stand beside it, and so should the same value
-for two real sets (`real_floor`). The Fréchet distance is biased upward at these sizes and cannot rank good models; the
-unbiased kernel distance can, and is negative in half of all draws where nothing distinguishes the two sets.
+Every value depends on the number of images and on the extractor; read it beside that of two real sets (`real_floor`).
+The Fréchet distance is biased upward at these sizes and cannot rank good models; the unbiased kernel distance can.
 """
 
 from __future__ import annotations
@@ -42,10 +41,9 @@ class Score:
 def quality(samples: np.ndarray, reference: np.ndarray, *, extractor: str = "digits-conv") -> list[Score]:
     """Fréchet and kernel distance, precision, recall and classifier score of samples against real images.
 
-    Both are images (n, H, W, C) float32 in [-1, 1]; the first min(n, m) of each are used, so that values of equal size
-    compare, and both should come in random order with like class frequencies. At least five of each are needed.
-    Raises ValueError for fewer, for values that are not finite or outside [-1, 1], for sets of which one is in [0, 1]
-    and the other in [-1, 1], and for shapes the extractor does not take.
+    Both are images (n, H, W, C) float32 in [-1, 1], in random order with like class frequencies; the first min(n, m) of
+    each are used. Raises ValueError for fewer than five, for values that are not finite or outside [-1, 1], for sets of
+    which one is in [0, 1] and the other in [-1, 1], and for shapes the extractor does not take.
     """
     n = min(len(samples), len(reference))
     drawn, real = (extract(images[:n], extractor) for images in (samples, reference))
@@ -142,9 +140,8 @@ def _like_heldout(dataset: Dataset, labels: np.ndarray, n: int) -> np.ndarray:
 def kernel_null(dataset: Dataset, n: int, *, draws: int = 1000, extractor: str = "digits-conv") -> float:
     """The standard deviation of the kernel distance between two random disjoint sets of n real images each.
 
-    The permutation null over both splits together: a margin below which a kernel distance at this size says nothing. It
-    is skewed to the right (at n = 357 on digits 1 draw in 40 lies beyond 2.4 deviations), so few draws give it badly.
-    Always the same number for the same arguments. Raises ValueError for fewer than 2n real images.
+    The permutation null over both splits together, below which a kernel distance at this size says nothing. Skewed to
+    the right, so it takes many draws; always the same for the same arguments. ValueError for fewer than 2n real images.
     """
     images = np.concatenate([_images(dataset, split.values) for split in (dataset.training(), dataset.heldout())])
     _check_null(n, len(images))

@@ -1,10 +1,8 @@
 """Signals of uncertainty that the exits of one pass give for nothing; `uncertainty.SIGNALS` declares them.
 
-Each is a function of a trace and the position of an exit in it, some also of another exit: the previous or the deepest.
-It gives one value per masked token, or per dimension of x_0, (M,), oriented so that a larger one means less sure;
-`uncertainty.measure` takes the mean over an item. Previous means the previous entry of the trace: with an exit at every
-loop these are the criteria of the sources. p_L are the probabilities and h_L the states at exit L, Δ_L = h_L - h_{L-1}.
-Array API throughout: nothing leaves the device.
+Each is a function of a trace and the position of an exit in it, some also of another exit: the previous one in the
+trace, or the deepest. It gives one value per masked token, or per dimension of x_0, (M,), the larger the less sure. p_L
+are the probabilities, h_L the states at exit L, Δ_L = h_L - h_{L-1}. Array API throughout: nothing leaves the device.
 """
 
 from __future__ import annotations
@@ -20,11 +18,6 @@ from eltbench.evaluation.signals.exit_trace import Distribution, Trace
 def max_softmax(trace: Trace, exit: int) -> Array:
     """1 - max_v p(v) (arXiv 1610.02136)."""
     return 1 - trace.xp.max(trace.distribution(exit).p, axis=-1)
-
-
-def entropy(trace: Trace, exit: int) -> Array:
-    """H(p) = -Σ_v p ln p, in nats."""
-    return trace.entropy(exit)
 
 
 def corruption_level(trace: Trace, exit: int) -> Array:
@@ -76,21 +69,6 @@ def min_p_kl_to_previous(trace: Trace, exit: int) -> Array:
 def entropy_change(trace: Trace, exit: int) -> Array:
     """|H(p_L) - H(p_{L-1})| (code of arXiv 2502.05171)."""
     return trace.xp.abs(trace.entropy(exit) - trace.entropy(exit - 1))
-
-
-def argmax_changed(trace: Trace, exit: int) -> Array:
-    """1 where the most likely value is another than at the previous exit, else 0."""
-    return trace.changed(exit)
-
-
-def argmax_flips(trace: Trace, exit: int) -> Array:
-    """How often the most likely value has changed up to this exit."""
-    return trace.flips(exit)
-
-
-def argmax_unsettled(trace: Trace, exit: int) -> Array:
-    """Minus the number of exits since the most likely value changed (code of arXiv 2502.05171); the worst token's."""
-    return -trace.settled(exit)
 
 
 def variance_over_exits(trace: Trace, exit: int) -> Array:

@@ -62,17 +62,14 @@ def _kept(exits: int = 0) -> Callable[[Callable[[Trace, int], T]], Callable[[Tra
 class Trace:
     """The exits of one pass over B items, in the order of their loops; `append` adds the next one as it is read.
 
-    Only masked tokens are looked at: M rows in the order of the items, whatever their number in each. Of a continuous
-    item every token counts as one, and every value of its prediction as a row of its own.
+    Its arrays have M rows: the masked tokens in the order of the items, or all values of continuous predictions (all
+    tokens for states). What is derived from an exit is computed at its first use; what is large is kept only while the
+    next exit may need it, so read exits in order.
 
-    kind: "tokens" (predictions are logits (B, T, V)) or "continuous" (predictions are x_0, (B, H, W, C)): of the clean
-    item, so see `estimated` for what a network gives.
-    hidden: (B, T) bool on the host, the masked tokens, at least one an item; None for all. level: (B,) on the host,
-    growing with the corruption of each item. initial: the state (B, T, D) before the first loop, where the first exit
-    is loop 1. numpy: brings an array to the host. All other arrays are of one library, which does the computing.
-
-    What is derived from an exit is computed at its first use; what is large is kept only while the next exit may need
-    it, so ask in the order of the exits.
+    kind: "tokens" (predictions are logits (B, T, V)) or "continuous" (predictions are x_0, (B, H, W, C)), of the clean
+    item (`estimated`). hidden: (B, T) bool on the host, the masked tokens, at least one an item; None for all. level:
+    (B,) on the host, growing with the corruption. initial: the state (B, T, D) before the first loop, where the first
+    exit is loop 1. numpy: brings an array to the host. All other arrays are of one library, which does the computing.
     """
 
     def __init__(
@@ -165,7 +162,7 @@ class Trace:
 
     @_kept()
     def entropy(self, exit: int) -> Array:
-        """The entropy (M,) at an exit, in nats."""
+        """H(p) = -Σ_v p ln p (M,), in nats."""
         p, log_p = self.distribution(exit)
         return -self.xp.sum(p * log_p, axis=-1)
 
@@ -201,11 +198,11 @@ class Trace:
         return self.changed(1) if exit == 1 else self.flips(exit - 1) + self.changed(exit)
 
     @_kept()
-    def settled(self, exit: int) -> Array:
-        """The number of exits since the most likely value changed (M,), or since the first one."""
+    def unsettled(self, exit: int) -> Array:
+        """Minus the number of exits since the most likely value changed (M,) (code of arXiv 2502.05171)."""
         if exit == 0:
-            return self.xp.zeros_like(self.outputs[0].prediction[:, 0])
-        return (self.settled(exit - 1) + 1) * (1 - self.changed(exit))
+            return -self.xp.zeros_like(self.outputs[0].prediction[:, 0])
+        return (self.unsettled(exit - 1) - 1) * (1 - self.changed(exit))
 
     @_kept(exits=2)
     def spread(self, exit: int) -> Spread:

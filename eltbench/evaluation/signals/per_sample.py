@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import log_softmax
+from scipy.special import entr, log_softmax
 
 from eltbench.core.streams import stream
+from eltbench.data.base import Clean
 from eltbench.data.form import check_clean
+from eltbench.data.latin import Latin, posterior
+from eltbench.data.relay import Relay, reachable
 from eltbench.evaluation.heldout import BATCH
-from eltbench.evaluation.signals.exact import exact_posterior, loss_apart
 from eltbench.evaluation.signals.exit_trace import Trace, trace
 from eltbench.evaluation.signals.further_signals import measure_further
 from eltbench.evaluation.signals.uncertainty import measure, measure_members
@@ -30,21 +32,15 @@ ERRORS = ("negative_log_likelihood", "x0_error")  # that signals are to foresee:
 
 @dataclass(frozen=True)
 class PerSample:
-    """What `observe` measured of n units at E exits.
+    """What `observe` measured of n units at E exits."""
 
-    loops: (E,). item, draw, token: (n,) which unit each is; token is -1 where the unit is the whole item. level: (n,)
-    how far it is corrupted, or its distance. errors: {name: (E, n)}, the first the one that signals are to foresee;
-    among them `model_error` and `irreducible` where the posterior is known. signals: {name: (E, n)}, NaN at exits
-    where a signal is not defined or not measured.
-    """
-
-    loops: tuple[int, ...]
-    item: np.ndarray
+    loops: tuple[int, ...]  # (E,)
+    item: np.ndarray  # (n,), as are the next three
     draw: np.ndarray
-    token: np.ndarray
-    level: np.ndarray
-    errors: Values
-    signals: Values
+    token: np.ndarray  # -1 where the unit is the whole item
+    level: np.ndarray  # how far it is corrupted, or its distance
+    errors: Values  # {name: (E, n)}, the first is to be foreseen; `model_error`, `irreducible` where they are known
+    signals: Values  # {name: (E, n)}, NaN at exits where a signal is not defined or not measured
 
     @property
     def target(self) -> str:
@@ -165,6 +161,36 @@ def _errors(model: Model, piece: Batch, whole: Trace, units: Trace) -> Values:
     if apart:
         errors["model_error"], errors["irreducible"] = zip(*apart, strict=True)
     return {name: units.over_items(np.stack(rows)) for name, rows in errors.items()}
+
+
+def exact_posterior(model: Model, batch: Batch, loops: int) -> np.ndarray | None:
+    """p(token | what is seen) (B, T, V) for a host batch, or None where the world's posterior is not known.
+
+    latin: by enumeration, whatever the loops. relay: given what a network of this depth can see at this exit, by the
+    theorem of `data.relay`: the colour itself within N·L·ρ cells of the revealed one, and all colours alike beyond.
+    """
+    dataset = model.dataset
+    if isinstance(dataset, Latin):
+        return posterior(batch.inputs)
+    if not isinstance(dataset, Relay):
+        return None
+    shape = model.run.architecture
+    distances = dataset.strata(Clean(batch.target, batch.labels, batch.context, batch.weight > 0))  # (B, T)
+    seen = np.array(
+        [reachable(d, shape.unique_layers, loops, shape.attention_radius) for d in range(dataset.length + 1)]
+    )
+    known = np.eye(dataset.colours)[batch.target]  # (B, T, V)
+    return np.where(seen[distances][..., None], known, 1 / dataset.colours)
+
+
+def loss_apart(exact: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """KL(p ‖ q), the model's error, and H(p), irreducible, of every token (…, T) in nats; p and logits (…, T, V).
+
+    Their sum is the expected loss of the prediction q of a hidden token under the exact posterior p.
+    """
+    log_q = np.where(exact > 0, log_softmax(np.asarray(logits, np.float64), axis=-1), 0.0)  # 0·ln 0 = 0
+    entropy = entr(exact).sum(axis=-1)
+    return -(exact * log_q).sum(axis=-1) - entropy, entropy
 
 
 def _asked(models: Sequence[Model], piece: Batch, loops: Sequence[int]) -> list[np.ndarray]:

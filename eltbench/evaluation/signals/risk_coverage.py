@@ -1,7 +1,6 @@
 """Risk–coverage curves as rows: the mean error of the items that a signal is surest of, by the share that is kept.
 
-A curve is given over all items and within strata of corruption, where the same share of every stratum is kept: there a
-signal gains nothing from telling noisy items from clean ones. Full coverage is the mean error, whatever the signal; the
+A curve is given over all items and within strata of corruption, where the same share of every stratum is kept. The
 signal `oracle` is the error itself, below which no curve lies.
 """
 

@@ -1,8 +1,8 @@
 """Which signals know where a model is wrong: every signal scored on test items, families against cheap baselines.
 
-Three disjoint sets of items. On the first the event is stated (an error above the upper quartile of its stratum; of all
-errors for pooled scores, which the corruption level alone may foresee) and the probes are fitted; on the second signals
-are chosen and calibrated; all scores are of the third. The sets are the same for every model of a world.
+Three disjoint sets of items, the same for every model of a world: on the first the event is stated (an error above the
+upper quartile of its stratum, or of all for pooled scores) and probes are fitted; on the second signals are chosen and
+calibrated; all scores are of the third.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ FURTHER: dict[str, Any] = {"may_stop": False, "extra_passes": 1, "baseline": Tru
 
 SIGNALS: dict[str, Signal] = {
     "max_softmax": Signal(_exit.max_softmax, "prediction", TOKENS, baseline=True),
-    "entropy": Signal(_exit.entropy, "prediction", TOKENS, baseline=True),
+    "entropy": Signal(Trace.entropy, "prediction", TOKENS, baseline=True),
     "variance_bound": Signal(_exit.variance_bound, "prediction", CONTINUOUS, baseline=True),
     "corruption_level": Signal(_exit.corruption_level, "level", baseline=True),
     "ponder": Signal(_exit.ponder, "ponder"),
@@ -94,9 +94,9 @@ SIGNALS: dict[str, Signal] = {
     "jensen_shannon_to_deepest": Signal(_exit.jensen_shannon, "prediction", TOKENS, **DEEPEST),
     "min_p_kl_to_previous": Signal(_exit.min_p_kl_to_previous, "prediction", TOKENS, looks_back=1),
     "entropy_change": Signal(_exit.entropy_change, "prediction", TOKENS, looks_back=1),
-    "argmax_changed": Signal(_exit.argmax_changed, "prediction", TOKENS, looks_back=1),
-    "argmax_flips": Signal(_exit.argmax_flips, "prediction", TOKENS, looks_back=1),
-    "argmax_unsettled": Signal(_exit.argmax_unsettled, "prediction", TOKENS, looks_back=1, reduction="max"),
+    "argmax_changed": Signal(Trace.changed, "prediction", TOKENS, looks_back=1),
+    "argmax_flips": Signal(Trace.flips, "prediction", TOKENS, looks_back=1),
+    "argmax_unsettled": Signal(Trace.unsettled, "prediction", TOKENS, looks_back=1, reduction="max"),
     "variance_over_exits": Signal(_exit.variance_over_exits, "prediction", looks_back=1),
     "squared_change_to_previous": Signal(_exit.squared_change, "prediction", CONTINUOUS, **PREVIOUS),
     "squared_change_to_deepest": Signal(_exit.squared_change, "prediction", CONTINUOUS, **DEEPEST),

@@ -35,23 +35,18 @@ End = Literal["rule", "deadline", "loops"]
 
 @dataclass(frozen=True)
 class Current:
-    """What is known of B items after a loop: of those that still ran as of this exit, of others as of their own.
+    """What is known of B items after a loop: of those that still ran as of this exit, of others as of their own."""
 
-    loops: run so far. prediction: (B, H, W, C) or logits (B, T, vocabulary), as `Model.predict` gives them at each
-    item's exit. exits: (B,), the loops after which each was read. signals: {name: (B,)} there, NaN where a signal is
-    not defined yet. running: (B,), the items that go on. elapsed_ms: since the call. nonfinite: a sentence, with the
-    item, for every signal that is defined at this exit and not finite. ended_by: what ended the last items, or None
-    while some go on.
-    """
-
-    loops: int
-    prediction: np.ndarray
-    exits: np.ndarray
-    signals: dict[str, np.ndarray]
-    running: np.ndarray
-    elapsed_ms: float
-    nonfinite: tuple[str, ...]
-    ended_by: End | None
+    loops: int  # run so far
+    prediction: (
+        np.ndarray
+    )  # (B, H, W, C) or logits (B, T, vocabulary), as `Model.predict` gives them at each item's exit
+    exits: np.ndarray  # (B,), the loops after which each was read
+    signals: dict[str, np.ndarray]  # {name: (B,)} there, NaN where a signal is not defined yet
+    running: np.ndarray  # (B,), the items that go on
+    elapsed_ms: float  # since the call
+    nonfinite: tuple[str, ...]  # a sentence, with the item, for every signal that is defined here and not finite
+    ended_by: End | None  # what ended the last items; None while some go on
 
 
 @dataclass(frozen=True)
@@ -200,7 +195,9 @@ def planned(
     rule = rules.get(rule) if isinstance(rule, str) else rule
     if rule is None and (threshold is not None or gate is not None):
         raise ValueError("anytime: a threshold and a gate belong to a rule; name the rule, or leave them out")
-    readable = [name for name in SIGNALS if _readable(model, name)]
+    halting = () if model.trainer.depth == "universal" else ("ponder", "unhalted")
+    told = {name: one for name, one in SIGNALS.items() if one.one_pass and one.may_stop and one.needs not in halting}
+    readable = [name for name, one in told.items() if model.spec.kind in one.kinds]
     chosen = list(readable if signals is None else signals)
     if rule is not None:
         if not looped:
@@ -226,14 +223,6 @@ def planned(
             )
     seconds = math.inf if deadline_ms is None else deadline_ms / 1000
     return Plan(exits, tuple(dict.fromkeys(chosen)), seconds, rule, math.nan if threshold is None else threshold, gate)
-
-
-def _readable(model: Model, name: str) -> bool:
-    """Whether a signal is known while the loops run."""
-    signal = SIGNALS[name]
-    if not (signal.one_pass and signal.may_stop and model.spec.kind in signal.kinds):
-        return False
-    return signal.needs not in ("ponder", "unhalted") or model.trainer.depth == "universal"
 
 
 def _nonfinite(values: dict[str, np.ndarray], trace: Trace, running: np.ndarray, exit: int) -> Iterator[str]:

@@ -31,17 +31,12 @@ from eltbench.training.model import Model
 
 @dataclass(frozen=True)
 class Generated:
-    """n samples and what was seen on their way.
+    """n samples and what was seen on their way."""
 
-    path: (steps, n, …), the states after each step on the host. signals: {name: (steps, E, n)} at each step and exit.
-    loops: (steps, n), the loops that each item ran at each step. noise: (steps,), how noisy the states were that each
-    step began with (`Task.noisiness`): -log-SNR, or the share of masked tokens.
-    """
-
-    path: np.ndarray
-    signals: dict[str, np.ndarray]
-    loops: np.ndarray
-    noise: np.ndarray
+    path: np.ndarray  # (steps, n, …), the states after each step on the host
+    signals: dict[str, np.ndarray]  # {name: (steps, E, n)} at each step and exit
+    loops: np.ndarray  # (steps, n), those that each item ran
+    noise: np.ndarray  # (steps,), of the states that each step began with: -log-SNR, or the share of masked tokens
 
     @property
     def samples(self) -> np.ndarray:

@@ -1,17 +1,11 @@
 """Stopping with a guarantee: conformal risk control and learn-then-test, from the losses of calibration items.
 
 Losses are (K, n): of n items under K settings (thresholds of a rule), from the safest to the boldest, in [0, bound].
-The settings and all that is fitted come from other items than these, and what is reported from a third set (`split`).
-The unit is one item with one corruption. The risk is the mean loss in excess of the deepest exit (`excess_losses`): the
-absolute one holds noise that no number of loops removes.
+Settings and all that is fitted come from other items, and what is reported from a third set (`split`). The unit is one
+item with one corruption. The risk is the mean loss in excess of the deepest exit (`excess_losses`).
 
-|                        | bounds                      | needs                        | is tested by             |
-|------------------------|-----------------------------|------------------------------|--------------------------|
-| conformal risk control | E[loss] ≤ α, on average     | exchangeable items, losses   | the mean risk over many  |
-|                        | over calibration sets       | that never fall as settings  | calibration sets         |
-|                        |                             | get bolder                   |                          |
-| learn then test        | P(risk > α) ≤ δ, over       | independent items            | the share of calibration |
-|                        | calibration sets            |                              | sets with a risk above α |
+Conformal risk control bounds E[loss] ≤ α, the mean over calibration sets; it needs exchangeable items, and losses that
+never fall as settings get bolder. Learn then test bounds P(risk > α) ≤ δ over calibration sets of independent items.
 """
 
 from __future__ import annotations
@@ -57,9 +51,8 @@ def smallest_learn_then_test(alpha: float, delta: float, bound: float = 1.0) -> 
 def conformal_risk_control(losses: np.ndarray, alpha: float, bound: float = 1.0) -> Guarantee:
     """The boldest setting with n/(n+1)·R̂ + bound/(n+1) ≤ α (conformal risk control, arXiv 2208.02814).
 
-    E[loss of the next item] ≤ α for exchangeable items. Raises ValueError for too few items, with the smallest number
-    that would do, and where the proof does not hold: a loss that falls from one setting to a bolder one
-    (`running_worst` mends that, learn-then-test does not need it), or a safest setting that may lose more than α.
+    Raises ValueError for too few items, with the smallest number that would do, and where the proof does not hold: a
+    loss that falls from one setting to a bolder one, or a safest setting that may lose more than α.
     """
     smallest = smallest_conformal(alpha, bound)
     losses = _checked(losses, bound, smallest, f"conformal risk control at alpha = {alpha} and bound = {bound}")
@@ -82,8 +75,7 @@ def conformal_risk_control(losses: np.ndarray, alpha: float, bound: float = 1.0)
 def learn_then_test(losses: np.ndarray, alpha: float, delta: float, bound: float = 1.0) -> Guarantee:
     """The boldest setting up to which every p-value is at most δ: fixed-sequence testing (arXiv 2110.01052).
 
-    P(an accepted setting has a risk above α) ≤ δ over calibration sets of independent items; losses may rise and fall.
-    Raises ValueError for too few items, with the smallest number that would do.
+    Losses may rise and fall. Raises ValueError for too few items, with the smallest number that would do.
     """
     smallest = smallest_learn_then_test(alpha, delta, bound)
     method = f"learn-then-test at alpha = {alpha}, delta = {delta} and bound = {bound}"
@@ -107,8 +99,7 @@ def hoeffding_bentkus(total: np.ndarray, items: int, alpha: float) -> np.ndarray
 def excess_losses(errors: np.ndarray, stop: np.ndarray, bound: float = 1.0) -> np.ndarray:
     """What stopping costs each item (K, n): its error where it stops above that at the deepest exit, in [0, bound].
 
-    errors: (E, n), stop: positions of exits (K, n). Gains count as nothing: the risk is no less than the mean excess.
-    What is beyond the bound is cut: name it with the guarantee, or take for loss whether the excess is too large.
+    errors: (E, n), stop: positions of exits (K, n). Gains count as nothing, and what is beyond the bound is cut.
     """
     return np.clip(errors[stop, np.arange(errors.shape[1])] - errors[-1], 0.0, bound)
 
@@ -123,8 +114,8 @@ def split(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows to fit, to calibrate and to test, by the item (n,) that each row is a corruption of.
 
-    No item is in two parts. The fit keeps all of its rows, calibration and test one random row of each item, for the
-    unit of a guarantee is one item with one corruption. Raises ValueError for shares that do not sum to one.
+    No item is in two parts. The fit keeps all of its rows, calibration and test one random row of each item. Raises
+    ValueError for shares that do not sum to one.
     """
     if min(shares) < 0 or not math.isclose(sum(shares), 1):
         raise ValueError(f"split: three shares that sum to one, given {shares}")

@@ -1,9 +1,8 @@
 """When to stop looping: one rule for every criterion in use, as exits per item and as quality against compute.
 
 A rule stops an item at the first exit at which its signal is at most a threshold, on as many exits in a row as the rule
-wants hits; without one it stops at the deepest. Signals are oriented so that smaller means surer, so the smallest
-threshold is the safest, and a grid from `thresholds` goes from never stopping early to stopping at once. Values are
-(E, B) at the exits of one pass, with NaN where a signal is not defined yet, which never stops anything.
+wants hits, else at the deepest. The smallest threshold is the safest. Values are (E, B) at the exits of one pass, with
+NaN where a signal is not defined yet, which never stops anything.
 """
 
 from __future__ import annotations
@@ -112,7 +111,7 @@ def fired(values: np.ndarray, threshold: float, hits: int = 1) -> np.ndarray:
 def stops(values: np.ndarray, threshold: float, hits: int = 1) -> np.ndarray:
     """The position of the exit at which each item stops (B,), the last one where the rule is never satisfied.
 
-    Raises ValueError for fewer than two exits: a network without exits has nothing to stop.
+    Raises ValueError for fewer than two exits.
     """
     if len(values) < 2:
         raise ValueError(f"rule: stopping takes two exits or more, given {len(values)} (a trainer without loops?)")
@@ -150,9 +149,8 @@ def curve(
 ) -> list[dict[str, Any]]:
     """Quality against compute: one row a threshold of the grid, from values and errors (E, B) at exits `loops` (E,).
 
-    error, excess_error: means over the items where they stop, and the same above the deepest exit. loops_per_sample:
-    the mean loops of the items, which is what runs where stopped items leave the batch. loops_per_batch: the mean loops
-    where all items of a batch, taken in order, go on until its last one stops.
+    error, excess_error: means over the items where they stop, and the same above the deepest exit. loops_per_sample,
+    loops_per_batch: the mean loops where stopped items leave the batch, and where it goes on until its last one stops.
     """
     if values.shape != errors.shape or len(values) != len(loops):
         raise ValueError(f"curve: values {values.shape} and errors {errors.shape} must be (exits, items) at {loops}")

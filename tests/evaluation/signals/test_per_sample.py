@@ -13,9 +13,8 @@ from eltbench.data import latin
 from eltbench.data.relay import Relay
 from eltbench.evaluation import heldout
 from eltbench.evaluation.signals import per_sample
-from eltbench.evaluation.signals.exact import exact_posterior, loss_apart
 from eltbench.evaluation.signals.exit_trace import trace
-from eltbench.evaluation.signals.per_sample import observe
+from eltbench.evaluation.signals.per_sample import exact_posterior, loss_apart, observe
 from eltbench.evaluation.signals.uncertainty import SIGNALS
 from eltbench.training.loop import build_engine, parts
 from eltbench.training.model import Model
