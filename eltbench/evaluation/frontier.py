@@ -17,7 +17,11 @@ def pareto_front(cost: ArrayLike, loss: ArrayLike) -> np.ndarray:
 
     Equal points stand or fall together. Raises ValueError for shapes that differ and costs that are not finite.
     """
-    costs, losses = _points(cost, loss)
+    costs, losses = np.asarray(cost, dtype=float), np.asarray(loss, dtype=float)
+    if costs.ndim != 1 or costs.shape != losses.shape:
+        raise ValueError(f"cost and loss must be sequences of one length, given {costs.shape} and {losses.shape}")
+    if not np.isfinite(costs).all():
+        raise ValueError(f"every cost must be finite, given {costs[~np.isfinite(costs)][0]}")
     finite = np.isfinite(losses)
     losses = np.where(finite, losses, math.inf)
     cheaper, better = costs <= costs[:, None], losses <= losses[:, None]  # (n, n): j against i
@@ -25,17 +29,23 @@ def pareto_front(cost: ArrayLike, loss: ArrayLike) -> np.ndarray:
     return finite & ~(cheaper & better & strictly).any(axis=1)
 
 
+def _sorted_front(cost: ArrayLike, loss: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """The points of the front by cost; raises ValueError as `pareto_front` does."""
+    front = pareto_front(cost, loss)
+    costs, losses = (np.asarray(values, dtype=float)[front] for values in (cost, loss))
+    order = np.argsort(costs, kind="stable")
+    return costs[order], losses[order]
+
+
 def hypervolume(cost: ArrayLike, loss: ArrayLike, reference: tuple[float, float]) -> float:
     """The area between the front and a reference (cost, loss), in cost × loss; points beyond it add nothing.
 
     The larger the better (Zitzler and Thiele 1998). Raises ValueError as `pareto_front` does.
     """
-    costs, losses = _points(cost, loss)
-    kept = pareto_front(costs, losses) & (costs < reference[0]) & (losses < reference[1])
-    order = np.argsort(costs[kept], kind="stable")
-    front_cost, front_loss = costs[kept][order], losses[kept][order]
-    heights = -np.diff(front_loss, prepend=reference[1])  # of the strip that each point adds below the one before it
-    return float(((reference[0] - front_cost) * heights).sum())
+    costs, losses = _sorted_front(cost, loss)
+    inside = (costs < reference[0]) & (losses < reference[1])
+    heights = -np.diff(losses[inside], prepend=reference[1])  # of the strip that each point adds below the one before
+    return float(((reference[0] - costs[inside]) * heights).sum())
 
 
 def area_under_curve(cost: ArrayLike, loss: ArrayLike, cheapest: float, dearest: float) -> float:
@@ -46,14 +56,11 @@ def area_under_curve(cost: ArrayLike, loss: ArrayLike, cheapest: float, dearest:
     """
     if not 0 < cheapest < dearest < math.inf:
         raise ValueError(f"budgets: expected 0 < cheapest < dearest, given {cheapest} and {dearest}")
-    costs, losses = _points(cost, loss)
-    front = pareto_front(costs, losses)
-    order = np.argsort(costs[front], kind="stable")
-    front_cost, front_loss = costs[front][order], losses[front][order]
-    if not len(front_cost) or front_cost[0] > cheapest:
+    costs, losses = _sorted_front(cost, loss)
+    if not len(costs) or costs[0] > cheapest:
         return math.nan
-    edges = np.log(np.clip([*front_cost, dearest], cheapest, dearest))  # where the best loss steps down, and the end
-    return float((np.diff(edges) * front_loss).sum() / (edges[-1] - edges[0]))
+    edges = np.log(np.clip([*costs, dearest], cheapest, dearest))  # where the best loss steps down, and the end
+    return float((np.diff(edges) * losses).sum() / (edges[-1] - edges[0]))
 
 
 def monotonicity_violations(losses: ArrayLike) -> int:
@@ -66,12 +73,3 @@ def monotonicity_violations(losses: ArrayLike) -> int:
         raise ValueError(f"losses must be a sequence, shape (n,), given {values.shape}")
     values = np.where(np.isfinite(values), values, math.inf)
     return int(((values[1:] > values[:-1]) | np.isinf(values[1:])).sum())
-
-
-def _points(cost: ArrayLike, loss: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    costs, losses = np.asarray(cost, dtype=float), np.asarray(loss, dtype=float)
-    if costs.ndim != 1 or costs.shape != losses.shape:
-        raise ValueError(f"cost and loss must be sequences of one length, given {costs.shape} and {losses.shape}")
-    if not np.isfinite(costs).all():
-        raise ValueError(f"every cost must be finite, given {costs[~np.isfinite(costs)][0]}")
-    return costs, losses

@@ -19,19 +19,14 @@ BATCH = 512  # items a network call; fixed, so that a result does not depend on 
 
 @dataclass(frozen=True)
 class Heldout:
-    """What `evaluate` measured.
-
-    exits: (E,) loop counts. errors: (E, draws, items), the loss of every item. weights: (draws, items), how much each
-    counts. correct: (E, strata), the share of hidden tokens predicted right in each stratum of the dataset, or None.
-    strata: (strata,) their names. seen: (strata,) hidden tokens in each.
-    """
+    """What `evaluate` measured at E exits."""
 
     exits: tuple[int, ...]
-    errors: np.ndarray
-    weights: np.ndarray
-    correct: np.ndarray | None = None
-    strata: tuple[int, ...] = ()
-    seen: tuple[int, ...] = ()
+    errors: np.ndarray  # (E, draws, items), the loss of every item
+    weights: np.ndarray  # (draws, items), how much each counts
+    correct: np.ndarray | None = None  # (E, S), the share of hidden tokens predicted right in each stratum, if any
+    strata: tuple[int, ...] = ()  # (S,), their names
+    seen: tuple[int, ...] = ()  # (S,), hidden tokens in each
 
     @property
     def losses(self) -> np.ndarray:
@@ -51,30 +46,29 @@ def evaluate(model: Model, exits: Sequence[int], draws: int) -> Heldout:
     check_clean(clean, model.spec, f"dataset {model.run.dataset!r}, held-out items")
     batches = model.task.heldout(clean, model.spec, stream(model.run.dataset, 0, "heldout"), draws)
     strata = model.dataset.strata(clean)
+    names = np.unique([] if strata is None else strata)  # (S,)
+    engine, task = model.engine, model.task
     errors, weights, hits, seen = [], [], [], []
-    for batch in batches:
-        parts = []
-        for start, piece in _pieces(batch):
-            uploaded = model.engine.upload(piece)
-            outputs = model.engine.predict(uploaded, exits)
-            per_exit = [model.engine.numpy(model.task.errors(out, uploaded, model.engine.ops)) for out in outputs]
-            parts.append((np.stack(per_exit), model.engine.numpy(model.task.item_weights(uploaded))))
-            if strata is not None:
-                where = np.where(piece.weight > 0, strata[start : start + len(piece.labels)], -1)
-                clean_of = [model.engine.numpy(model.task.clean(out, uploaded)) for out in outputs]
-                right = [logits.argmax(-1) == piece.target for logits in clean_of]
-                hits.append(np.stack([[(good & (where == s)).sum() for s in np.unique(strata)] for good in right]))
-                seen.append([(where == s).sum() for s in np.unique(strata)])
-        errors.append(np.concatenate([part[0] for part in parts], axis=1))  # (E, items)
-        weights.append(np.concatenate([part[1] for part in parts]))  # (items,)
-    stacked = np.stack(errors, axis=1).astype(np.float64), np.stack(weights).astype(np.float64)
+    for start, piece in _pieces(batches):
+        uploaded = engine.upload(piece)
+        outputs = engine.predict(uploaded, exits)
+        errors.append(np.stack([engine.numpy(task.errors(out, uploaded, engine.ops)) for out in outputs]))  # (E, B)
+        weights.append(engine.numpy(task.item_weights(uploaded)))
+        if strata is not None:
+            where = np.where(piece.weight > 0, strata[start : start + len(piece.labels)], -1)
+            within = where == names[:, None, None]  # (S, B, T)
+            guesses = [engine.numpy(task.clean(out, uploaded)).argmax(-1) for out in outputs]
+            hits.append([(within & (guess == piece.target)).sum(axis=(1, 2)) for guess in guesses])
+            seen.append(within.sum(axis=(1, 2)))
+    shape = len(batches), len(clean.labels)
+    losses = np.concatenate(errors, axis=1).astype(np.float64).reshape(len(exits), *shape)
+    counted = np.concatenate(weights).astype(np.float64).reshape(shape)
     if strata is None:
-        return Heldout(exits, *stacked)
-    names, counts = np.unique(strata), np.sum(seen, axis=0)  # (S,)
+        return Heldout(exits, losses, counted)
+    counts = np.sum(seen, axis=0)  # (S,)
     present = counts > 0  # a stratum without hidden tokens has nothing to predict
     correct = np.sum(hits, axis=0)[:, present] / counts[present]
-    known = (tuple(int(number) for number in numbers[present]) for numbers in (names, counts))
-    return Heldout(exits, *stacked, correct, *known)
+    return Heldout(exits, losses, counted, correct, *(tuple(of[present].tolist()) for of in (names, counts)))
 
 
 class Trivial(NamedTuple):
@@ -94,13 +88,12 @@ def trivial(made: Parts, dataset: str, draws: int) -> list[Trivial]:
     found = []
     if predictors := task.trivial(made.dataset.training(), spec):
         batches = task.heldout(made.dataset.heldout(), spec, stream(dataset, 0, "heldout"), draws)
-        pieces = [piece for batch in batches for _, piece in _pieces(batch)]
         for name, predict in predictors.items():
-            parts = []
-            for piece in pieces:
-                output = ExitOutput(predict(piece))
-                its = task.errors(output, piece, ops), task.item_weights(piece), _clean_error(task, output, piece)
-                parts.append(its)
+            outputs = [(piece, ExitOutput(predict(piece))) for _, piece in _pieces(batches)]
+            parts = [
+                (task.errors(output, piece, ops), task.item_weights(piece), _clean_error(task, output, piece))
+                for piece, output in outputs
+            ]
             errors, weights, means = (np.concatenate(of).astype(np.float64) for of in zip(*parts, strict=True))
             found.append(Trivial(name, float((errors * weights).sum() / weights.sum()), float(means.mean())))
     return found
@@ -114,6 +107,8 @@ def _clean_error(task: Task, output: ExitOutput, batch: Batch) -> np.ndarray:
     return (NumpyOps().cross_entropy(clean, batch.target) * batch.weight).sum(axis=1) / batch.weight.sum(axis=1)
 
 
-def _pieces(batch: Batch) -> Iterator[tuple[int, Batch]]:
-    for start in range(0, len(batch.labels), BATCH):
-        yield start, batch.select(slice(start, start + BATCH))
+def _pieces(batches: Sequence[Batch]) -> Iterator[tuple[int, Batch]]:
+    """The network calls of some batches, each with the place of its first item in its batch."""
+    for batch in batches:
+        for start in range(0, len(batch.labels), BATCH):
+            yield start, batch.select(slice(start, start + BATCH))

@@ -2,11 +2,9 @@
 
 h_0 is the embedded input and h_L the state after loop L, (B, T, width) with all that the loop carries on (a prefix
 token included); Δ_L = h_L - h_{L-1}. ‖·‖ runs over all tokens and channels of an item, so every metric has one value an
-item. The step-wise metrics are written against the Array API and stay on the device; the spectral radius is computed on
-the host. In pre-norm residual blocks the last state need not be a fixed point: ‖h‖ may grow for ever, which sends the
-relative update to zero and the spectral radius to one. So read them beside the direction-normalised update. At
-equilibrium depth the states are the solver's, and the radius and the recovery are those of the map whose fixed point it
-seeks.
+item. In pre-norm residual blocks ‖h‖ may grow for ever, which sends the relative update to zero and the spectral radius
+to one: read them beside the direction-normalised update. At equilibrium depth the states are the solver's, and the
+radius and the recovery are those of the map whose fixed point it seeks.
 """
 
 from __future__ import annotations
@@ -68,10 +66,8 @@ def diagnose(
     shape = engine.numpy(recurrence.initial).shape
     direction = stream(model.run.dataset, seed, "perturbation").standard_normal(shape, np.float32)
     for loops in probed:
-        radii = [
-            _loop_radius(model, single, states[loops][index : index + 1], loops + 1)
-            for index, single in enumerate(singles)
-        ]
+        own = [states[loops][index : index + 1] for index in range(len(singles))]
+        radii = [_loop_radius(model, *pair, loops + 1) for pair in zip(singles, own, strict=True)]
         reasons = [radius.reason for radius in radii if radius.reason]
         rows.append(_row("spectral_radius", loops, np.array([radius.value for radius in radii]), reasons))
         ratio = recovery(recurrence, states[loops], loops, engine.ops.asarray(direction), recovery_loops)
@@ -122,7 +118,7 @@ def relative_update_norm(states: Sequence[Array], loops: int) -> Array:
 
 def direction_update_norm(states: Sequence[Array], loops: int) -> Array:
     """‖ h_L/‖h_L‖ - h_{L-1}/‖h_{L-1}‖ ‖ (B,), L ≥ 1: the turn of the state, blind to the growth of its norm."""
-    now, before = (state / _per_item(_norm(state)) for state in (states[loops], states[loops - 1]))
+    now, before = (state / _norm(state)[:, None, None] for state in (states[loops], states[loops - 1]))
     return _norm(now - before)
 
 
@@ -152,7 +148,7 @@ def recovery(recurrence: Recurrence, state: Array, exit: int, direction: Array, 
     The factor per loop by which the k loops after exit L change a small error of the state, below 1 where they contract
     it: what stands in for path independence (arXiv 2211.09961) where the input is not injected again.
     """
-    perturbed = state + direction * _per_item(PERTURBATION * _norm(state) / _norm(direction))
+    perturbed = state + direction * (PERTURBATION * _norm(state) / _norm(direction))[:, None, None]
     before = _norm(perturbed - state)
     for index in range(exit + 1, exit + loops + 1):
         state, perturbed = recurrence.loop(state, index), recurrence.loop(perturbed, index)
@@ -176,19 +172,11 @@ def spectral_radius(product: Callable[[np.ndarray], np.ndarray], size: int) -> R
     start = np.random.default_rng(0).standard_normal(size)
     if not np.isfinite(product(start)).all():
         return Radius(np.nan, "the Jacobian is not finite")
+    asked = {"k": 1, "which": "LM", "v0": start, "tol": TOLERANCE, "return_eigenvectors": False}
     reason = ""
     for basis, restarts in ARNOLDI:
         try:
-            (value,) = eigs(
-                operator,
-                k=1,
-                which="LM",
-                v0=start,
-                ncv=min(size, basis),
-                maxiter=restarts,
-                tol=TOLERANCE,
-                return_eigenvectors=False,
-            )
+            (value,) = eigs(operator, ncv=min(size, basis), maxiter=restarts, **asked)
             return Radius(float(abs(value)))
         except ArpackError as error:  # ArpackNoConvergence among others
             reason = str(error)
@@ -219,7 +207,3 @@ def _row(metric: str, loops: int, values: np.ndarray, reasons: Sequence[str]) ->
 
 def _norm(array: Array) -> Array:
     return namespace(array).linalg.vector_norm(array, axis=(-2, -1))  # (B,)
-
-
-def _per_item(values: Array) -> Array:
-    return namespace(values).reshape(values, (-1, 1, 1))  # (B, 1, 1)

@@ -1,13 +1,13 @@
-"""How good generated images are: distances between features of samples and of real images, by torch-fidelity.
+"""How good generated images are: distances of features of samples and real images by torch-fidelity, and of copies.
 
-Every value depends on the number of images and on the extractor, so both stand beside it, and so should the same value
-for two real sets (`real_floor`). The Fréchet distance is biased upward at these sizes and cannot rank good models; the
-unbiased kernel distance can, and is negative in half of all draws where nothing distinguishes the two sets.
+Every value depends on the number of images and on the extractor; read it beside that of two real sets (`real_floor`).
+The Fréchet distance is biased upward at these sizes and cannot rank good models; the unbiased kernel distance can.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,7 @@ NAMES = {
     "score": "classifier_score",
 }
 INCEPTION_NAMES = NAMES | {"frechet": "fid", "kernel": "kid", "score": "inception_score"}
-HIGHER_IS_BETTER = {"frechet": False, "kernel": False, "precision": True, "recall": True, "score": True}
-
+BETTER_WHEN_HIGHER = ("precision", "recall", "score")
 FEWEST = 5  # images of each set: precision and recall need that many
 
 
@@ -42,10 +41,9 @@ class Score:
 def quality(samples: np.ndarray, reference: np.ndarray, *, extractor: str = "digits-conv") -> list[Score]:
     """Fréchet and kernel distance, precision, recall and classifier score of samples against real images.
 
-    Both are images (n, H, W, C) float32 in [-1, 1]; the first min(n, m) of each are used, so that values of equal size
-    compare, and both should come in random order with like class frequencies. At least five of each are needed.
-    Raises ValueError for fewer, for values that are not finite or outside [-1, 1], for sets of which one is in [0, 1]
-    and the other in [-1, 1], and for shapes the extractor does not take.
+    Both are images (n, H, W, C) float32 in [-1, 1], in random order with like class frequencies; the first min(n, m) of
+    each are used. Raises ValueError for fewer than five, for values that are not finite or outside [-1, 1], for sets of
+    which one is in [0, 1] and the other in [-1, 1], and for shapes the extractor does not take.
     """
     n = min(len(samples), len(reference))
     drawn, real = (extract(images[:n], extractor) for images in (samples, reference))
@@ -74,22 +72,19 @@ def scores(generated: Features, real: Features, extractor: str) -> list[Score]:
     n = len(generated.maps)
     if n != len(real.maps) or n < FEWEST:
         raise ValueError(f"quality: expected two sets of equal size, at least {FEWEST}, given {n} and {len(real.maps)}")
-    ours, theirs = torch.from_numpy(generated.maps), torch.from_numpy(real.maps)  # (n, d)
+    ours, theirs, logits = (torch.from_numpy(of) for of in (generated.maps, real.maps, generated.logits))  # (n, d)
     statistics = [fid_features_to_statistics(maps) for maps in (ours, theirs)]
+    kernel = kid_features_to_metric(ours, theirs, kid_subsets=1, kid_subset_size=n, verbose=False)
     prc = prc_features_to_metric(ours, theirs, verbose=False)
     values = {
         "frechet": fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID],
-        "kernel": kid_features_to_metric(ours, theirs, kid_subsets=1, kid_subset_size=n, verbose=False)[
-            KEY_METRIC_KID_MEAN
-        ],
+        "kernel": kernel[KEY_METRIC_KID_MEAN],
         "precision": prc[KEY_METRIC_PRECISION],
         "recall": prc[KEY_METRIC_RECALL],
-        "score": isc_features_to_metric(torch.from_numpy(generated.logits), splits=1, shuffle=False)[
-            KEY_METRIC_ISC_MEAN
-        ],
+        "score": isc_features_to_metric(logits, splits=1, shuffle=False)[KEY_METRIC_ISC_MEAN],
     }
     names = INCEPTION_NAMES if extractor == INCEPTION else NAMES
-    return [Score(names[key], float(value), HIGHER_IS_BETTER[key], n, extractor) for key, value in values.items()]
+    return [Score(names[key], float(value), key in BETTER_WHEN_HIGHER, n, extractor) for key, value in values.items()]
 
 
 def reference(dataset: Dataset, n: int) -> np.ndarray:
@@ -145,9 +140,8 @@ def _like_heldout(dataset: Dataset, labels: np.ndarray, n: int) -> np.ndarray:
 def kernel_null(dataset: Dataset, n: int, *, draws: int = 1000, extractor: str = "digits-conv") -> float:
     """The standard deviation of the kernel distance between two random disjoint sets of n real images each.
 
-    The permutation null over both splits together: a margin below which a kernel distance at this size says nothing. It
-    is skewed to the right (at n = 357 on digits 1 draw in 40 lies beyond 2.4 deviations), so few draws give it badly.
-    Always the same number for the same arguments. Raises ValueError for fewer than 2n real images.
+    The permutation null over both splits together, below which a kernel distance at this size says nothing. Skewed to
+    the right, so it takes many draws; always the same for the same arguments. ValueError for fewer than 2n real images.
     """
     images = np.concatenate([_images(dataset, split.values) for split in (dataset.training(), dataset.heldout())])
     _check_null(n, len(images))
@@ -170,3 +164,24 @@ def _images(dataset: Dataset, values: np.ndarray) -> np.ndarray:
     if images is None:
         raise ValueError(f"quality: dataset {dataset.name!r} has no images to score")
     return images
+
+
+class Memorising(NamedTuple):
+    """Median L2 distances over pixels in [-1, 1]; a sampler that copies has the first far below the second."""
+
+    nearest_training_distance: float
+    heldout_nearest_training_distance: float
+
+
+def memorising(samples: np.ndarray, training: np.ndarray, heldout: np.ndarray) -> Memorising:
+    """Median distance to the nearest training image, of samples and of held-out images; all (n, H, W, C) in [-1, 1].
+
+    Samples are clipped to [-1, 1] first, as where their quality is scored. Raises ValueError where shapes differ.
+    """
+    from sklearn.neighbors import NearestNeighbors  # a world without images does without
+
+    if not samples.shape[1:] == training.shape[1:] == heldout.shape[1:]:
+        raise ValueError(f"memorising: image shapes differ: {samples.shape}, {training.shape}, {heldout.shape}")
+    tree = NearestNeighbors(n_neighbors=1).fit(training.reshape(len(training), -1))
+    flat = (np.clip(images, -1, 1).reshape(len(images), -1) for images in (samples, heldout))
+    return Memorising(*(float(np.median(tree.kneighbors(images)[0])) for images in flat))

@@ -1,7 +1,6 @@
-"""The feature extractors behind sample quality, known by name to torch-fidelity and by hash to the reader.
+"""The feature extractors behind sample quality, named by the hash of their weights.
 
-`python -m eltbench.evaluation.quality.features` trains the digit classifier anew and writes its weights. They are
-named by the hash of their content, so numbers can be traced to the extractor that made it: "digits-conv-" and 8 digits.
+`python -m eltbench.evaluation.quality.features` trains the digit classifier anew and writes its weights.
 """
 
 from __future__ import annotations
@@ -23,9 +22,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 DIGITS = "digits-conv-1d74230e"
 INCEPTION = "inception-v3-compat"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-INCEPTION_SHA256 = (
-    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # torch-fidelity unpickles the file
-)
+# torch-fidelity unpickles the file, so it must be the published one.
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 INCEPTION_VARIABLE = "ELTBENCH_INCEPTION_WEIGHTS"
 LAYERS = {DIGITS: ("early", "logits"), INCEPTION: ("2048", "logits_unbiased")}
 
@@ -66,12 +64,10 @@ def extract(images: np.ndarray, extractor: str = "digits-conv") -> Features:
     from eltbench.backends.torch.classifier import Images
 
     name = full_name(extractor)
-    pixels = torch.from_numpy(_uint8(images, name))  # (n, 3, H, W)
-    layers = LAYERS[name]
-    read = get_featuresdict_from_dataset(
-        Images(pixels), _network(name), batch_size=256, cuda=False, save_cpu_ram=True, verbose=False
-    )
-    return Features(*(read[layer].double().numpy() for layer in layers))
+    data = Images(torch.from_numpy(_uint8(images, name)))  # (n, 3, H, W)
+    options = {"batch_size": 256, "cuda": False, "save_cpu_ram": True, "verbose": False}
+    read = get_featuresdict_from_dataset(data, _network(name), **options)
+    return Features(*(read[layer].double().numpy() for layer in LAYERS[name]))
 
 
 def inception_weights(path: str | Path | None = None) -> Path | None:
@@ -113,8 +109,8 @@ def digits_weights(directory: Path = WEIGHTS) -> dict[str, Any]:
 def train_digits(directory: Path = WEIGHTS, *, epochs: int = 30, seed: int = 0) -> tuple[Path, float]:
     """Train the digit classifier and write its weights, named by their hash; gives the file and its held-out accuracy.
 
-    The command as committed prints a held-out accuracy of 0.9748. On one machine one thread count
-    gives the same file at every call; other processors may round differently and then name theirs otherwise.
+    The command as committed prints a held-out accuracy of 0.9748. One machine and thread count gives the same file at
+    every call; other processors may round differently and then name theirs otherwise.
     """
     import torch
     from safetensors.torch import save
@@ -157,8 +153,7 @@ def _uint8(images: np.ndarray, name: str) -> np.ndarray:
     check_shape(images.shape, name)
     if images.dtype.kind != "f":
         raise ValueError(f"images: expected floats in [-1, 1], given {images.dtype}; of 0..255 take x / 127.5 - 1")
-    bad = images.size - int(np.isfinite(images).sum())
-    if bad:
+    if bad := images.size - int(np.isfinite(images).sum()):
         raise ValueError(f"images: {bad} of {images.size} values are not finite; such samples have no quality")
     if (low := images.min()) < -1 - BEYOND or images.max() > 1 + BEYOND:
         raise ValueError(f"images: values must lie in [-1, 1], given {low:g}..{images.max():g}; scale or clip them")

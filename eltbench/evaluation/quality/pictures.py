@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,42 +39,28 @@ def title(model: Model) -> str:
     return f"{run.trainer} {run.task} {run.dataset}, trained with L_max = {run.architecture.max_loops}"
 
 
-def save(figure: Figure, path: Path, caption: str) -> None:
-    """Write a PNG, whole, that says in its own text what it shows; without a date."""
-    from eltbench.evidence import figures
-
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None, figures.ABOUT: caption})
-
-
 def write(folder: Path, jobs: Sequence[Job], runs: Path, trained: Collection[str]) -> list[Path]:
     """Write samples-TASK-DATASET-BACKEND.png for each world of which elt was sampled, from the first seed of `jobs`.
 
     jobs: of models that are there. runs: the run cache. trained: the runs that this command trained or measured; a
-    picture that is there is made anew for these alone. The sampler's settings are those of the measurement. Returns
-    what was written.
+    picture that is there is made anew for these alone. The sampler's settings are those of the measurement. A picture
+    says in its own text what it shows. Returns what was written.
     """
     from eltbench.evidence import figures
 
-    written = []
-    for path, job in _chosen(folder, jobs).items():
-        if job.run_id in trained or not path.exists():
-            model = load_model(job.run_id, runs=runs)
-            settings: Mapping[str, Any] = job.settings["sampling"]
-            about = f"Samples of {title(model)} (seed {job.run.seed}), a row a loop count, all from the same noise"
-            with figures.plain():
-                figure = by_loops(model, job.settings["sample_loops"], SAMPLES, seed=job.run.seed, **settings)
-                save(figure, path, about)
-            written.append(path)
-    return written
-
-
-def _chosen(folder: Path, jobs: Sequence[Job]) -> dict[Path, Job]:
-    """The picture of each world and the job whose model it shows."""
     chosen: dict[Path, Job] = {}
     for job in jobs:
         run = job.run
-        headline = run.trainer == "elt" and job.keys.get("role") == "main"
-        if headline and job.settings.get("sample_loops"):
+        if run.trainer == "elt" and job.keys.get("role") == "main" and job.settings.get("sample_loops"):
             chosen.setdefault(folder / f"samples-{run.task}-{run.dataset}-{run.backend}.png", job)
-    return chosen
+    written = []
+    for path, job in chosen.items():
+        if job.run_id in trained or not path.exists():
+            model, seed = load_model(job.run_id, runs=runs), job.run.seed
+            about = f"Samples of {title(model)} (seed {seed}), a row a loop count, all from the same noise"
+            with figures.plain(), replacing(path) as temporary:
+                figure = by_loops(model, job.settings["sample_loops"], SAMPLES, seed=seed, **job.settings["sampling"])
+                metadata = {"Software": None, figures.ABOUT: about}  # without a date
+                figure.savefig(temporary, format="png", dpi=100, metadata=metadata)
+            written.append(path)
+    return written

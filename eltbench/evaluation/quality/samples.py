@@ -7,9 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from eltbench.evaluation.quality.distances import check_real_images, kernel_null, real_floor, reference, scores
+from eltbench.evaluation.quality.distances import (
+    Memorising,
+    check_real_images,
+    kernel_null,
+    memorising,
+    real_floor,
+    reference,
+    scores,
+)
 from eltbench.evaluation.quality.features import check_shape, check_weights, extract, full_name
-from eltbench.evaluation.quality.memorising import Memorising, memorising
 from eltbench.tasks.guidance import check_guidance
 from eltbench.training.loop import Parts
 from eltbench.training.model import Model
@@ -57,14 +64,10 @@ def sample_scores(model: Model, settings: Mapping[str, Any]) -> list[dict[str, A
     training = dataset.images(dataset.training().values)
     assert training is not None
     sampling = model.task.sampling(**settings["sampling"])
-    keys = {
-        "split": "heldout",
-        "sampler": sampling.sampler,
-        "sampling_steps": sampling.steps,
-        "guidance_scale": sampling.guidance_scale,
-    }
-    extractors, rows, floor = settings["feature_extractors"], [], []
-    for extractor in extractors:
+    keys = {"split": "heldout", "sampler": sampling.sampler, "sampling_steps": sampling.steps}
+    keys |= {"guidance_scale": sampling.guidance_scale, "n_samples": count}
+    rows, floor = [], []
+    for extractor in settings["feature_extractors"]:
         real_scores = real_floor(dataset, count, extractor=extractor)
         rows += [{**keys, **vars(score), "metric": f"{score.metric}_of_real_images"} for score in real_scores]
         kernel = next(score for score in real_scores if score.metric in ("kernel_distance", "kid"))
@@ -72,21 +75,19 @@ def sample_scores(model: Model, settings: Mapping[str, Any]) -> list[dict[str, A
         rows.append({**keys, **vars(kernel), **null})
         floor += real_scores
     for loops in settings["sample_loops"]:
+        known = {**keys, "loops": loops}
         values = model.sample(labels, loops, seed=model.run.seed, **settings["sampling"])
         if broken := count - int(np.isfinite(values).reshape(count, -1).all(axis=1).sum()):
-            why = f"{broken} of {count} samples are not finite"
-            empty = {"loops": loops, "value": None, "reason": why}
-            rows += [{**keys, **vars(score), **empty} for score in floor]
-            rows += [{**keys, **empty, "metric": name, "n_samples": count} for name in Memorising._fields]
+            empty = {"value": None, "reason": f"{broken} of {count} samples are not finite"}
+            rows += [{**known, **vars(score), **empty} for score in floor]
+            rows += [{**known, **empty, "metric": name} for name in Memorising._fields]
             continue
         images = dataset.images(values)
         assert images is not None
-        for extractor in extractors:  # not by `quality`, to which white samples alone would look like values of 0..1
+        for extractor in settings["feature_extractors"]:
+            # Not by `quality`, to which white samples alone would look like values of 0..1.
             found = scores(extract(images, extractor), extract(real, extractor), full_name(extractor))
-            rows += [{**keys, **vars(score), "loops": loops} for score in found]
-        nearest = memorising(images, training, real)
-        rows += [
-            {**keys, "loops": loops, "metric": name, "value": value, "n_samples": count}
-            for name, value in nearest._asdict().items()
-        ]
+            rows += [{**known, **vars(score)} for score in found]
+        nearest = memorising(images, training, real)._asdict()
+        rows += [{**known, "metric": name, "value": value} for name, value in nearest.items()]
     return rows

@@ -25,33 +25,24 @@ def brier(probability: np.ndarray, event: np.ndarray) -> float:
     return float(brier_score_loss(event, probability))
 
 
-class Isotonic:
-    """The probability of the event as a non-decreasing function of a signal, fitted on items kept for it.
-
-    Turns any signal that grows with uncertainty into a probability; beyond the signals seen it is constant.
-    """
-
-    def __init__(self, signal: np.ndarray, event: np.ndarray) -> None:
-        self.fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(signal, event)
-
-    def __call__(self, signal: np.ndarray) -> np.ndarray:
-        """The probabilities of signals (n,)."""
-        return self.fitted.predict(signal)
+def isotonic(signal: np.ndarray, event: np.ndarray) -> IsotonicRegression:
+    """The probability of the event as a non-decreasing function of a signal; beyond the signals seen it is constant."""
+    return IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(signal, event)
 
 
 def calibration(
-    signal: np.ndarray, event: np.ndarray, fit_signal: np.ndarray, fit_event: np.ndarray, bins: int = 15
+    signal: np.ndarray, event: np.ndarray, fit_signal: np.ndarray, fit_event: np.ndarray
 ) -> dict[str, float]:
     """ECE and Brier score of a signal as a probability of the event, before and after isotonic regression.
 
     The regression is fitted on the fit items and judged on the others. "before" is NaN for a signal that is no
     probability, because it leaves [0, 1].
     """
-    after = Isotonic(fit_signal, fit_event)(signal)
+    after = isotonic(fit_signal, fit_event).predict(signal)
     probable = ((signal >= 0) & (signal <= 1)).all()
     return {
-        "ece_before": expected_calibration_error(signal, event, bins) if probable else float("nan"),
-        "ece_after": expected_calibration_error(after, event, bins),
+        "ece_before": expected_calibration_error(signal, event) if probable else float("nan"),
+        "ece_after": expected_calibration_error(after, event),
         "brier_before": brier(signal, event) if probable else float("nan"),
         "brier_after": brier(after, event),
     }
@@ -60,6 +51,6 @@ def calibration(
 def _check(probability: np.ndarray, event: np.ndarray) -> None:
     if probability.shape != event.shape or probability.ndim != 1 or not len(event):
         raise ValueError(f"calibration: one probability an event, given {probability.shape} and {event.shape}")
-    if not ((probability >= 0) & (probability <= 1)).all():
-        bad = int(np.argmin((probability >= 0) & (probability <= 1)))
+    if not (proper := (probability >= 0) & (probability <= 1)).all():
+        bad = int(np.argmin(proper))
         raise ValueError(f"calibration: probabilities lie in [0, 1], given {probability[bad]} at item {bad}")

@@ -1,9 +1,8 @@
 """Signals of uncertainty that the exits of one pass give for nothing; `uncertainty.SIGNALS` declares them.
 
-Each is a function of a trace and the position of an exit in it, and gives one value per masked token, or per dimension
-of x_0, (M,), oriented so that a larger one means less sure; `uncertainty.measure` takes the mean over an item. Previous
-means the previous entry of the trace: with an exit at every loop these are the criteria of the sources. p_L are the
-probabilities and h_L the states at exit L, Δ_L = h_L - h_{L-1}. Array API throughout: nothing leaves the device.
+Each is a function of a trace and the position of an exit in it, some also of another exit: the previous one in the
+trace, or the deepest. It gives one value per masked token, or per dimension of x_0, (M,), the larger the less sure. p_L
+are the probabilities, h_L the states at exit L, Δ_L = h_L - h_{L-1}. Array API throughout: nothing leaves the device.
 """
 
 from __future__ import annotations
@@ -19,11 +18,6 @@ from eltbench.evaluation.signals.exit_trace import Distribution, Trace
 def max_softmax(trace: Trace, exit: int) -> Array:
     """1 - max_v p(v) (arXiv 1610.02136)."""
     return 1 - trace.xp.max(trace.distribution(exit).p, axis=-1)
-
-
-def entropy(trace: Trace, exit: int) -> Array:
-    """H(p) = -Σ_v p ln p, in nats."""
-    return trace.entropy(exit)
 
 
 def corruption_level(trace: Trace, exit: int) -> Array:
@@ -50,24 +44,21 @@ def variance_bound(trace: Trace, exit: int) -> Array:
 # Predictions of several exits
 
 
-def kl_to_previous(trace: Trace, exit: int) -> Array:
-    """KL(p_{L-1} ‖ p_L) = Σ_v p_{L-1} (ln p_{L-1} - ln p_L) (exit rule in the code of arXiv 2502.05171)."""
-    return _kl(trace, exit - 1, exit)
+def kl(trace: Trace, exit: int, other: int) -> Array:
+    """KL(p_other ‖ p_L) = Σ_v p_other (ln p_other - ln p_L); of the previous exit a rule of arXiv 2502.05171 (code)."""
+    if exit == other:
+        return trace.xp.zeros_like(trace.entropy(exit))
+    return _divergence(trace, trace.distribution(other), trace.distribution(exit))
 
 
-def kl_to_deepest(trace: Trace, exit: int) -> Array:
-    """KL(p_deepest ‖ p_L): how far the exit is from where the pass ends."""
-    return _kl(trace, len(trace) - 1, exit)
-
-
-def jensen_shannon_to_previous(trace: Trace, exit: int) -> Array:
-    """JS(p_{L-1}, p_L) = H(m) - (H(p_{L-1}) + H(p_L))/2 with m their mean; from 0 to ln 2 (Lin 1991)."""
-    return _jensen_shannon(trace, exit - 1, exit)
-
-
-def jensen_shannon_to_deepest(trace: Trace, exit: int) -> Array:
-    """JS(p_deepest, p_L)."""
-    return _jensen_shannon(trace, len(trace) - 1, exit)
+def jensen_shannon(trace: Trace, exit: int, other: int) -> Array:
+    """JS(p_other, p_L) = H(m) - (H(p_other) + H(p_L))/2 with m their mean; from 0 to ln 2 (Lin 1991)."""
+    if exit == other:
+        return trace.xp.zeros_like(trace.entropy(exit))
+    doubled = trace.distribution(other).p + trace.distribution(exit).p  # 2m, (M, V)
+    doubled *= trace.xp.log(doubled)  # in place: fresh memory costs more than the product
+    entropy_of_mean = math.log(2) - 0.5 * trace.xp.sum(doubled, axis=-1)
+    return entropy_of_mean - 0.5 * (trace.entropy(other) + trace.entropy(exit))
 
 
 def min_p_kl_to_previous(trace: Trace, exit: int) -> Array:
@@ -80,34 +71,14 @@ def entropy_change(trace: Trace, exit: int) -> Array:
     return trace.xp.abs(trace.entropy(exit) - trace.entropy(exit - 1))
 
 
-def argmax_changed(trace: Trace, exit: int) -> Array:
-    """1 where the most likely value is another than at the previous exit, else 0."""
-    return trace.changed(exit)
-
-
-def argmax_flips(trace: Trace, exit: int) -> Array:
-    """How often the most likely value has changed up to this exit."""
-    return trace.flips(exit)
-
-
-def argmax_unsettled(trace: Trace, exit: int) -> Array:
-    """Minus the number of exits since the most likely value changed (code of arXiv 2502.05171); the worst token's."""
-    return -trace.settled(exit)
-
-
 def variance_over_exits(trace: Trace, exit: int) -> Array:
     """Σ_v Var(p_1(v), …, p_L(v)), or Var(x̂_1, …, x̂_L) of each dimension; divided by the number of exits."""
     return trace.spread(exit).squares / (exit + 1)
 
 
-def squared_change_to_previous(trace: Trace, exit: int) -> Array:
-    """(x̂_L - x̂_{L-1})²: 2σ² times the divergence of Gaussians of variance σ² about the two predictions."""
-    return _squared_change(trace, exit - 1, exit)
-
-
-def squared_change_to_deepest(trace: Trace, exit: int) -> Array:
-    """(x̂_L - x̂_deepest)²."""
-    return _squared_change(trace, len(trace) - 1, exit)
+def squared_change(trace: Trace, exit: int, other: int) -> Array:
+    """(x̂_L - x̂_other)²: 2σ² times the divergence of Gaussians of variance σ² about the two predictions."""
+    return ((trace.outputs[exit].prediction - trace.outputs[other].prediction) ** 2)[:, 0]
 
 
 # States of several exits
@@ -139,26 +110,7 @@ def relative_acceleration(trace: Trace, exit: int) -> Array:
     return trace.xp.linalg.vector_norm(bend, axis=-1) / trace.state_norm(exit)
 
 
-def _kl(trace: Trace, first: int, second: int) -> Array:
-    if first == second:
-        return trace.xp.zeros_like(trace.entropy(first))
-    return _divergence(trace, trace.distribution(first), trace.distribution(second))
-
-
 def _divergence(trace: Trace, first: Distribution, second: Distribution) -> Array:
     difference = first.log_p - second.log_p  # (M, V)
     difference *= first.p
     return trace.xp.sum(difference, axis=-1)
-
-
-def _jensen_shannon(trace: Trace, first: int, second: int) -> Array:
-    if first == second:
-        return trace.xp.zeros_like(trace.entropy(first))
-    doubled = trace.distribution(first).p + trace.distribution(second).p  # 2m, (M, V)
-    doubled *= trace.xp.log(doubled)  # in place: fresh memory costs more than the product
-    entropy_of_mean = math.log(2) - 0.5 * trace.xp.sum(doubled, axis=-1)
-    return entropy_of_mean - 0.5 * (trace.entropy(first) + trace.entropy(second))
-
-
-def _squared_change(trace: Trace, first: int, second: int) -> Array:
-    return ((trace.outputs[second].prediction - trace.outputs[first].prediction) ** 2)[:, 0]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from functools import cached_property, wraps
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import array_api_compat
 import numpy as np
@@ -15,6 +15,9 @@ from eltbench.tasks.base import Batch, ExitOutput, Task
 from eltbench.training.model import Model
 
 TINY = 1e-37  # added to probabilities so that 0·ln 0 is 0 and not NaN; lost in rounding above 1e-30
+
+
+T = TypeVar("T")
 
 
 class Distribution(NamedTuple):
@@ -38,20 +41,35 @@ class Spread(NamedTuple):
     squares: Array
 
 
+def _kept(exits: int = 0) -> Callable[[Callable[[Trace, int], T]], Callable[[Trace, int], T]]:
+    """Compute what a trace says of an exit once; what is large is kept for the last few `exits` alone (0: for all)."""
+
+    def of_exit(make: Callable[[Trace, int], T]) -> Callable[[Trace, int], T]:
+        @wraps(make)
+        def value(trace: Trace, exit: int) -> T:
+            key = make.__name__, exit
+            if key not in trace._made:
+                trace._made[key] = make(trace, exit)
+                if exits:
+                    trace._made.pop((make.__name__, exit - exits), None)
+            return trace._made[key]
+
+        return value
+
+    return of_exit
+
+
 class Trace:
     """The exits of one pass over B items, in the order of their loops; `append` adds the next one as it is read.
 
-    Only masked tokens are looked at: M rows in the order of the items, whatever their number in each. Of a continuous
-    item every token counts as one, and every value of its prediction as a row of its own.
+    Its arrays have M rows: the masked tokens in the order of the items, or all values of continuous predictions (all
+    tokens for states). What is derived from an exit is computed at its first use; what is large is kept only while the
+    next exit may need it, so read exits in order.
 
-    kind: "tokens" (predictions are logits (B, T, V)) or "continuous" (predictions are x_0, (B, H, W, C)): of the clean
-    item, so see `estimated` for what a network gives.
-    hidden: (B, T) bool on the host, the masked tokens, at least one an item; None for all. level: (B,) on the host,
-    growing with the corruption of each item. initial: the state (B, T, D) before the first loop, where the first exit
-    is loop 1. numpy: brings an array to the host. All other arrays are of one library, which does the computing.
-
-    What is derived from an exit is computed at its first use; what is large is kept only while the next exit may need
-    it, so ask in the order of the exits.
+    kind: "tokens" (predictions are logits (B, T, V)) or "continuous" (predictions are x_0, (B, H, W, C)), of the clean
+    item (`estimated`). hidden: (B, T) bool on the host, the masked tokens, at least one an item; None for all. level:
+    (B,) on the host, growing with the corruption. initial: the state (B, T, D) before the first loop, where the first
+    exit is loop 1. numpy: brings an array to the host. All other arrays are of one library, which does the computing.
     """
 
     def __init__(
@@ -72,8 +90,7 @@ class Trace:
         self.loops: list[int] = []
         self.outputs: list[ExitOutput] = []  # prediction (M, V) or (B·H·W·C, 1), state (M, D), the others (M,)
         self.initial = None if initial is None else self._rows(initial)
-        self._small: dict[tuple[str, int], Any] = {}
-        self._large: dict[tuple[str, int], Any] = {}
+        self._made: dict[tuple[str, int], Any] = {}
 
     def __len__(self) -> int:
         return len(self.loops)
@@ -109,9 +126,7 @@ class Trace:
             return self.xp.take(value, places[count], axis=0)
 
         part.initial, part.outputs = of(self.initial), [of(output) for output in self.outputs]
-        part._small, part._large = (
-            {key: of(made) for key, made in store.items()} for store in (self._small, self._large)
-        )
+        part._made = {key: of(made) for key, made in self._made.items()}
         return part
 
     def over_items(self, rows: np.ndarray, worst: bool = False) -> np.ndarray:
@@ -133,107 +148,91 @@ class Trace:
 
     # Of the predictions
 
+    @_kept(exits=2)
     def distribution(self, exit: int) -> Distribution:
         """The softmax of the logits at an exit."""
+        xp, logits = self.xp, self.outputs[exit].prediction
+        log_p = logits - xp.max(logits, axis=-1, keepdims=True)
+        p = xp.exp(log_p)
+        total = xp.sum(p, axis=-1, keepdims=True)
+        p /= total  # in place here and below: memory asked for anew costs more than the arithmetic
+        p += TINY
+        log_p -= xp.log(total)
+        return Distribution(p, log_p)
 
-        def make() -> Distribution:
-            xp, logits = self.xp, self.outputs[exit].prediction
-            log_p = logits - xp.max(logits, axis=-1, keepdims=True)
-            p = xp.exp(log_p)
-            total = xp.sum(p, axis=-1, keepdims=True)
-            p /= total  # in place here and below: memory asked for anew costs more than the arithmetic
-            p += TINY
-            log_p -= xp.log(total)
-            return Distribution(p, log_p)
-
-        return self._briefly("distribution", exit, make)
-
+    @_kept()
     def entropy(self, exit: int) -> Array:
-        """The entropy (M,) at an exit, in nats."""
+        """H(p) = -Σ_v p ln p (M,), in nats."""
+        p, log_p = self.distribution(exit)
+        return -self.xp.sum(p * log_p, axis=-1)
 
-        def make() -> Array:
-            p, log_p = self.distribution(exit)
-            return -self.xp.sum(p * log_p, axis=-1)
-
-        return self._once("entropy", exit, make)
-
+    @_kept(exits=2)
     def floored(self, exit: int) -> Distribution:
         """The distribution with all below a tenth of its largest set to 1/V, renormalised (min-p)."""
+        xp, (p, log_p) = self.xp, self.distribution(exit)
+        share = 1 / p.shape[-1]
+        kept = xp.ceil(p - 0.1 * xp.max(p, axis=-1, keepdims=True))  # 1 above, else 0: a fifth of comparing
+        q = p - share
+        q *= kept
+        q += share  # p where kept, else 1/V
+        log_q = log_p - math.log(share)
+        log_q *= kept
+        total = xp.sum(q, axis=-1, keepdims=True)
+        q /= total
+        log_q += math.log(share) - xp.log(total)
+        return Distribution(q, log_q)
 
-        def make() -> Distribution:
-            xp, (p, log_p) = self.xp, self.distribution(exit)
-            share = 1 / p.shape[-1]
-            kept = xp.ceil(p - 0.1 * xp.max(p, axis=-1, keepdims=True))  # 1 above, else 0: a fifth of comparing
-            q = p - share
-            q *= kept
-            q += share  # p where kept, else 1/V
-            log_q = log_p - math.log(share)
-            log_q *= kept
-            total = xp.sum(q, axis=-1, keepdims=True)
-            q /= total
-            log_q += math.log(share) - xp.log(total)
-            return Distribution(q, log_q)
+    @_kept()
+    def choice(self, exit: int) -> Array:
+        """The most likely value (M,)."""
+        return self.xp.argmax(self.outputs[exit].prediction, axis=-1)
 
-        return self._briefly("floored", exit, make)
-
+    @_kept()
     def changed(self, exit: int) -> Array:
         """1 where the most likely value is another than at the previous exit, else 0 (M,), floating."""
+        return self.xp.astype(self.choice(exit) != self.choice(exit - 1), self.outputs[exit].prediction.dtype)
 
-        def make() -> Array:
-            now = self._choice(exit)
-            return self.xp.astype(now != self._choice(exit - 1), self.outputs[exit].prediction.dtype)
-
-        return self._once("changed", exit, make)
-
+    @_kept()
     def flips(self, exit: int) -> Array:
         """How often the most likely value has changed up to this exit (M,)."""
-        if exit == 1:
-            return self.changed(1)
-        return self._once("flips", exit, lambda: self.flips(exit - 1) + self.changed(exit))
+        return self.changed(1) if exit == 1 else self.flips(exit - 1) + self.changed(exit)
 
-    def settled(self, exit: int) -> Array:
-        """The number of exits since the most likely value changed (M,), or since the first one."""
+    @_kept()
+    def unsettled(self, exit: int) -> Array:
+        """Minus the number of exits since the most likely value changed (M,) (code of arXiv 2502.05171)."""
         if exit == 0:
-            return self.xp.zeros_like(self.outputs[0].prediction[:, 0])
-        return self._once("settled", exit, lambda: (self.settled(exit - 1) + 1) * (1 - self.changed(exit)))
+            return -self.xp.zeros_like(self.outputs[0].prediction[:, 0])
+        return (self.unsettled(exit - 1) - 1) * (1 - self.changed(exit))
 
+    @_kept(exits=2)
     def spread(self, exit: int) -> Spread:
         """How far the exits up to this one lie apart, by Welford's recursion: probabilities, or values of x_0."""
+        value = self.distribution(exit).p if self.kind == "tokens" else self.outputs[exit].prediction
+        if exit == 0:
+            return Spread(value, self.xp.zeros_like(value[:, 0]))
+        mean, squares = self.spread(exit - 1)
+        step = value - mean
+        squares = squares + self._norm(step) ** 2 * (exit / (exit + 1))
+        step /= exit + 1
+        step += mean
+        return Spread(step, squares)
 
-        def make() -> Spread:
-            value = self.distribution(exit).p if self.kind == "tokens" else self.outputs[exit].prediction
-            if exit == 0:
-                return Spread(value, self.xp.zeros_like(value[:, 0]))
-            mean, squares = self.spread(exit - 1)
-            step = value - mean
-            squares = squares + self._norm(step) ** 2 * (exit / (exit + 1))
-            step /= exit + 1
-            step += mean
-            return Spread(step, squares)
-
-        return self._briefly("spread", exit, make)
-
-    # Of the states
+    # Of the states; -1 is the state before the first loop
 
     def state(self, exit: int) -> Array:
-        """The state (M, D) at an exit by position; -1 is the state before the first loop."""
+        """The state (M, D) at an exit by position."""
         return self.initial if exit < 0 else self.outputs[exit].state
 
+    @_kept()
     def state_norm(self, exit: int) -> Array:
-        """‖h‖ (M,); -1 as for `state`."""
-        return self._once("state_norm", exit, lambda: self._norm(self.state(exit)))
+        """‖h‖ (M,)."""
+        return self._norm(self.state(exit))
 
+    @_kept(exits=2)
     def update(self, exit: int) -> Update:
         """Δ = h - h_previous, with its norm."""
-
-        def make() -> Update:
-            change = self.state(exit) - self.state(exit - 1)
-            return Update(change, self._norm(change))
-
-        return self._briefly("update", exit, make)
-
-    def _choice(self, exit: int) -> Array:
-        return self._once("choice", exit, lambda: self.xp.argmax(self.outputs[exit].prediction, axis=-1))
+        change = self.state(exit) - self.state(exit - 1)
+        return Update(change, self._norm(change))
 
     def _norm(self, vectors: Array) -> Array:
         return self.xp.linalg.vector_norm(vectors, axis=-1)
@@ -250,18 +249,6 @@ class Trace:
     def _places(chosen: np.ndarray, beside: Array) -> Array:
         """The positions at which a host array is true, on the device of another array."""
         return namespace(beside).asarray(np.flatnonzero(chosen), device=array_api_compat.device(beside))
-
-    def _once(self, name: str, exit: int, make: Callable[[], Any]) -> Any:
-        if (name, exit) not in self._small:
-            self._small[name, exit] = make()
-        return self._small[name, exit]
-
-    def _briefly(self, name: str, exit: int, make: Callable[[], Any]) -> Any:
-        """Kept until the exit after the next has it too, so that its memory is used again."""
-        if (name, exit) not in self._large:
-            self._large[name, exit] = make()
-            self._large.pop((name, exit - 2), None)
-        return self._large[name, exit]
 
 
 def observed_fields(depth: str) -> tuple[str, ...]:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import log_softmax
+from scipy.special import entr, log_softmax
 
 from eltbench.core.streams import stream
+from eltbench.data.base import Clean
 from eltbench.data.form import check_clean
+from eltbench.data.latin import Latin, posterior
+from eltbench.data.relay import Relay, reachable
 from eltbench.evaluation.heldout import BATCH
-from eltbench.evaluation.signals.exact import exact_posterior, loss_apart
 from eltbench.evaluation.signals.exit_trace import Trace, trace
 from eltbench.evaluation.signals.further_signals import measure_further
 from eltbench.evaluation.signals.uncertainty import measure, measure_members
@@ -29,36 +32,29 @@ ERRORS = ("negative_log_likelihood", "x0_error")  # that signals are to foresee:
 
 @dataclass(frozen=True)
 class PerSample:
-    """What `observe` measured of n units at E exits.
+    """What `observe` measured of n units at E exits."""
 
-    loops: (E,). item, draw, token: (n,) which unit each is; token is -1 where the unit is the whole item. level: (n,)
-    how far it is corrupted, or its distance. errors: {name: (E, n)}, the first the one that signals are to foresee;
-    among them `model_error` and `irreducible` where the posterior is known. signals: {name: (E, n)}, NaN at exits
-    where a signal is not defined or not measured.
-    """
-
-    loops: tuple[int, ...]
-    item: np.ndarray
+    loops: tuple[int, ...]  # (E,)
+    item: np.ndarray  # (n,), as are the next three
     draw: np.ndarray
-    token: np.ndarray
-    level: np.ndarray
-    errors: Values
-    signals: Values
+    token: np.ndarray  # -1 where the unit is the whole item
+    level: np.ndarray  # how far it is corrupted, or its distance
+    errors: Values  # {name: (E, n)}, the first is to be foreseen; `model_error`, `irreducible` where they are known
+    signals: Values  # {name: (E, n)}, NaN at exits where a signal is not defined or not measured
+
+    @property
+    def target(self) -> str:
+        """The name of the error to be foreseen: negative log-likelihood in nats, or the mean square error of x_0."""
+        return next(iter(self.errors))
 
     @property
     def error(self) -> np.ndarray:
-        """The error to be foreseen (E, n): negative log-likelihood in nats, or the mean square error of x_0."""
-        return next(iter(self.errors.values()))
+        """The error to be foreseen (E, n)."""
+        return self.errors[self.target]
 
     def at(self, loops: int) -> int:
         """The position of the exit after so many loops."""
         return self.loops.index(loops)
-
-    def select(self, rows: np.ndarray) -> PerSample:
-        """The units at these positions."""
-        errors, signals = ({name: of[:, rows] for name, of in kept.items()} for kept in (self.errors, self.signals))
-        item, draw, token, level = self.item[rows], self.draw[rows], self.token[rows], self.level[rows]
-        return PerSample(self.loops, item, draw, token, level, errors, signals)
 
     def up_to(self, loops: int) -> PerSample:
         """The exits up to that after so many loops."""
@@ -102,81 +98,99 @@ def observe(
     check_clean(clean, model.spec, f"dataset {model.run.dataset!r}, held-out items")
     if by_token and model.spec.kind != "tokens":
         raise ValueError(f"per sample: {model.run.dataset!r} has no tokens to be units; take whole items")
-    batches = model.task.heldout(clean, model.spec, stream(model.run.dataset, 0, "heldout"), draws)
     found = []
-    for draw, batch in enumerate(batches):
+    for draw, batch in enumerate(model.task.heldout(clean, model.spec, stream(model.run.dataset, 0, "heldout"), draws)):
         items = len(batch.labels)
         size = -(-items // -(-items // BATCH))  # pieces alike, so that none is of one item
         for start in range(0, items, size):
             piece = batch.select(slice(start, start + size))
-            found.append(_observe(model, piece, exits, draw, start, members or {}, further, dropout_passes, by_token))
+            whole, units, item, token = _units(model, piece, exits, start, by_token)
+            errors = _errors(model, piece, whole, units)
+            signals = measure(units)
+            for source, models in (members or {}).items():
+                signals |= _of_members(source, _asked(models, piece, exits), whole, units)
+            if dropout_passes and model.run.architecture.dropout:
+                given = (*piece[:2], piece.log_snr, piece.context)
+                drawn = model.predict(*given, exits=exits, dropout_passes=dropout_passes)
+                passes = [np.stack([model.task.clean(ExitOutput(one), piece) for one in at_exit]) for at_exit in drawn]
+                signals |= _of_members("dropout", passes, whole, units)
+            if further and not by_token:
+                places = [exits.index(loops) for loops in further]
+                for name, values in measure_further(model, piece, further).items():
+                    signals[name] = np.full((len(exits), len(item)), np.nan)
+                    signals[name][places] = values
+            level = np.asarray(units.level, np.float64)
+            found.append(PerSample(exits, item, np.full(len(item), draw), token, level, errors, signals))
     return _joined(found)
 
 
-def _observe(
-    model: Model,
-    piece: Batch,
-    exits: tuple[int, ...],
-    draw: int,
-    start: int,
-    members: Mapping[str, Sequence[Model]],
-    further: Sequence[int],
-    dropout_passes: int,
-    by_token: bool,
-) -> PerSample:
+def _units(
+    model: Model, piece: Batch, exits: tuple[int, ...], start: int, by_token: bool
+) -> tuple[Trace, Trace, np.ndarray, np.ndarray]:
+    """The trace of some items, that of its units, and the item and token (n,) of each; `start`: the first item."""
     whole = trace(model, piece, exits)
-    hidden = whole.hidden
-    found, item, token = whole, np.arange(len(piece.labels)), np.full(len(piece.labels), -1)
-    if by_token and hidden is not None:
-        item, token = np.nonzero(hidden)
-        distances = model.dataset.strata(model.dataset.heldout())  # of worlds that say what they hide
-        known = np.asarray(whole.level)[item] if distances is None else distances[item + start, token]
-        found = _each_token(whole, known)
-    errors = _errors(model, piece, whole)
-    errors = {name: found.over_items(rows) for name, rows in errors.items()} if hidden is not None else errors
-    signals = measure(found)
-    for source, models in members.items():
-        signals |= _of_members(source, _asked(models, piece, exits), whole, found)
-    if dropout_passes and model.run.architecture.dropout:
-        drawn = model.predict(*piece[:2], piece.log_snr, piece.context, exits=exits, dropout_passes=dropout_passes)
-        passes = [np.stack([model.task.clean(ExitOutput(one), piece) for one in at_exit]) for at_exit in drawn]
-        signals |= _of_members("dropout", passes, whole, found)
-    if further and not by_token:
-        signals |= _at_exits(measure_further(model, piece, further), further, exits)
-    level = np.asarray(found.level, np.float64)
-    return PerSample(exits, item + start, np.full(len(level), draw), token, level, errors, signals)
-
-
-def _each_token(whole: Trace, level: np.ndarray) -> Trace:
-    """The trace in which every hidden token is an item of its own."""
+    if not by_token or whole.hidden is None:
+        items = np.arange(start, start + len(piece.labels))
+        return whole, whole, items, np.full(len(items), -1)
+    item, token = np.nonzero(whole.hidden)
+    distances = model.dataset.strata(model.dataset.heldout())  # of worlds that say what they hide
+    level = np.asarray(whole.level)[item] if distances is None else distances[item + start, token]
     initial = None if whole.initial is None else whole.initial[:, None]
-    found = Trace("tokens", level=level, initial=initial, numpy=whole.numpy)
+    units = Trace("tokens", level=level, initial=initial, numpy=whole.numpy)
     for loops, output in zip(whole.loops, whole.outputs, strict=True):
-        found.append(loops, ExitOutput(*(None if field is None else field[:, None] for field in output)))
-    return found
+        units.append(loops, ExitOutput(*(None if field is None else field[:, None] for field in output)))
+    return whole, units, item + start, token
 
 
-def _errors(model: Model, piece: Batch, whole: Trace) -> Values:
-    """Errors of every hidden token {name: (E, M)}, or of every continuous item {name: (E, B)}."""
+def _errors(model: Model, piece: Batch, whole: Trace, units: Trace) -> Values:
+    """Errors of every unit {name: (E, n)}."""
     outputs = [np.asarray(whole.numpy(output.prediction), np.float64) for output in whole.outputs]
     if whole.hidden is None:
         target = np.asarray(piece.target, np.float64).reshape(-1, 1)
         squares = [((values - target) ** 2).reshape(whole.items, -1).mean(axis=1) for values in outputs]
         return {"x0_error": np.stack(squares)}
     target = piece.target[whole.hidden]  # (M,)
-    rows = np.arange(len(target))
     errors = {
-        "negative_log_likelihood": np.stack([-log_softmax(logits, axis=-1)[rows, target] for logits in outputs]),
-        "error_rate": np.stack([(logits.argmax(axis=-1) != target).astype(np.float64) for logits in outputs]),
+        "negative_log_likelihood": [
+            -log_softmax(logits, axis=-1)[np.arange(len(target)), target] for logits in outputs
+        ],
+        "error_rate": [(logits.argmax(axis=-1) != target).astype(np.float64) for logits in outputs],
     }
-    apart = []
-    for loops, logits in zip(whole.loops, outputs, strict=True):
-        exact = exact_posterior(model, piece, loops)
-        if exact is not None:
-            apart.append(loss_apart(exact[whole.hidden], logits))
+    exact = [exact_posterior(model, piece, loops) for loops in whole.loops]
+    apart = [loss_apart(p[whole.hidden], logits) for p, logits in zip(exact, outputs, strict=True) if p is not None]
     if apart:
-        errors["model_error"], errors["irreducible"] = (np.stack(part) for part in zip(*apart, strict=True))
-    return errors
+        errors["model_error"], errors["irreducible"] = zip(*apart, strict=True)
+    return {name: units.over_items(np.stack(rows)) for name, rows in errors.items()}
+
+
+def exact_posterior(model: Model, batch: Batch, loops: int) -> np.ndarray | None:
+    """p(token | what is seen) (B, T, V) for a host batch, or None where the world's posterior is not known.
+
+    latin: by enumeration, whatever the loops. relay: given what a network of this depth can see at this exit, by the
+    theorem of `data.relay`: the colour itself within N·L·ρ cells of the revealed one, and all colours alike beyond.
+    """
+    dataset = model.dataset
+    if isinstance(dataset, Latin):
+        return posterior(batch.inputs)
+    if not isinstance(dataset, Relay):
+        return None
+    shape = model.run.architecture
+    distances = dataset.strata(Clean(batch.target, batch.labels, batch.context, batch.weight > 0))  # (B, T)
+    seen = np.array(
+        [reachable(d, shape.unique_layers, loops, shape.attention_radius) for d in range(dataset.length + 1)]
+    )
+    known = np.eye(dataset.colours)[batch.target]  # (B, T, V)
+    return np.where(seen[distances][..., None], known, 1 / dataset.colours)
+
+
+def loss_apart(exact: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """KL(p ‖ q), the model's error, and H(p), irreducible, of every token (…, T) in nats; p and logits (…, T, V).
+
+    Their sum is the expected loss of the prediction q of a hidden token under the exact posterior p.
+    """
+    log_q = np.where(exact > 0, log_softmax(np.asarray(logits, np.float64), axis=-1), 0.0)  # 0·ln 0 = 0
+    entropy = entr(exact).sum(axis=-1)
+    return -(exact * log_q).sum(axis=-1) - entropy, entropy
 
 
 def _asked(models: Sequence[Model], piece: Batch, loops: Sequence[int]) -> list[np.ndarray]:
@@ -191,7 +205,7 @@ def _asked(models: Sequence[Model], piece: Batch, loops: Sequence[int]) -> list[
     return [np.stack(predictions) for predictions in zip(*per_model, strict=True)]
 
 
-def _of_members(source: str, predictions: Sequence[np.ndarray], whole: Trace, found: Trace) -> Values:
+def _of_members(source: str, predictions: Sequence[np.ndarray], whole: Trace, units: Trace) -> Values:
     """Signals of several predictions of one input, (S, B, …) at each exit, as {name: (E, n)}."""
     measured: dict[str, list[np.ndarray]] = {}
     for exit, members in enumerate(predictions):
@@ -203,30 +217,21 @@ def _of_members(source: str, predictions: Sequence[np.ndarray], whole: Trace, fo
             of_exit = measure_members(source, rows)
         else:
             each = measure_members(source, rows[:, :, None], np.ones((rows.shape[1], 1), bool))
-            of_exit = {name: found.over_items(values) for name, values in each.items()}
+            of_exit = {name: units.over_items(values) for name, values in each.items()}
         for name, values in of_exit.items():
             measured.setdefault(name, []).append(values)
     return {name: np.stack(values) for name, values in measured.items()}
 
 
-def _at_exits(measured: Values, further: Sequence[int], exits: Sequence[int]) -> Values:
-    """Signals (len(further), B) at their places among all exits (E, B), NaN elsewhere."""
-    places = [list(exits).index(loops) for loops in further]
-    spread = {}
-    for name, values in measured.items():
-        spread[name] = np.full((len(exits), values.shape[1]), np.nan)
-        spread[name][places] = values
-    return spread
-
-
 def _joined(found: Sequence[PerSample]) -> PerSample:
     """The units of all parts under one another."""
     first = found[0]
-    errors, signals = (
-        {name: np.concatenate([getattr(part, kept)[name] for part in found], axis=1) for name in getattr(first, kept)}
+    joined: dict[str, Any] = {
+        kept: {
+            name: np.concatenate([getattr(part, kept)[name] for part in found], axis=1) for name in getattr(first, kept)
+        }
         for kept in ("errors", "signals")
-    )
-    item, draw, token, level = (
-        np.concatenate([getattr(part, name) for part in found]) for name in ("item", "draw", "token", "level")
-    )
-    return PerSample(first.loops, item, draw, token, level, errors, signals)
+    }
+    for name in ("item", "draw", "token", "level"):
+        joined[name] = np.concatenate([getattr(part, name) for part in found])
+    return replace(first, **joined)

@@ -30,9 +30,9 @@ class Probe:
     finite.
     """
 
-    def __init__(self, measured: Measured, event: np.ndarray, kind: Kind = "logistic", seed: int = 0) -> None:
+    def __init__(self, measured: Measured, event: np.ndarray, kind: Kind = "logistic") -> None:
         self.names = list(measured)
-        self.classifier = _fit(trajectory_features(measured, self.names), event, kind, seed)
+        self.classifier = _fit(trajectory_features(measured, self.names), event, kind)
 
     def __call__(self, measured: Measured) -> np.ndarray:
         """The probabilities (B,) of the event for other items, from the same signals."""
@@ -55,12 +55,11 @@ class Gate:
         *,
         tolerance: float = 0.0,
         kind: Kind = "logistic",
-        seed: int = 0,
     ) -> None:
         self.names = [name for name in measured if get(name).may_stop]
         not_ready = errors[:-1] - errors[-1] > tolerance  # (E - 1, B)
         features = self._features(measured, loops)[:-1]  # at the deepest exit there is nothing to decide
-        self.classifier = _fit(features.reshape(-1, features.shape[-1]), not_ready.ravel(), kind, seed)
+        self.classifier = _fit(features.reshape(-1, features.shape[-1]), not_ready.ravel(), kind)
 
     def __call__(self, measured: Measured, loops: Sequence[int]) -> np.ndarray:
         """The signal "not_ready" (E, B) of other items at exits after `loops`."""
@@ -75,6 +74,15 @@ class Gate:
         return np.concatenate([ran, values], axis=-1)
 
 
+def fit_gate(measured: Measured, errors: np.ndarray, loops: Sequence[int], tolerance: float) -> Gate | None:
+    """The logistic gate of the finite signals that may stop; None where they leave it nothing to learn."""
+    usable = {name: of for name, of in measured.items() if get(name).may_stop and not nonfinite({name: of})}
+    late = errors[:-1] - errors[-1] > tolerance
+    if not usable or not 0 < late.sum() < late.size:
+        return None
+    return Gate(usable, errors, loops, tolerance=tolerance)
+
+
 def trajectory_features(measured: Measured, names: Sequence[str]) -> np.ndarray:
     """The signals at all exits side by side (B, F), without exits at which a signal is not defined.
 
@@ -85,13 +93,13 @@ def trajectory_features(measured: Measured, names: Sequence[str]) -> np.ndarray:
     return np.concatenate(rows).T
 
 
-def _fit(features: np.ndarray, event: np.ndarray, kind: Kind, seed: int) -> Any:
+def _fit(features: np.ndarray, event: np.ndarray, kind: Kind) -> Any:
     if not 0 < event.sum() < event.size:
         raise ValueError(f"probe: {int(event.sum())} of {event.size} cases are events; there is nothing to tell apart")
     if kind == "logistic":
         classifier: Any = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     elif kind == "boosted":
-        classifier = HistGradientBoostingClassifier(random_state=seed, early_stopping=False, max_iter=50, max_depth=3)
+        classifier = HistGradientBoostingClassifier(random_state=0, early_stopping=False, max_iter=50, max_depth=3)
     else:
         raise ValueError(f"probe: kind must be 'logistic' or 'boosted', given {kind!r}")
     with threadpool_limits(1):  # a few thousand rows: threads would mostly wait, on a busy machine for each other

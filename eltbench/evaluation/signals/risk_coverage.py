@@ -1,7 +1,6 @@
 """Risk–coverage curves as rows: the mean error of the items that a signal is surest of, by the share that is kept.
 
-A curve is given over all items and within strata of corruption, where the same share of every stratum is kept: there a
-signal gains nothing from telling noisy items from clean ones. Full coverage is the mean error, whatever the signal; the
+A curve is given over all items and within strata of corruption, where the same share of every stratum is kept. The
 signal `oracle` is the error itself, below which no curve lies.
 """
 
@@ -36,7 +35,7 @@ def rows(
     Exits up to the one after `deepest` loops. test: positions of the units; strata: (n,) of all. learned: probes (n,)
     at the deepest exit. What is not finite has no curve.
     """
-    target, found = next(iter(observed.errors)), []
+    found = []
     for exit in range(observed.at(deepest) + 1):
         at_end = observed.loops[exit] == deepest
         signals = {name: of[exit] for name, of in observed.signals.items() if name in HEADLINE}
@@ -47,7 +46,7 @@ def rows(
         for name, signal in {**signals, "oracle": observed.error[exit]}.items():
             if not np.isfinite(signal).all():
                 continue
-            known = {"loops": observed.loops[exit], "split": "heldout", "signal": name, "target": target}
+            known = {"loops": observed.loops[exit], "split": "heldout", "signal": name, "target": observed.target}
             known |= {"metric": "risk_at_coverage", "higher_is_better": False, "n_samples": len(error)}
             for scope, groups in (("pooled", np.zeros_like(strata)), ("within", strata)):
                 risks = at_coverages(signal[test], error, groups[test])

@@ -1,9 +1,7 @@
 """How well a signal tells wrong predictions from right ones, pooled and within strata of corruption.
 
-Corruption explains most of an error: a signal that only rediscovers the mask ratio scores well over all items and like
-a coin within strata. The event to be foreseen is an error above the upper quartile of its stratum; its thresholds are
-stated beforehand, from other items (`upper_quartiles` on one split, `above` on another). Signals (n,) grow with
-uncertainty; an item with a low value is answered first.
+Corruption explains most of an error: a signal that only rediscovers it scores like a coin within strata. The event
+is an error above the upper quartile of its stratum among other items. Signals (n,) grow with uncertainty.
 """
 
 from __future__ import annotations
@@ -46,7 +44,7 @@ def above(error: np.ndarray, strata: np.ndarray, thresholds: Mapping[int, float]
 def auroc(signal: np.ndarray, event: np.ndarray) -> float:
     """P(signal of an event > signal of none), ties counting half; NaN unless both occur.
 
-    By ranks, as Mann and Whitney's U over its largest value: a thousand times a model, where checks would take longest.
+    By ranks (Mann and Whitney's U): it runs a thousand times a model, where scikit-learn's checks would take longest.
     """
     events = int(event.sum())
     if not 0 < events < len(event):

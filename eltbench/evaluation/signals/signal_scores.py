@@ -1,8 +1,8 @@
 """Which signals know where a model is wrong: every signal scored on test items, families against cheap baselines.
 
-Three disjoint sets of items. On the first the event is stated (an error above the upper quartile of its stratum; of all
-errors for pooled scores, which the corruption level alone may foresee) and the probes are fitted; on the second signals
-are chosen and calibrated; all scores are of the third. The sets are the same for every model of a world.
+Three disjoint sets of items, the same for every model of a world: on the first the event is stated (an error above the
+upper quartile of its stratum, or of all for pooled scores) and probes are fitted; on the second signals are chosen and
+calibrated; all scores are of the third.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 """Signals of one pass by what they look at: `cheap` ones are the baselines that the others have to beat."""
 
+OF_PROBES = frozenset(name for name, one in SIGNALS.items() if one.one_pass and one.may_stop)
 SHARES = (0.3, 0.35, 0.35)  # of the items: to state and fit, to choose and calibrate, to test
 PROBES: tuple[Kind, ...] = ("logistic", "boosted")
 BESIDE = ("error_rate", "model_error", "irreducible")  # what else a signal may tell of, scored at the deepest exit
@@ -42,10 +43,6 @@ class Parted:
     calibrate: np.ndarray
     test: np.ndarray
     strata: np.ndarray
-
-    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions of the units of each set."""
-        return self.fit, self.calibrate, self.test
 
     def whole(self) -> Parted:
         """The same sets with all units in one stratum, so that the corruption level may help."""
@@ -72,18 +69,12 @@ def score(observed: PerSample, parted: Parted, deepest: int) -> Rows:
     Signals that are not defined at an exit are left out there; one that is not finite has a row that says so.
     """
     rows = [row for loops in observed.loops for row in _at_exit(observed, parted, loops, full=loops == deepest)]
-    signals = {name: values[observed.at(deepest)] for name, values in observed.signals.items()}
     learned = _probes(observed, parted, deepest)
-    signals |= learned
+    signals = {name: values[observed.at(deepest)] for name, values in observed.signals.items()} | learned
     rows += risk_coverage.rows(observed, parted.test, parted.strata, deepest, learned)
-    rows += [
-        row
-        for name in signals
-        if name.startswith("probe_")
-        for row in _scored(observed, parted, deepest, name, signals[name])
-    ]
+    rows += [row for name, signal in learned.items() for row in _scored(observed, parted, deepest, name, signal)]
     rows += _calibrations(observed, parted, deepest, signals)
-    targets = [next(iter(observed.errors)), *({"model_error"} & set(observed.errors))]
+    targets = [observed.target, *({"model_error"} & set(observed.errors))]
     return rows + [row for target in targets for row in _gains(observed, parted, deepest, signals, target)]
 
 
@@ -94,49 +85,42 @@ def event(error: np.ndarray, parted: Parted) -> np.ndarray:
 
 
 def _at_exit(observed: PerSample, parted: Parted, loops: int, full: bool) -> Rows:
-    exit, rows = observed.at(loops), []
+    rows: Rows = []
     for name, values in observed.signals.items():
-        if np.isnan(values[exit]).all():  # not defined here, or not measured
+        signal = values[observed.at(loops)]
+        if np.isnan(signal).all():  # not defined here, or not measured
             continue
-        bad = np.flatnonzero(~np.isfinite(values[exit]))
-        if len(bad):
-            item, draw = observed.item[bad[0]], observed.draw[bad[0]]
-            found = f"{values[exit, bad[0]]} at item {item}, draw {draw}"
-            reason = f"{found}; not finite in {len(bad)} of {values.shape[1]}"
+        if len(bad := np.flatnonzero(~np.isfinite(signal))):
+            found = f"{signal[bad[0]]} at item {observed.item[bad[0]]}, draw {observed.draw[bad[0]]}"
+            reason = f"{found}; not finite in {len(bad)} of {len(signal)}"
             rows.append({**_key(loops, name), "metric": "auroc", "value": None, "reason": reason})
-            continue
-        rows += _scored(observed, parted, loops, name, values[exit], full)
+        else:
+            rows += _scored(observed, parted, loops, name, signal, full)
     return rows
 
 
 def _scored(observed: PerSample, parted: Parted, loops: int, name: str, signal: np.ndarray, full: bool = True) -> Rows:
     """The scores of a signal (n,) on the test units: of the error itself, and at full length of what else is known."""
-    exit, test, rows = observed.at(loops), parted.test, []
-    primary = next(iter(observed.errors))
-    for target in [primary, *(target for target in BESIDE if full and target in observed.errors)]:
-        error = observed.errors[target][exit]
-        metrics = ("auroc",) if not full else ("auroc", "spearman") if target != primary else tuple(selective.METRICS)
-        whole = parted.whole()
-        found = [
-            row
-            for pooled, sets in ((True, whole), (False, parted))
-            for row in selective.scores(signal[test], error[test], event(error, sets)[test], sets.strata[test], metrics)
-            if (row["scope"] == "pooled") == pooled
-        ]
-        for row in found:
-            if row["scope"] != "stratum" or (full and target == primary and row["metric"] == "auroc"):
-                stratum = None if row["stratum"] is None else f"level {row['stratum']}"
-                rows.append({**row, **_key(loops, name), "target": target, "stratum": stratum})
+    test, rows = parted.test, []
+    for target in [observed.target, *(target for target in BESIDE if full and target in observed.errors)]:
+        primary, error = target == observed.target, observed.errors[target][observed.at(loops)]
+        metrics = ("auroc",) if not full else tuple(selective.METRICS) if primary else ("auroc", "spearman")
+        for pooled, sets in ((True, parted.whole()), (False, parted)):
+            happened = event(error, sets)[test]
+            for row in selective.scores(signal[test], error[test], happened, sets.strata[test], metrics):
+                by_stratum = row["scope"] == "stratum"
+                wanted = not by_stratum or (full and primary and row["metric"] == "auroc")
+                if (row["scope"] == "pooled") == pooled and wanted:
+                    stratum = f"level {row['stratum']}" if by_stratum else None
+                    rows.append({**row, **_key(loops, name), "target": target, "stratum": stratum})
     return rows
 
 
 def _probes(observed: PerSample, parted: Parted, deepest: int) -> dict[str, np.ndarray]:
     """Learned signals (n,) from the signals of one pass at all exits up to the deepest."""
     exits = observed.at(deepest) + 1
-    usable = {
-        name: of[:exits] for name, of in observed.signals.items() if SIGNALS[name].one_pass and SIGNALS[name].may_stop
-    }
-    usable = {name: of for name, of in usable.items() if not nonfinite({name: of})}
+    seen = {name: of[:exits] for name, of in observed.signals.items() if name in OF_PROBES}
+    usable = {name: of for name, of in seen.items() if not nonfinite({name: of})}
     happened = event(observed.error[exits - 1], parted)[parted.fit]
     if not usable or not 0 < happened.sum() < len(happened):
         return {}
@@ -145,35 +129,31 @@ def _probes(observed: PerSample, parted: Parted, deepest: int) -> dict[str, np.n
 
 
 def _calibrations(observed: PerSample, parted: Parted, deepest: int, signals: dict[str, np.ndarray]) -> Rows:
-    error = observed.error[observed.at(deepest)]
-    _, chosen, test = parted.parts()
-    rows = []
+    """Of finite signals after isotonic regression; of probes within strata, whose probability it is, also before."""
+    rows: Rows = []
     for scope, sets in (("pooled", parted.whole()), ("within", parted)):  # whose upper quartile is exceeded
-        happened = event(error, sets)
+        happened = event(observed.error[observed.at(deepest)], sets)
         for name, signal in signals.items():
             if np.isfinite(signal).all():
-                found = calibration.calibration(signal[test], happened[test], signal[chosen], happened[chosen])
-                fitted = name.startswith("probe_") and scope == "within"  # no other is its probability
-                rows += [
-                    {**_key(deepest, name), "metric": metric, "value": value, "higher_is_better": False}
-                    | {"n_samples": len(test), "scope": scope, "target": next(iter(observed.errors))}
-                    for metric, value in found.items()
-                    if metric.endswith("after") or fitted
-                ]
+                known = {**_key(deepest, name), "scope": scope, "target": observed.target}
+                fitted = name.startswith("probe_") and scope == "within"
+                found = _calibrated(signal, happened, parted, known)
+                rows += [row for row in found if fitted or row["metric"].endswith("after")]
     return rows
 
 
 def of_tokens(tokens: PerSample, parted: Parted, deepest: int) -> Rows:
     """ECE and Brier score of 1 - max softmax as what it says it is, the probability that a hidden token is wrong."""
-    exit = tokens.at(deepest)
-    signal, wrong = tokens.signals["max_softmax"][exit], tokens.errors["error_rate"][exit] > 0
-    _, chosen, test = parted.parts()
-    found = calibration.calibration(signal[test], wrong[test], signal[chosen], wrong[chosen])
-    return [
-        {**_key(deepest, "max_softmax"), "metric": metric, "value": value, "higher_is_better": False}
-        | {"n_samples": len(test), "scope": "tokens", "target": "error_rate"}
-        for metric, value in found.items()
-    ]
+    signal, wrong = (of[tokens.at(deepest)] for of in (tokens.signals["max_softmax"], tokens.errors["error_rate"]))
+    known = {**_key(deepest, "max_softmax"), "scope": "tokens", "target": "error_rate"}
+    return _calibrated(signal, wrong > 0, parted, known)
+
+
+def _calibrated(signal: np.ndarray, happened: np.ndarray, parted: Parted, known: dict[str, Any]) -> Rows:
+    test, chosen = parted.test, parted.calibrate
+    found = calibration.calibration(signal[test], happened[test], signal[chosen], happened[chosen])
+    known = {**known, "higher_is_better": False, "n_samples": len(test)}
+    return [{**known, "metric": metric, "value": value} for metric, value in found.items()]
 
 
 def _gains(observed: PerSample, parted: Parted, deepest: int, signals: dict[str, np.ndarray], target: str) -> Rows:

@@ -7,7 +7,7 @@ last. Every signal is oriented so that a larger value means less sure.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,12 +15,15 @@ import numpy as np
 
 from eltbench.core.arrays import Array
 from eltbench.core.validation import unknown
-from eltbench.evaluation.signals import exit_signals, further_signals, member_signals
+from eltbench.evaluation import trajectory
+from eltbench.evaluation.signals import exit_signals as _exit
+from eltbench.evaluation.signals import further_signals as _further
 from eltbench.evaluation.signals.exit_trace import Trace
 
 TOKENS, CONTINUOUS = ("tokens",), ("continuous",)
 ANY = TOKENS + CONTINUOUS
 IN_PASS = ("prediction", "state", "ponder", "unhalted", "level")
+MEMBERS = ("dropout", "ensemble", "unique-depth")
 
 
 @dataclass(frozen=True)
@@ -30,21 +33,28 @@ class Signal:
     needs: what it reads: "prediction", "state", "ponder" or "unhalted" (universal depth) or "level" of the pass
     itself; "recurrence" (further loops), or the predictions of other networks on the same input: "dropout", "ensemble",
     "unique-depth". kinds: the data for which it exists (`Task.data_kind`). looks_back: how many earlier exits it reads
-    at least. may_stop: whether it reads no later exit and no other network, so that a stopping rule may use it.
-    extra_loops, extra_passes: its cost beyond the pass for each item, a pass being the loops of the exit in question
-    once, or the other network once; for each partner, perturbation or member where there are several. baseline: whether
-    signals of exits have to beat it. reduction: how the values of an item's masked tokens become one.
+    at least. other: which exit it is compared with, where its function takes one. may_stop: whether it reads no later
+    exit and no other network, so that a stopping rule may use it. extra_loops, extra_passes: its cost beyond the pass
+    for each item, a pass being the loops of the exit in question once, or the other network once; for each perturbation
+    or member where there are several. baseline: whether signals of exits have to beat it. reduction: how the values of
+    an item's masked tokens become one.
     """
 
     compute: Callable[..., Array]
     needs: str
     kinds: tuple[str, ...] = ANY
     looks_back: int = 0
+    other: Literal["previous", "deepest"] | None = None
     may_stop: bool = True
     extra_loops: int = 0
     extra_passes: int = 0
     baseline: bool = False
     reduction: Literal["mean", "max"] = "mean"
+
+    def at(self, trace: Trace, exit: int) -> Array:
+        """Its values (M,) at an exit of a trace, by position."""
+        others = {None: (), "previous": (exit - 1,), "deepest": (len(trace) - 1,)}
+        return self.compute(trace, exit, *others[self.other])
 
     @property
     def formula(self) -> str:
@@ -67,53 +77,43 @@ class Signal:
         return (trace.level if self.needs == "level" else getattr(trace.outputs[0], self.needs)) is not None
 
 
-_exit, _further, _member = exit_signals, further_signals, member_signals
+PREVIOUS: dict[str, Any] = {"looks_back": 1, "other": "previous"}
+DEEPEST: dict[str, Any] = {"may_stop": False, "other": "deepest"}
+FURTHER: dict[str, Any] = {"may_stop": False, "extra_passes": 1, "baseline": True}
 
 SIGNALS: dict[str, Signal] = {
     "max_softmax": Signal(_exit.max_softmax, "prediction", TOKENS, baseline=True),
-    "entropy": Signal(_exit.entropy, "prediction", TOKENS, baseline=True),
+    "entropy": Signal(Trace.entropy, "prediction", TOKENS, baseline=True),
     "variance_bound": Signal(_exit.variance_bound, "prediction", CONTINUOUS, baseline=True),
     "corruption_level": Signal(_exit.corruption_level, "level", baseline=True),
     "ponder": Signal(_exit.ponder, "ponder"),
     "unhalted": Signal(_exit.unhalted, "unhalted"),
-    "kl_to_previous": Signal(_exit.kl_to_previous, "prediction", TOKENS, looks_back=1),
-    "kl_to_deepest": Signal(_exit.kl_to_deepest, "prediction", TOKENS, may_stop=False),
-    "jensen_shannon_to_previous": Signal(_exit.jensen_shannon_to_previous, "prediction", TOKENS, looks_back=1),
-    "jensen_shannon_to_deepest": Signal(_exit.jensen_shannon_to_deepest, "prediction", TOKENS, may_stop=False),
+    "kl_to_previous": Signal(_exit.kl, "prediction", TOKENS, **PREVIOUS),
+    "kl_to_deepest": Signal(_exit.kl, "prediction", TOKENS, **DEEPEST),
+    "jensen_shannon_to_previous": Signal(_exit.jensen_shannon, "prediction", TOKENS, **PREVIOUS),
+    "jensen_shannon_to_deepest": Signal(_exit.jensen_shannon, "prediction", TOKENS, **DEEPEST),
     "min_p_kl_to_previous": Signal(_exit.min_p_kl_to_previous, "prediction", TOKENS, looks_back=1),
     "entropy_change": Signal(_exit.entropy_change, "prediction", TOKENS, looks_back=1),
-    "argmax_changed": Signal(_exit.argmax_changed, "prediction", TOKENS, looks_back=1),
-    "argmax_flips": Signal(_exit.argmax_flips, "prediction", TOKENS, looks_back=1),
-    "argmax_unsettled": Signal(_exit.argmax_unsettled, "prediction", TOKENS, looks_back=1, reduction="max"),
+    "argmax_changed": Signal(Trace.changed, "prediction", TOKENS, looks_back=1),
+    "argmax_flips": Signal(Trace.flips, "prediction", TOKENS, looks_back=1),
+    "argmax_unsettled": Signal(Trace.unsettled, "prediction", TOKENS, looks_back=1, reduction="max"),
     "variance_over_exits": Signal(_exit.variance_over_exits, "prediction", looks_back=1),
-    "squared_change_to_previous": Signal(_exit.squared_change_to_previous, "prediction", CONTINUOUS, looks_back=1),
-    "squared_change_to_deepest": Signal(_exit.squared_change_to_deepest, "prediction", CONTINUOUS, may_stop=False),
+    "squared_change_to_previous": Signal(_exit.squared_change, "prediction", CONTINUOUS, **PREVIOUS),
+    "squared_change_to_deepest": Signal(_exit.squared_change, "prediction", CONTINUOUS, **DEEPEST),
     "relative_update_norm": Signal(_exit.relative_update_norm, "state", looks_back=1),
     "state_turn": Signal(_exit.state_turn, "state", looks_back=1),
     "update_turn": Signal(_exit.update_turn, "state", looks_back=2),
     "relative_acceleration": Signal(_exit.relative_acceleration, "state", looks_back=2),
     "residual": Signal(_further.residual, "recurrence", may_stop=False, extra_loops=1),
     "path_dependence": Signal(_further.path_dependence, "recurrence", looks_back=1, may_stop=False, extra_passes=1),
-    "perturbation_growth": Signal(_further.perturbation_growth, "recurrence", may_stop=False, extra_loops=8),
-    "dropout_entropy": Signal(
-        _member.entropy_of_mean, "dropout", TOKENS, may_stop=False, extra_passes=1, baseline=True
-    ),
-    "dropout_information": Signal(
-        _member.mutual_information, "dropout", TOKENS, may_stop=False, extra_passes=1, baseline=True
-    ),
-    "dropout_variance": Signal(_member.variance, "dropout", CONTINUOUS, may_stop=False, extra_passes=1, baseline=True),
-    "ensemble_entropy": Signal(
-        _member.entropy_of_mean, "ensemble", TOKENS, may_stop=False, extra_passes=1, baseline=True
-    ),
-    "ensemble_information": Signal(
-        _member.mutual_information, "ensemble", TOKENS, may_stop=False, extra_passes=1, baseline=True
-    ),
-    "ensemble_variance": Signal(
-        _member.variance, "ensemble", CONTINUOUS, may_stop=False, extra_passes=1, baseline=True
-    ),
-    "unique_depth_entropy": Signal(
-        _member.entropy_of_mean, "unique-depth", TOKENS, may_stop=False, extra_passes=1, baseline=True
-    ),
+    "perturbation_growth": Signal(trajectory.recovery, "recurrence", may_stop=False, extra_loops=8),
+    "dropout_entropy": Signal(_further.entropy_of_mean, "dropout", TOKENS, **FURTHER),
+    "dropout_information": Signal(_further.mutual_information, "dropout", TOKENS, **FURTHER),
+    "dropout_variance": Signal(_further.variance, "dropout", CONTINUOUS, **FURTHER),
+    "ensemble_entropy": Signal(_further.entropy_of_mean, "ensemble", TOKENS, **FURTHER),
+    "ensemble_information": Signal(_further.mutual_information, "ensemble", TOKENS, **FURTHER),
+    "ensemble_variance": Signal(_further.variance, "ensemble", CONTINUOUS, **FURTHER),
+    "unique_depth_entropy": Signal(_further.entropy_of_mean, "unique-depth", TOKENS, **FURTHER),
 }
 """All signals by name."""
 
@@ -138,13 +138,7 @@ def measure(trace: Trace, names: Collection[str] | None = None) -> dict[str, np.
                 f"signal {name!r} needs the {get(name).needs} of {' or '.join(get(name).kinds)} data; "
                 f"this trace of {trace.kind} data does not hold it"
             )
-    found: dict[str, list[Array]] = {name: [] for name in chosen}
-    with np.errstate(all="ignore"):  # what is not finite is reported by `nonfinite`, item by item
-        for exit in range(len(trace)):  # in the order in which the trace keeps what several signals need
-            for name in chosen:
-                if exit >= SIGNALS[name].first_exit(trace):
-                    found[name].append(SIGNALS[name].compute(trace, exit))
-        return _over_items(found, trace)
+    return _measured(trace, chosen, range(len(trace)))
 
 
 def measure_latest(trace: Trace, names: Collection[str]) -> dict[str, np.ndarray]:
@@ -152,11 +146,7 @@ def measure_latest(trace: Trace, names: Collection[str]) -> dict[str, np.ndarray
 
     names: of signals that can be read from it and may stop.
     """
-    last = len(trace) - 1
-    with np.errstate(all="ignore"):
-        defined = {name: last >= SIGNALS[name].first_exit(trace) for name in names}
-        found = {name: [SIGNALS[name].compute(trace, last)] if defined[name] else [] for name in names}
-        return {name: values[-1] for name, values in _over_items(found, trace).items()}
+    return {name: values for name, (values,) in _measured(trace, names, [len(trace) - 1]).items()}
 
 
 def measure_members(source: str, predictions: np.ndarray, hidden: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -165,9 +155,8 @@ def measure_members(source: str, predictions: np.ndarray, hidden: np.ndarray | N
     predictions: of S members on the same inputs, logits (S, B, T, V) with hidden (B, T), the masked tokens; or x_0
     (S, B, H, W, C) without. Raises ValueError for another source and for a mask of another shape.
     """
-    sources = sorted({one.needs for one in SIGNALS.values() if one.compute.__module__ == member_signals.__name__})
-    if source not in sources:
-        raise ValueError(unknown("source of members", source, sources))
+    if source not in MEMBERS:
+        raise ValueError(unknown("source of members", source, list(MEMBERS)))
     if hidden is not None and hidden.shape != predictions.shape[1:3]:
         raise ValueError(f"members: hidden must be {predictions.shape[1:3]} (items, tokens), given {hidden.shape}")
     kind, where = ("continuous", True) if hidden is None else ("tokens", hidden)
@@ -198,25 +187,29 @@ def nonfinite(measured: Mapping[str, np.ndarray]) -> list[str]:
     return found
 
 
-def _over_items(found: Mapping[str, list[Array]], trace: Trace) -> dict[str, np.ndarray]:
-    """Values (M,) at each exit from a signal's first on, as one per item (E, B) with NaN before the first.
+def _measured(trace: Trace, names: Collection[str], exits: Sequence[int]) -> dict[str, np.ndarray]:
+    """Signals at these exits, the last ones of a trace, as one value per item (E, B), with NaN before a signal's first.
 
     What has as many rows comes to the host together: one transfer and one sum cost less than one a signal.
     """
-    measured = {name: np.full((len(trace), trace.items), np.nan) for name in found}
+    measured = {name: np.full((len(exits), trace.items), np.nan) for name in names}
+    found: dict[str, list[Array]] = {name: [] for name in names}
     together: dict[tuple[Any, ...], list[str]] = {}
-    for name, rows in found.items():
-        if SIGNALS[name].needs == "level":
-            measured[name][:] = trace.level
-        elif rows:
-            alike = len(rows[0]), rows[0].dtype, SIGNALS[name].reduction
-            together.setdefault(alike, []).append(name)
-    for (_, _, reduction), names in together.items():
-        stacked = trace.numpy(trace.xp.stack([row for name in names for row in found[name]]))  # (signals · exits, M)
-        items = trace.over_items(stacked, worst=reduction == "max")
-        start = 0
-        for name in names:
-            count = len(found[name])
-            measured[name][len(trace) - count :] = items[start : start + count]
-            start += count
+    with np.errstate(all="ignore"):  # what is not finite is reported by `nonfinite`, item by item
+        for exit in exits:  # in the order in which the trace keeps what several signals need
+            for name in names:
+                if exit >= SIGNALS[name].first_exit(trace):
+                    found[name].append(SIGNALS[name].at(trace, exit))
+        for name, rows in found.items():
+            if SIGNALS[name].needs == "level":
+                measured[name][:] = trace.level
+            elif rows:
+                together.setdefault((len(rows[0]), rows[0].dtype, SIGNALS[name].reduction), []).append(name)
+        for (_, _, reduction), alike in together.items():
+            rows = [row for name in alike for row in found[name]]
+            items = trace.over_items(trace.numpy(trace.xp.stack(rows)), worst=reduction == "max")  # (signals · E, B)
+            for name, values in zip(
+                alike, np.split(items, np.cumsum([len(found[name]) for name in alike])[:-1]), strict=True
+            ):
+                measured[name][len(exits) - len(values) :] = values
     return measured

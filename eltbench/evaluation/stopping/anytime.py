@@ -35,23 +35,18 @@ End = Literal["rule", "deadline", "loops"]
 
 @dataclass(frozen=True)
 class Current:
-    """What is known of B items after a loop: of those that still ran as of this exit, of others as of their own.
+    """What is known of B items after a loop: of those that still ran as of this exit, of others as of their own."""
 
-    loops: run so far. prediction: (B, H, W, C) or logits (B, T, vocabulary), as `Model.predict` gives them at each
-    item's exit. exits: (B,), the loops after which each was read. signals: {name: (B,)} there, NaN where a signal is
-    not defined yet. running: (B,), the items that go on. elapsed_ms: since the call. nonfinite: a sentence, with the
-    item, for every signal that is defined at this exit and not finite. ended_by: what ended the last items, or None
-    while some go on.
-    """
-
-    loops: int
-    prediction: np.ndarray
-    exits: np.ndarray
-    signals: dict[str, np.ndarray]
-    running: np.ndarray
-    elapsed_ms: float
-    nonfinite: tuple[str, ...]
-    ended_by: End | None
+    loops: int  # run so far
+    prediction: (
+        np.ndarray
+    )  # (B, H, W, C) or logits (B, T, vocabulary), as `Model.predict` gives them at each item's exit
+    exits: np.ndarray  # (B,), the loops after which each was read
+    signals: dict[str, np.ndarray]  # {name: (B,)} there, NaN where a signal is not defined yet
+    running: np.ndarray  # (B,), the items that go on
+    elapsed_ms: float  # since the call
+    nonfinite: tuple[str, ...]  # a sentence, with the item, for every signal that is defined here and not finite
+    ended_by: End | None  # what ended the last items; None while some go on
 
 
 @dataclass(frozen=True)
@@ -71,21 +66,11 @@ class Plan:
         needs = {SIGNALS[name].needs for name in self.signals}
         return ("prediction", *(field for field in ("state", "ponder", "unhalted") if field in needs))
 
-    @property
-    def read(self) -> tuple[str, ...]:
-        """The signals that the rule reads."""
-        return () if self.rule is None else tuple(_needs(self.rule, self.gate))
-
     def stop(self, seen: dict[str, np.ndarray], read: int, items: int) -> np.ndarray:
         """Which of the items (R,) stop at the latest of `read` exits, by what the rule read so far {name: (E, R)}."""
         if self.rule is None:
             return np.zeros(items, bool)
-        if self.rule.signal == "minus_loops":
-            values = rules.minus_loops(self.exits[:read], items)
-        elif self.gate is not None:
-            values = self.gate({name: seen[name] for name in self.gate.names}, self.exits[:read])
-        else:
-            values = seen[self.rule.signal]
+        values = self.rule.values(seen, self.exits[:read], items, self.gate)
         return rules.fired(values, self.threshold, self.rule.hits)[-1]
 
 
@@ -139,7 +124,8 @@ def _run(
     items = len(batch.labels)
     running, read = np.arange(items), np.zeros(items, np.int64)
     prediction: np.ndarray | None = None
-    signals = {name: np.empty((0, items)) for name in plan.read}  # of all exits so far
+    read_by_rule = [] if plan.rule is None else plan.rule.reads(plan.gate)
+    signals = {name: np.empty((0, items)) for name in read_by_rule}  # of all exits so far
     at_exit = {name: np.full(items, np.nan) for name in plan.signals}
     for place, (before, exit) in enumerate(pairwise((0, *plan.exits))):
         started = elapsed()
@@ -209,15 +195,21 @@ def planned(
     rule = rules.get(rule) if isinstance(rule, str) else rule
     if rule is None and (threshold is not None or gate is not None):
         raise ValueError("anytime: a threshold and a gate belong to a rule; name the rule, or leave them out")
-    readable = [name for name in SIGNALS if _readable(model, name)]
+    halting = () if model.trainer.depth == "universal" else ("ponder", "unhalted")
+    told = {name: one for name, one in SIGNALS.items() if one.one_pass and one.may_stop and one.needs not in halting}
+    readable = [name for name, one in told.items() if model.spec.kind in one.kinds]
     chosen = list(readable if signals is None else signals)
     if rule is not None:
         if not looped:
             raise ValueError(f"anytime: trainer {model.run.trainer!r} has no exits to stop at; give no rule")
         if len(exits) < 2:
             raise ValueError(f"anytime: a rule takes two exits or more, given {list(exits)}")
+        if (gate is not None) != (rule.signal == "not_ready"):
+            raise ValueError(f"anytime: a gate belongs to the rule 'learned-gate' alone, given {gate} with {rule}")
+        if rule.signal == "excess_error":
+            raise ValueError("anytime: the oracle knows the errors, which a pass that runs does not; give another rule")
+        chosen += rule.reads(gate)
         threshold = rule.threshold if threshold is None else threshold
-        chosen += _needs(rule, gate)
         if threshold is None or math.isnan(threshold):
             raise ValueError(
                 f"anytime: the rule of {rule.signal!r} needs a threshold, given {threshold}; take one from "
@@ -231,28 +223,6 @@ def planned(
             )
     seconds = math.inf if deadline_ms is None else deadline_ms / 1000
     return Plan(exits, tuple(dict.fromkeys(chosen)), seconds, rule, math.nan if threshold is None else threshold, gate)
-
-
-def _needs(rule: Rule, gate: Gate | None) -> list[str]:
-    """The signals that a rule reads; ValueError for one that cannot stop a pass that runs."""
-    if (gate is not None) != (rule.signal == "not_ready"):
-        raise ValueError(
-            f"anytime: a gate belongs to the rule 'learned-gate' and to no other, given gate {gate} with the rule of "
-            f"{rule.signal!r}"
-        )
-    if rule.signal == "excess_error":
-        raise ValueError("anytime: the oracle knows the errors, which a pass that runs does not; give another rule")
-    if gate is not None:
-        return list(gate.names)
-    return [] if rule.signal == "minus_loops" else [rule.signal]
-
-
-def _readable(model: Model, name: str) -> bool:
-    """Whether a signal is known while the loops run."""
-    signal = SIGNALS[name]
-    if not (signal.one_pass and signal.may_stop and model.spec.kind in signal.kinds):
-        return False
-    return signal.needs not in ("ponder", "unhalted") or model.trainer.depth == "universal"
 
 
 def _nonfinite(values: dict[str, np.ndarray], trace: Trace, running: np.ndarray, exit: int) -> Iterator[str]:

@@ -13,34 +13,33 @@ import numpy as np
 
 from eltbench.evaluation.signals import selective
 from eltbench.evaluation.signals.per_sample import PerSample
-from eltbench.evaluation.signals.probe import Gate
+from eltbench.evaluation.signals.probe import fit_gate
 from eltbench.evaluation.signals.signal_scores import Parted
-from eltbench.evaluation.signals.uncertainty import SIGNALS, nonfinite
+from eltbench.evaluation.signals.uncertainty import nonfinite
 from eltbench.evaluation.stopping import guarantees
 from eltbench.evaluation.stopping import rules as stopping
 
 Rows = list[dict[str, Any]]
+Splits = Sequence[Sequence[np.ndarray]]
+"""Units to calibrate on and to test, of every split."""
+Saved = dict[tuple[float, str], dict[str, float]]
+"""What a fixed depth saves {metric: value}, by level and guarantee."""
 
 SAVINGS = (0.25, 0.5)  # shares of the loops at which the rules are compared
-UNGUARANTEED = ("oracle",)  # knows the error, so that there is nothing to guarantee
+CONFORMAL, LEARN_THEN_TEST = "conformal risk control", "learn then test"
 
 
 def signals_of_rules(observed: PerSample, parted: Parted) -> dict[str, np.ndarray]:
     """The signal (E, n) of every rule that can be told here; the gate is fitted on the fit units."""
-    found = {}
-    for name, rule in stopping.RULES.items():
-        if rule.signal == "minus_loops":
-            found[name] = stopping.minus_loops(observed.loops, observed.error.shape[1])
-        elif rule.signal == "excess_error":
-            found[name] = stopping.excess_error(observed.error)
-        elif rule.signal == "not_ready":
-            gate = _gate(observed, parted)
-            found |= {} if gate is None else {name: gate}
-        elif rule.signal in observed.signals and not nonfinite({rule.signal: observed.signals[rule.signal]}):
-            found[name] = observed.signals[rule.signal]
-    return {
-        name: values for name, values in found.items() if np.isfinite(values[:-1]).any()
-    }  # else it never stops early
+    seen = {name: of for name, of in observed.signals.items() if not nonfinite({name: of})}
+    errors = observed.error[:, parted.fit]
+    tolerance = 0.01 * float(errors[-1].mean())
+    gate = fit_gate({name: of[:, parted.fit] for name, of in seen.items()}, errors, observed.loops, tolerance)
+    seen |= {} if gate is None else {"not_ready": gate(seen, observed.loops)}
+    seen["minus_loops"] = stopping.minus_loops(observed.loops, observed.error.shape[1])
+    seen["excess_error"] = stopping.excess_error(observed.error)
+    found = {name: seen[rule.signal] for name, rule in stopping.RULES.items() if rule.signal in seen}
+    return {name: of for name, of in found.items() if np.isfinite(of[:-1]).any()}  # else it never stops early
 
 
 def curves(observed: PerSample, parted: Parted, rules: dict[str, np.ndarray], points: int = 10) -> Rows:
@@ -50,23 +49,15 @@ def curves(observed: PerSample, parted: Parted, rules: dict[str, np.ndarray], po
     `excess_error`, above the deepest exit, by setting from never early (0) on; `excess_error_at_saving`, read off
     between them at the same mean loops a sample. In sampling order batches of 64 run until their last item stops.
     """
-    deepest, rows = observed.loops[-1], []
-    error = observed.error[:, parted.test]
+    rows = []
     for name, values in rules.items():
-        rule = stopping.get(name)
-        grid = stopping.thresholds(values[:, parted.fit], points).tolist()
-        points_of_rule = stopping.curve(values[:, parted.test], error, observed.loops, grid, hits=rule.hits)
-        known = {"loops": deepest, "split": "heldout", "rule": name, "n_samples": len(parted.test)}
-        known |= {"higher_is_better": False, "target": next(iter(observed.errors))}
-        for setting, point in enumerate(points_of_rule):
-            at = {"setting": setting, "threshold": point["threshold"] if setting else None}  # -∞ stops nothing
-            at |= {key: point[key] for key in ("loops_per_sample", "loops_per_batch")}
-            rows.append({**known, **at, "metric": "excess_error", "value": point["excess_error"]})
-        taken = np.array([point["loops_per_sample"] for point in points_of_rule])
-        cost = np.array([point["excess_error"] for point in points_of_rule])
+        known = _known(observed, name, parted.test)
+        curve = _curve(observed, parted, name, values, parted.test, points)
+        rows += [{**known, **point, "metric": "excess_error"} for point in curve]
+        taken, cost = (np.array([point[of] for point in curve]) for of in ("loops_per_sample", "value"))
         order = np.argsort(taken)
         for saved in SAVINGS:
-            wanted = (1 - saved) * deepest
+            wanted = (1 - saved) * observed.loops[-1]
             value = float(np.interp(wanted, taken[order], cost[order])) if taken.min() <= wanted else None
             reason = None if value is not None else "the rule never saves as much"
             metric = {"metric": "excess_error_at_saving", "value": value, "saved": saved, "reason": reason}
@@ -82,24 +73,33 @@ def by_level(
     Rows {metric `excess_error_at_level`, stratum, noise (mean level of the band), setting, threshold, …}; a batch of 64
     is of one band, as a batch inside sampling is of one noise level.
     """
-    level, error = observed.level[parted.test], observed.error[:, parted.test]
+    level = observed.level[parted.test]
     band = selective.level_strata(level, selective.level_edges(level, levels))
-    rows: Rows = []
-    for name, values in rules.items():
-        grid = stopping.thresholds(values[:, parted.fit], points).tolist()
-        for number in np.unique(band) if len(np.unique(band)) > 1 else ():
-            here = band == number
-            curve = stopping.curve(
-                values[:, parted.test][:, here], error[:, here], observed.loops, grid, hits=stopping.get(name).hits
-            )
-            known = {"loops": observed.loops[-1], "split": "heldout", "rule": name, "n_samples": int(here.sum())}
-            known |= {"higher_is_better": False, "target": next(iter(observed.errors)), "scope": "stratum"}
-            known |= {"stratum": f"level {number} of {levels}", "noise": float(level[here].mean())}
-            for setting, point in enumerate(curve):
-                at = {"setting": setting, "threshold": point["threshold"] if setting else None}
-                at |= {key: point[key] for key in ("loops_per_sample", "loops_per_batch")}
-                rows.append({**known, **at, "metric": "excess_error_at_level", "value": point["excess_error"]})
-    return rows
+    bands = {number: parted.test[band == number] for number in np.unique(band)}
+    return [
+        {**_known(observed, name, units), **point, "metric": "excess_error_at_level", "scope": "stratum"}
+        | {"stratum": f"level {number} of {levels}", "noise": float(observed.level[units].mean())}
+        for name, values in rules.items()
+        for number, units in bands.items()
+        if len(bands) > 1
+        for point in _curve(observed, parted, name, values, units, points)
+    ]
+
+
+def _known(observed: PerSample, rule: str, units: np.ndarray) -> dict[str, Any]:
+    known = {"loops": observed.loops[-1], "split": "heldout", "rule": rule, "n_samples": len(units)}
+    return {**known, "higher_is_better": False, "target": observed.target}
+
+
+def _curve(observed: PerSample, parted: Parted, rule: str, values: np.ndarray, units: np.ndarray, points: int) -> Rows:
+    """Excess error and loops of a rule on these units, at thresholds from the fit units."""
+    grid = stopping.thresholds(values[:, parted.fit], points).tolist()
+    errors, hits = observed.error[:, units], stopping.get(rule).hits
+    return [
+        {"setting": setting, "threshold": point["threshold"] if setting else None, "value": point["excess_error"]}
+        | {name: point[name] for name in ("loops_per_sample", "loops_per_batch")}  # a threshold of -∞ stops nothing
+        for setting, point in enumerate(stopping.curve(values[:, units], errors, observed.loops, grid, hits=hits))
+    ]
 
 
 def guaranteed(
@@ -115,44 +115,25 @@ def guaranteed(
     """Each rule under conformal risk control and learn-then-test at risk levels α, over random calibration sets.
 
     The loss is the excess over the deepest exit: of the error rate of hidden tokens, or of the x_0 error in units of
-    its mean at the deepest exit over the fit units, gains counting nothing, cut at 1. Rows {metric, value, rule,
-    guarantee, alpha, delta, …} with metric `risk` (mean over the splits, on their test items), `violations` (share of
-    the splits whose risk exceeds α), `loops_saved` a sample, `loops_saved_by_batch`, and for all rules but `fixed` how
-    much that is above what a fixed depth saves under the same guarantee and on the same splits
-    (`loops_saved_over_fixed`, `loops_saved_by_batch_over_fixed`). Raises ValueError where too few items are left for a
-    level, with the number it takes.
+    its mean at the deepest exit over the fit units, gains counting nothing, cut at 1. The oracle has no guarantee. For
+    rows see `guarantee_rows`. Raises ValueError where too few items are left for a level, with the number it takes.
     """
     rest = np.concatenate([parted.calibrate, parted.test])
     error, unit = losses_of(observed, parted)
-    deepest, sets = observed.loops[-1], [_two_sets(observed.item[rest], rng) for _ in range(splits)]
-    depth = np.asarray(observed.loops)
-    fixed: dict[tuple[float, str, str], float] = {}  # what a fixed depth saves, by level, guarantee and metric
+    drawn: Splits = [guarantees.split(observed.item[rest], rng, (0.0, 0.5, 0.5))[1:] for _ in range(splits)]
+    fixed: Saved = {}
     rows = []
     for name, values in rules.items():
-        if name in UNGUARANTEED:
+        if name == "oracle":
             continue
-        grid = stopping.thresholds(values[:, parted.fit], points)
-        stop = np.stack([stopping.stops(values[:, rest], limit, stopping.get(name).hits) for limit in grid])  # (K, n)
+        grid, hits = stopping.thresholds(values[:, parted.fit], points), stopping.get(name).hits
+        stop = np.stack([stopping.stops(values[:, rest], limit, hits) for limit in grid])  # (K, n)
         loss = guarantees.excess_losses(error[:, rest], stop)
-        ran = depth[stop]
         for alpha in levels:
-            for kind in ("conformal risk control", "learn then test"):
-                outcome = np.array([_once(kind, loss, ran, *both, alpha, delta) for both in sets])
-                risk, by_sample, by_batch = outcome.T
-                saved = {"loops_saved": by_sample.mean(), "loops_saved_by_batch": by_batch.mean()}
-                saved = {metric: 1 - taken / deepest for metric, taken in saved.items()}
-                found = {"risk": risk.mean(), "violations": (risk > alpha).mean(), **saved}
-                if name == "fixed":
-                    fixed |= {(alpha, kind, metric): value for metric, value in saved.items()}
-                elif "fixed" in rules:
-                    found |= {f"{metric}_over_fixed": of - fixed[alpha, kind, metric] for metric, of in saved.items()}
-                known = {"loops": deepest, "split": "heldout", "rule": name, "guarantee": kind, "alpha": alpha}
-                known |= {"target": unit}
-                known |= {"delta": delta if kind == "learn then test" else None, "n_samples": len(sets[0][1])}
-                rows += [
-                    {**known, "metric": of, "value": float(value), "higher_is_better": of.startswith("loops_saved")}
-                    for of, value in found.items()
-                ]
+            for kind, limit in ((CONFORMAL, None), (LEARN_THEN_TEST, delta)):
+                known = {"loops": observed.loops[-1], "split": "heldout", "rule": name, "guarantee": kind}
+                known |= {"alpha": alpha, "delta": limit, "target": unit, "n_samples": len(drawn[0][1])}
+                rows += guarantee_rows(known, loss, np.asarray(observed.loops)[stop], drawn, observed.loops[-1], fixed)
     return rows
 
 
@@ -163,37 +144,35 @@ def losses_of(observed: PerSample, parted: Parted) -> tuple[np.ndarray, str]:
     return observed.error / observed.error[-1, parted.fit].mean(), "x0_error_over_its_mean"
 
 
-def _once(
-    kind: str, loss: np.ndarray, ran: np.ndarray, calibrate: np.ndarray, test: np.ndarray, alpha: float, delta: float
-) -> tuple[float, float, float]:
-    """Calibrate on some units and measure on others: risk, loops a sample, and loops a sample of batches of 64."""
-    if kind == "learn then test":
-        index = guarantees.learn_then_test(loss[:, calibrate], alpha, delta).index
-    else:
-        index = guarantees.conformal_risk_control(guarantees.running_worst(loss[:, calibrate]), alpha).index
-    chosen = 0 if index is None else index  # the safest setting never stops early
-    taken = ran[chosen, test]
-    whole = np.array([taken[start : start + 64].max() for start in range(0, len(taken), 64)])
-    sizes = np.minimum(64, len(taken) - 64 * np.arange(len(whole)))
-    return float(loss[chosen, test].mean()), float(taken.mean()), float(np.average(whole, weights=sizes))
+def guarantee_rows(
+    known: dict[str, Any], loss: np.ndarray, ran: np.ndarray, splits: Splits, deepest: int, fixed: Saved
+) -> Rows:
+    """What one rule under one guarantee risks and saves, as rows {**known, metric, value, higher_is_better}.
 
-
-def _two_sets(items: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Units to calibrate and to test: half of the items each, one random corruption of each item."""
-    _, calibrate, test = guarantees.split(items, rng, (0.0, 0.5, 0.5))
-    return calibrate, test
-
-
-def _gate(observed: PerSample, parted: Parted) -> np.ndarray | None:
-    """The learned gate's signal (E, n); None where the fit units leave it nothing to learn."""
-    usable = {
-        name: values
-        for name, values in observed.signals.items()
-        if SIGNALS[name].may_stop and not nonfinite({name: values})
-    }
-    tolerance = 0.01 * float(observed.error[-1, parted.fit].mean())
-    known, errors = {name: of[:, parted.fit] for name, of in usable.items()}, observed.error[:, parted.fit]
-    late = errors[:-1] - errors[-1] > tolerance
-    if not usable or not 0 < late.sum() < late.size:
-        return None
-    return Gate(known, errors, observed.loops, tolerance=tolerance)(usable, observed.loops)
+    known: `rule`, `guarantee`, `alpha`, `delta` and other columns. loss, ran: (K, n) and (K, …, n), losses and loops
+    under each setting, the first never early. metric: `risk` (mean over the splits, on their test items), `violations`
+    (share of the splits whose risk exceeds α), `loops_saved` a sample, `loops_saved_by_batch` of 64, and for all rules
+    but `fixed` how much that is above what a fixed depth saves under the same guarantee and on the same splits
+    (`…_over_fixed`). fixed: where the rule `fixed`, which comes first, leaves what it saves.
+    """
+    alpha, found = known["alpha"], []
+    for calibrate, test in splits:
+        losses = loss[:, calibrate]
+        if known["guarantee"] == LEARN_THEN_TEST:
+            accepted = guarantees.learn_then_test(losses, alpha, known["delta"])
+        else:
+            accepted = guarantees.conformal_risk_control(guarantees.running_worst(losses), alpha)
+        setting = accepted.index or 0  # the safest one never stops early
+        taken = ran[setting][..., test]
+        found.append((loss[setting, test].mean(), taken.mean(), stopping.batched(taken).mean()))
+    risk, by_sample, by_batch = np.array(found).T
+    saved = {"loops_saved": 1 - by_sample.mean() / deepest, "loops_saved_by_batch": 1 - by_batch.mean() / deepest}
+    measured = {"risk": risk.mean(), "violations": (risk > alpha).mean(), **saved}
+    if known["rule"] == "fixed":
+        fixed[alpha, known["guarantee"]] = saved
+    elif beside := fixed.get((alpha, known["guarantee"])):
+        measured |= {f"{metric}_over_fixed": value - beside[metric] for metric, value in saved.items()}
+    return [
+        {**known, "metric": metric, "value": float(value), "higher_is_better": metric.startswith("loops_saved")}
+        for metric, value in measured.items()
+    ]

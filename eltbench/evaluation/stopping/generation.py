@@ -31,17 +31,12 @@ from eltbench.training.model import Model
 
 @dataclass(frozen=True)
 class Generated:
-    """n samples and what was seen on their way.
+    """n samples and what was seen on their way."""
 
-    path: (steps, n, …), the states after each step on the host. signals: {name: (steps, E, n)} at each step and exit.
-    loops: (steps, n), the loops that each item ran at each step. noise: (steps,), how noisy the states were that each
-    step began with (`Task.noisiness`): -log-SNR, or the share of masked tokens.
-    """
-
-    path: np.ndarray
-    signals: dict[str, np.ndarray]
-    loops: np.ndarray
-    noise: np.ndarray
+    path: np.ndarray  # (steps, n, …), the states after each step on the host
+    signals: dict[str, np.ndarray]  # {name: (steps, E, n)} at each step and exit
+    loops: np.ndarray  # (steps, n), those that each item ran
+    noise: np.ndarray  # (steps,), of the states that each step began with: -log-SNR, or the share of masked tokens
 
     @property
     def samples(self) -> np.ndarray:
@@ -78,63 +73,40 @@ def generate(
     if (gate is not None) != (rule == "learned-gate"):
         raise ValueError(f"generate: a gate belongs to the rule 'learned-gate' alone, given {gate} with {rule!r}")
     labels = form.labels(labels, model.spec, "generate")
-    engine, steps = model.engine, _Steps(model, exits, rule, threshold, gate)
-    rng = stream(model.run.dataset, seed, "sampling")
-    states = model.task.sample(steps, model.spec, labels, exits[-1], rng, engine.ops, settings)
-    path = np.stack([engine.numpy(state) for state in states])
-    signals = {name: np.stack([of[name] for of in steps.signals]) for name in steps.signals[0]}
-    return Generated(path, signals, np.stack(steps.loops), np.array(steps.noise))
+    engine, spec = model.engine, model.spec
+    told = None if rule is None else stopping.get(rule)
+    signals: list[dict[str, np.ndarray]] = []
+    loops: list[np.ndarray] = []
+    noise: list[float] = []
 
-
-class _Steps:
-    """The predictor that a sampler calls; it keeps what it saw at each step."""
-
-    def __init__(
-        self, model: Model, exits: tuple[int, ...], rule: str | None, threshold: float, gate: Gate | None
-    ) -> None:
-        self.model, self.exits, self.threshold, self.gate = model, exits, threshold, gate
-        self.rule = None if rule is None else stopping.get(rule)
-        self.signals: list[dict[str, np.ndarray]] = []
-        self.loops: list[np.ndarray] = []
-        self.noise: list[float] = []
-
-    def __call__(self, inputs: Array, labels: Array, log_snr: Array, context: Array, loops: int) -> Array:
-        engine, spec = self.model.engine, self.model.spec
+    def predict(inputs: Array, labels: Array, log_snr: Array, context: Array, _: int) -> Array:
         batch = Batch(inputs, labels, context, log_snr, None, None)
-        outputs = engine.predict(batch, self.exits, observed_fields(self.model.trainer.depth))
+        outputs = engine.predict(batch, exits, observed_fields(model.trainer.depth))
         if spec.kind == "tokens":
             hidden = engine.numpy(inputs) == spec.vocabulary
             trace = Trace("tokens", hidden=hidden, level=hidden.mean(axis=1), numpy=engine.numpy)
         else:
             trace = Trace("continuous", level=-engine.numpy(log_snr).astype(np.float64), numpy=engine.numpy)
-        for exit, output in zip(self.exits, outputs, strict=True):
-            trace.append(exit, estimated(self.model.task, output, batch))
-        self.noise.append(float(np.asarray(trace.level).mean()))
-        measured = measure(trace, self._names())
-        self.signals.append(measured)
-        items = trace.items
-        stop = np.full(items, len(self.exits) - 1)
-        if self.rule is not None:
-            if self.gate is not None:
-                values = self.gate(measured, self.exits)
-            elif self.rule.signal == "minus_loops":
-                values = stopping.minus_loops(self.exits, items)
-            else:
-                values = measured[self.rule.signal]
-            stop = stopping.stops(values, self.threshold, self.rule.hits)
-        self.loops.append(np.asarray(self.exits)[stop])
-        if (stop == len(self.exits) - 1).all():
+        for exit, output in zip(exits, outputs, strict=True):
+            trace.append(exit, estimated(model.task, output, batch))
+        measured = measure(trace, None if told is None else told.reads(gate))
+        stop = np.full(trace.items, len(exits) - 1)
+        if told is not None:
+            stop = stopping.stops(told.values(measured, exits, trace.items, gate), threshold, told.hits)
+        signals.append(measured)
+        loops.append(np.asarray(exits)[stop])
+        noise.append(float(np.asarray(trace.level).mean()))
+        if (stop == len(exits) - 1).all():
             return outputs[-1].prediction
         predictions = np.stack([engine.numpy(output.prediction) for output in outputs])  # (E, B, …)
-        return engine.ops.asarray(predictions[stop, np.arange(items)])
+        return engine.ops.asarray(predictions[stop, np.arange(trace.items)])
 
-    def _names(self) -> list[str] | None:
-        """The signals to measure: all, or those that the rule reads."""
-        if self.rule is None:
-            return None
-        if self.gate is not None:
-            return self.gate.names
-        return [] if self.rule.signal == "minus_loops" else [self.rule.signal]
+    rng = stream(model.run.dataset, seed, "sampling")
+    states = model.task.sample(predict, spec, labels, exits[-1], rng, engine.ops, settings)
+    path = np.stack([engine.numpy(state) for state in states])
+    return Generated(
+        path, {name: np.stack([of[name] for of in signals]) for name in signals[0]}, np.stack(loops), np.array(noise)
+    )
 
 
 def sample_errors(model: Model, samples: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -28,14 +28,12 @@ def score(model: Model, settings: Mapping[str, Any], splits: int, rng: np.random
     reason: why a value is missing.
     """
     sampling = model.task.sampling(**settings["sampling"])
-    known = {
-        "split": "heldout",
-        "sampler": sampling.sampler,
-        "sampling_steps": sampling.steps,
-        "loops": settings["exits"][-1],
-    }
-    known |= {"guidance_scale": sampling.guidance_scale, "n_samples": settings["samples"]}
-    labels = _labels(model, settings["samples"])
+    heldout, count = model.dataset.heldout().labels, settings["samples"]
+    if count > len(heldout):
+        raise ValueError(f"measurement: samples is at most the {len(heldout)} held-out items, given {count}")
+    labels = heldout[:count]
+    known = {"split": "heldout", "scope": "sampling", "loops": settings["exits"][-1], "n_samples": count}
+    known |= {"sampler": sampling.sampler, "sampling_steps": sampling.steps, "guidance_scale": sampling.guidance_scale}
     asked = {"seed": model.run.seed, "sampling": settings["sampling"]}
     full = generate(model, labels, settings["exits"], **asked)
     errors = sample_errors(model, full.samples, labels)
@@ -43,14 +41,7 @@ def score(model: Model, settings: Mapping[str, Any], splits: int, rng: np.random
     if errors and len(settings["exits"]) > 1:
         limits = settings["levels"], settings["delta"], splits, rng
         rows += sampling_stops.score(model, full, errors, labels, settings["exits"], asked, *limits)
-    return [{**known, "scope": "sampling", **row} for row in rows]
-
-
-def _labels(model: Model, count: int) -> np.ndarray:
-    labels = model.dataset.heldout().labels
-    if count > len(labels):
-        raise ValueError(f"measurement: samples is at most the {len(labels)} held-out items, given {count}")
-    return labels[:count]
+    return [{**known, **row} for row in rows]
 
 
 def _foretold(full: Generated, error: np.ndarray, labels: np.ndarray, target: str) -> Rows:

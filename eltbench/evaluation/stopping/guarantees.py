@@ -1,17 +1,11 @@
 """Stopping with a guarantee: conformal risk control and learn-then-test, from the losses of calibration items.
 
 Losses are (K, n): of n items under K settings (thresholds of a rule), from the safest to the boldest, in [0, bound].
-The settings and all that is fitted come from other items than these, and what is reported from a third set (`split`).
-The unit is one item with one corruption. The risk is the mean loss in excess of the deepest exit (`excess_losses`): the
-absolute one holds noise that no number of loops removes.
+Settings and all that is fitted come from other items, and what is reported from a third set (`split`). The unit is one
+item with one corruption. The risk is the mean loss in excess of the deepest exit (`excess_losses`).
 
-|                        | bounds                      | needs                        | is tested by             |
-|------------------------|-----------------------------|------------------------------|--------------------------|
-| conformal risk control | E[loss] ≤ α, on average     | exchangeable items, losses   | the mean risk over many  |
-|                        | over calibration sets       | that never fall as settings  | calibration sets         |
-|                        |                             | get bolder                   |                          |
-| learn then test        | P(risk > α) ≤ δ, over       | independent items            | the share of calibration |
-|                        | calibration sets            |                              | sets with a risk above α |
+Conformal risk control bounds E[loss] ≤ α, the mean over calibration sets; it needs exchangeable items, and losses that
+never fall as settings get bolder. Learn then test bounds P(risk > α) ≤ δ over calibration sets of independent items.
 """
 
 from __future__ import annotations
@@ -31,15 +25,13 @@ from eltbench.evidence.intervals import NonFiniteError
 class Guarantee:
     """What was accepted: `index` is the boldest accepted setting, None where not even the safest is.
 
-    risks: (K,) mean calibration losses. evidence: (K,) what was compared: the bound of conformal risk control with
-    `limit` α, the p-values of learn-then-test with `limit` δ. items: n.
+    risks: (K,) mean calibration losses. evidence: (K,) what was compared: the bound of conformal risk control with α,
+    the p-values of learn-then-test with δ.
     """
 
     index: int | None
     risks: np.ndarray
     evidence: np.ndarray
-    limit: float
-    items: int
 
 
 def smallest_conformal(alpha: float, bound: float = 1.0) -> int:
@@ -59,18 +51,11 @@ def smallest_learn_then_test(alpha: float, delta: float, bound: float = 1.0) -> 
 def conformal_risk_control(losses: np.ndarray, alpha: float, bound: float = 1.0) -> Guarantee:
     """The boldest setting with n/(n+1)·R̂ + bound/(n+1) ≤ α (conformal risk control, arXiv 2208.02814).
 
-    E[loss of the next item] ≤ α for exchangeable items. Raises ValueError for too few items, with the smallest number
-    that would do, and where the proof does not hold: a loss that falls from one setting to a bolder one
-    (`running_worst` mends that, learn-then-test does not need it), or a safest setting that may lose more than α.
+    Raises ValueError for too few items, with the smallest number that would do, and where the proof does not hold: a
+    loss that falls from one setting to a bolder one, or a safest setting that may lose more than α.
     """
     smallest = smallest_conformal(alpha, bound)
-    losses = _checked(losses, bound)
-    items = losses.shape[1]
-    if items < smallest:
-        raise ValueError(
-            f"conformal risk control at alpha = {alpha} and bound = {bound} takes at least {smallest} calibration "
-            f"items, given {items}"
-        )
+    losses = _checked(losses, bound, smallest, f"conformal risk control at alpha = {alpha} and bound = {bound}")
     if (falls := np.argwhere(np.diff(losses, axis=0) < 0)).size:
         setting, item = falls[0]
         raise ValueError(
@@ -82,28 +67,21 @@ def conformal_risk_control(losses: np.ndarray, alpha: float, bound: float = 1.0)
             f"conformal risk control needs a safest setting that never loses more than alpha = {alpha}, but it loses "
             f"{losses[0].max():.4g} at item {int(losses[0].argmax())}; begin with the deepest exit for all"
         )
-    total = losses.sum(axis=1)
+    total, items = losses.sum(axis=1), losses.shape[1]
     accepted = total + bound <= alpha * (items + 1)
-    return Guarantee(_last_of_prefix(accepted), total / items, (total + bound) / (items + 1), alpha, items)
+    return Guarantee(_boldest(accepted), total / items, (total + bound) / (items + 1))
 
 
 def learn_then_test(losses: np.ndarray, alpha: float, delta: float, bound: float = 1.0) -> Guarantee:
     """The boldest setting up to which every p-value is at most δ: fixed-sequence testing (arXiv 2110.01052).
 
-    P(an accepted setting has a risk above α) ≤ δ over calibration sets of independent items; losses may rise and fall.
-    Raises ValueError for too few items, with the smallest number that would do.
+    Losses may rise and fall. Raises ValueError for too few items, with the smallest number that would do.
     """
     smallest = smallest_learn_then_test(alpha, delta, bound)
-    losses = _checked(losses, bound)
-    items = losses.shape[1]
-    if items < smallest:
-        raise ValueError(
-            f"learn-then-test at alpha = {alpha}, delta = {delta} and bound = {bound} takes at least {smallest} "
-            f"calibration items, given {items}"
-        )
-    total = losses.sum(axis=1) / bound
-    p_values = hoeffding_bentkus(total, items, alpha / bound)
-    return Guarantee(_last_of_prefix(p_values <= delta), losses.mean(axis=1), p_values, delta, items)
+    method = f"learn-then-test at alpha = {alpha}, delta = {delta} and bound = {bound}"
+    losses = _checked(losses, bound, smallest, method)
+    p_values = hoeffding_bentkus(losses.sum(axis=1) / bound, losses.shape[1], alpha / bound)
+    return Guarantee(_boldest(p_values <= delta), losses.mean(axis=1), p_values)
 
 
 def hoeffding_bentkus(total: np.ndarray, items: int, alpha: float) -> np.ndarray:
@@ -121,8 +99,7 @@ def hoeffding_bentkus(total: np.ndarray, items: int, alpha: float) -> np.ndarray
 def excess_losses(errors: np.ndarray, stop: np.ndarray, bound: float = 1.0) -> np.ndarray:
     """What stopping costs each item (K, n): its error where it stops above that at the deepest exit, in [0, bound].
 
-    errors: (E, n), stop: positions of exits (K, n). Gains count as nothing: the risk is no less than the mean excess.
-    What is beyond the bound is cut: name it with the guarantee, or take for loss whether the excess is too large.
+    errors: (E, n), stop: positions of exits (K, n). Gains count as nothing, and what is beyond the bound is cut.
     """
     return np.clip(errors[stop, np.arange(errors.shape[1])] - errors[-1], 0.0, bound)
 
@@ -137,8 +114,8 @@ def split(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows to fit, to calibrate and to test, by the item (n,) that each row is a corruption of.
 
-    No item is in two parts. The fit keeps all of its rows, calibration and test one random row of each item, for the
-    unit of a guarantee is one item with one corruption. Raises ValueError for shares that do not sum to one.
+    No item is in two parts. The fit keeps all of its rows, calibration and test one random row of each item. Raises
+    ValueError for shares that do not sum to one.
     """
     if min(shares) < 0 or not math.isclose(sum(shares), 1):
         raise ValueError(f"split: three shares that sum to one, given {shares}")
@@ -150,19 +127,22 @@ def split(
     return np.flatnonzero(np.isin(items, names[fit])), np.sort(rows[first[calibrate]]), np.sort(rows[first[test]])
 
 
-def _checked(losses: np.ndarray, bound: float) -> np.ndarray:
+def _checked(losses: np.ndarray, bound: float, smallest: int, method: str) -> np.ndarray:
+    """The losses in float64; ValueError for others than (K, n) in [0, bound], and for fewer items than `smallest`."""
     losses = np.asarray(losses, np.float64)
     if losses.ndim != 2 or not losses.size:
         raise ValueError(f"guarantee: losses must be (settings, items), given shape {losses.shape}")
     if (bad := np.argwhere(~np.isfinite(losses))).size:
-        raise NonFiniteError(
-            f"guarantee: the loss of item {bad[0][1]} is {losses[tuple(bad[0])]} at setting {bad[0][0]}"
-        )
+        setting, item = bad[0]
+        raise NonFiniteError(f"guarantee: the loss of item {item} is {losses[setting, item]} at setting {setting}")
     if (bad := np.argwhere((losses < 0) | (losses > bound))).size:
+        setting, item = bad[0]
         raise ValueError(
-            f"guarantee: losses lie in [0, {bound}], but that of item {bad[0][1]} is {losses[tuple(bad[0])]:.4g} at "
-            f"setting {bad[0][0]}; state another bound or see `excess_losses`"
+            f"guarantee: losses lie in [0, {bound}], but that of item {item} is {losses[setting, item]:.4g} at setting "
+            f"{setting}; state another bound or see `excess_losses`"
         )
+    if (items := losses.shape[1]) < smallest:
+        raise ValueError(f"{method} takes at least {smallest} calibration items, given {items}")
     return losses
 
 
@@ -171,10 +151,9 @@ def _check_level(name: str, level: float, bound: float) -> None:
         raise ValueError(f"guarantee: {name} must lie between 0 and {bound}, given {level}")
 
 
-def _last_of_prefix(accepted: np.ndarray) -> int | None:
-    """The position before the first that is not accepted; None where that is the first."""
-    count = int(accepted.argmin()) if not accepted.all() else len(accepted)
-    return count - 1 if count else None
+def _boldest(accepted: np.ndarray) -> int | None:
+    """The last setting before the first that is not accepted; None where that is the safest."""
+    return int(np.logical_and.accumulate(accepted).sum()) - 1 if accepted[0] else None
 
 
 def _first(near: int, holds: Callable[[int], bool]) -> int:

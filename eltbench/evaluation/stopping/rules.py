@@ -1,21 +1,23 @@
 """When to stop looping: one rule for every criterion in use, as exits per item and as quality against compute.
 
 A rule stops an item at the first exit at which its signal is at most a threshold, on as many exits in a row as the rule
-wants hits; without one it stops at the deepest. Signals are oriented so that smaller means surer, so the smallest
-threshold is the safest, and a grid from `thresholds` goes from never stopping early to stopping at once. Values are
-(E, B) at the exits of one pass, with NaN where a signal is not defined yet, which never stops anything.
+wants hits, else at the deepest. The smallest threshold is the safest. Values are (E, B) at the exits of one pass, with
+NaN where a signal is not defined yet, which never stops anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from eltbench.core.validation import unknown
 from eltbench.evaluation.signals.uncertainty import SIGNALS
+
+if TYPE_CHECKING:  # scikit-learn, which it needs, takes a second to load
+    from eltbench.evaluation.signals.probe import Gate
 
 OWN_SIGNALS = {"minus_loops", "not_ready", "excess_error"}
 
@@ -38,11 +40,23 @@ class Rule:
         if self.signal not in SIGNALS and self.signal not in OWN_SIGNALS:
             raise ValueError(unknown("signal of a rule", self.signal, sorted(OWN_SIGNALS | SIGNALS.keys())))
         if self.signal in SIGNALS and not SIGNALS[self.signal].may_stop:
-            raise ValueError(
-                f"rule: signal {self.signal!r} reads more than the exits so far, so no rule may stop by it"
-            )
+            raise ValueError(f"rule: signal {self.signal!r} reads more than the exits so far; no rule may stop by it")
         if self.hits < 1:
             raise ValueError(f"rule: hits must be at least 1, given {self.hits}")
+
+    def reads(self, gate: Gate | None = None) -> list[str]:
+        """The signals of `uncertainty.SIGNALS` that it reads; `gate` is that of the learned gate."""
+        if gate is not None:
+            return gate.names
+        return [self.signal] if self.signal in SIGNALS else []
+
+    def values(
+        self, seen: Mapping[str, np.ndarray], loops: Sequence[int], items: int, gate: Gate | None = None
+    ) -> np.ndarray:
+        """Its signal (E, B) at exits after `loops`, from the measured signals {name: (E, B)}; not the oracle's."""
+        if self.signal == "minus_loops":
+            return minus_loops(loops, items)
+        return seen[self.signal] if gate is None else gate(seen, loops)
 
 
 HUGINN, BEND, ACT = "arXiv 2502.05171, code", "arXiv 2509.23314", "arXiv 1603.08983"
@@ -97,12 +111,10 @@ def fired(values: np.ndarray, threshold: float, hits: int = 1) -> np.ndarray:
 def stops(values: np.ndarray, threshold: float, hits: int = 1) -> np.ndarray:
     """The position of the exit at which each item stops (B,), the last one where the rule is never satisfied.
 
-    Raises ValueError for fewer than two exits: a network without exits has nothing to stop.
+    Raises ValueError for fewer than two exits.
     """
     if len(values) < 2:
-        raise ValueError(
-            f"rule: stopping early takes two exits or more, given {len(values)} (a trainer without loops?)"
-        )
+        raise ValueError(f"rule: stopping takes two exits or more, given {len(values)} (a trainer without loops?)")
     satisfied = fired(values, threshold, hits)
     satisfied[-1] = True
     return satisfied.argmax(axis=0)
@@ -120,6 +132,12 @@ def thresholds(values: np.ndarray, count: int = 50) -> np.ndarray:
     return np.concatenate([[-np.inf], quantiles])
 
 
+def batched(loops: np.ndarray, batch: int = 64) -> np.ndarray:
+    """Loops (…, n) where a batch, taken in order, goes on until its last item stops."""
+    items = np.arange(loops.shape[-1])
+    return np.maximum.reduceat(loops, items[::batch], axis=-1)[..., items // batch]
+
+
 def curve(
     values: np.ndarray,
     errors: np.ndarray,
@@ -131,27 +149,23 @@ def curve(
 ) -> list[dict[str, Any]]:
     """Quality against compute: one row a threshold of the grid, from values and errors (E, B) at exits `loops` (E,).
 
-    error, excess_error: means over the items where they stop, and the same above the deepest exit. loops_per_sample:
-    the mean loops of the items, which is what runs where stopped items leave the batch. loops_per_batch: the mean loops
-    where all items of a batch, taken in order, go on until its last one stops.
+    error, excess_error: means over the items where they stop, and the same above the deepest exit. loops_per_sample,
+    loops_per_batch: the mean loops where stopped items leave the batch, and where it goes on until its last one stops.
     """
     if values.shape != errors.shape or len(values) != len(loops):
         raise ValueError(f"curve: values {values.shape} and errors {errors.shape} must be (exits, items) at {loops}")
-    depth, items = np.asarray(loops), np.arange(errors.shape[1])
-    batch = items // batch_size
     rows = []
     for threshold in grid:
         stop = stops(values, threshold, hits)
-        run = depth[stop]  # (B,)
-        longest = np.maximum.reduceat(run, np.searchsorted(batch, np.unique(batch)))
-        error = float(errors[stop, items].mean())
+        run = np.asarray(loops)[stop]  # (B,)
+        error = float(errors[stop, np.arange(errors.shape[1])].mean())
         rows.append(
             {
                 "threshold": float(threshold),
                 "error": error,
                 "excess_error": error - float(errors[-1].mean()),
                 "loops_per_sample": float(run.mean()),
-                "loops_per_batch": float(longest[batch].mean()),
+                "loops_per_batch": float(batched(run, batch_size).mean()),
             }
         )
     return rows

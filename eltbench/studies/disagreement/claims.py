@@ -5,55 +5,39 @@ from __future__ import annotations
 from eltbench.evidence.claims import Claim, Condition
 from eltbench.evidence.regions import Region
 
-ELT = ({"trainer": "elt", "role": "main"},)
-ASKED = {"paper_section": "not in the paper", "reference": "asked by readers of the paper"}
+CHEAP = "minus that of the best cheap baseline"
+NEEDS = ({"trainer": "elt", "role": "main"},)
+
+
+def _claim(id: str, statement: str, *conditions: tuple[str, str, Region]) -> Claim:
+    asked = tuple(Condition(*condition, "additive") for condition in conditions)
+    of_readers = {"paper_section": "not in the paper", "reference": "asked by readers of the paper"}
+    return Claim(id, "open question", statement, asked, needs=NEEDS, **of_readers)
+
 
 CLAIMS = (
-    Claim(
+    _claim(
         "exit-disagreement",
-        "open question",
         "Disagreement between exits tells which outputs are wrong",
-        (
-            Condition(
-                "auroc",
-                "AUROC within corruption strata minus that of the best cheap baseline",
-                Region(low=0.02),
-                "additive",
-            ),
-        ),
-        needs=ELT,
-        **ASKED,
+        ("auroc", f"AUROC within corruption strata {CHEAP}", Region(low=0.02)),
     ),
-    Claim(
+    _claim(
         "exit-convergence",
-        "open question",
         "Convergence of the hidden state across loops tells which outputs are wrong",
         (
-            Condition(
-                "auroc",
-                "AUROC within corruption strata of the best of update norm, cosine and acceleration minus that of the "
-                "best cheap baseline",
-                Region(low=0.02),
-                "additive",
-            ),
+            "auroc",
+            f"AUROC within corruption strata of the best of update norm, cosine and acceleration {CHEAP}",
+            Region(low=0.02),
         ),
-        needs=ELT,
-        **ASKED,
     ),
-    Claim(
+    _claim(
         "calibrated-stopping",
-        "open question",
         "A calibrated stopping rule saves loops at a guaranteed quality",
         (
-            Condition(
-                "valid",
-                "share of calibration sets whose risk exceeds α = 0.05 under learn-then-test at δ = 0.1",
-                Region(high=0.1),
-                "additive",
-            ),
-            Condition("saved", "share of loops a sample saved by that rule", Region(low=0.2), "additive"),
+            "valid",
+            "share of calibration sets whose risk exceeds α = 0.05 under learn-then-test at δ = 0.1",
+            Region(high=0.1),
         ),
-        needs=ELT,
-        **ASKED,
+        ("saved", "share of loops a sample saved by that rule", Region(low=0.2)),
     ),
 )

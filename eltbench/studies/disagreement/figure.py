@@ -1,18 +1,88 @@
-"""Panels of the study disagreement that are curves: risk by coverage, and loops along the sampling trajectory."""
+"""The figure of the study disagreement: which signals know, risk by coverage, and what early exits cost and run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from eltbench.evaluation.signals.per_sample import ERRORS
 from eltbench.evaluation.signals.risk_coverage import HEADLINE
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from eltbench.evaluation.signals.uncertainty import SIGNALS
+from eltbench.evidence import figures
+from eltbench.studies.curves import CELL
 
 SHOWN = (*HEADLINE, "probe_logistic", "ensemble_entropy", "ensemble_variance")
+KINDS = ("exits of one pass", "cheap baseline", "other models or further loops", "learned probe")
 OF_FIXED, OF_ORACLE = {"ls": "--", "color": "0.3"}, {"ls": ":", "color": "0.3"}
+LEGEND: dict[str, Any] = {"fontsize": 7, "frameon": True, "framealpha": 0.7, "edgecolor": "none"}
+
+
+def figure(rows: pd.DataFrame) -> Figure:
+    """Four panels a world, of elt: the AUROC of every signal, risk by coverage, and what early exits cost and run.
+
+    The last is of sampling, where a rule's loops change along the way.
+    """
+    elt = rows[(rows["trainer"] == "elt") & (rows["role"] == "main")]
+    elt = elt if len(elt) else rows
+    cells = [here for _, here in elt.groupby(CELL)]
+    canvas, axes = figures.grid(2 * len(cells), 2)
+    for (upper, lower), here in zip(axes.reshape(-1, 2, 2), cells, strict=True):
+        title = figures.heading(here[CELL].iloc[0], rows)
+        _signals(upper[0], here, f"{title}: errors foreseen at L_max")
+        _rules(upper[1], here, f"{title}: cost of stopping early")
+        risk_coverage(lower[0], here, f"{title}: error of what is kept, L_max")
+        _sampling(lower[1], here, f"{title}: loops along sampling")
+    canvas.set_figheight(10.5 * len(cells))
+    return canvas
+
+
+def _signals(axis: Axes, here: pd.DataFrame, title: str) -> None:
+    """AUROC by signal, the best within strata on top: filled within strata, hollow over all items."""
+    scores = here[(here["metric"] == "auroc") & (here["loops"] == here["max_loops"]) & here["target"].isin(ERRORS)]
+    within, pooled = (scores[scores["scope"] == scope].groupby("signal")["value"] for scope in ("within", "pooled"))
+    names = within.mean().sort_values().index
+    if not len(names):
+        _say(axis, "no signal was scored")
+        return
+    place = np.arange(len(names))
+    colours = [figures.PALETTE[_kind(name)] for name in names]
+    axis.hlines(place, within.min()[names], within.max()[names], colors=colours, lw=2, alpha=0.5)
+    axis.scatter(within.mean()[names], place, c=colours, s=22, zorder=3)
+    axis.scatter(pooled.mean()[names], place, facecolors="none", edgecolors=colours, s=22, zorder=3)
+    axis.axvline(0.5, color="0.4", lw=1)
+    axis.set_yticks(place, [name.replace("_", " ") for name in names], fontsize=7)
+    for kind, label in enumerate(KINDS):
+        axis.plot([], [], "o", color=figures.PALETTE[kind], ms=4, label=label)
+    axis.plot([], [], "o", color="0.3", mfc="none", ms=4, label="hollow: over all items")
+    axis.legend(**LEGEND, loc="lower right")
+    axis.set(xlabel="AUROC within strata of corruption, range over seeds", title=title)
+
+
+def _kind(name: str) -> int:
+    if name not in SIGNALS:
+        return 3
+    return 1 if SIGNALS[name].baseline and SIGNALS[name].one_pass else 0 if SIGNALS[name].one_pass else 2
+
+
+def _rules(axis: Axes, here: pd.DataFrame, title: str) -> None:
+    """Excess error by mean loops a sample, a line a rule, means over seeds."""
+    points = here[(here["metric"] == "excess_error") & here["rule"].notna()]
+    for number, (rule, curve) in enumerate(points.groupby("rule")):
+        mean = curve.groupby("setting")[["loops_per_sample", "value"]].mean().sort_values("loops_per_sample")
+        look = _look(number) | (OF_FIXED if rule == "fixed" else {"ls": ":"} if rule == "oracle" else {})
+        axis.plot(mean["loops_per_sample"], mean["value"], label=rule, **look)
+    axis.axhline(0, color="0.4", lw=1)
+    target = points["target"].dropna().unique()
+    ylabel = f"{target[0].replace('_', ' ')} above the deepest exit" if len(target) else ""
+    axis.set(xlabel="mean loops a sample", ylabel=ylabel, title=title)
+    if len(points):
+        axis.legend(**LEGEND)
+    else:
+        _say(axis, "no exits to stop at")
 
 
 def risk_coverage(axis: Axes, here: pd.DataFrame, title: str) -> None:
@@ -21,7 +91,7 @@ def risk_coverage(axis: Axes, here: pd.DataFrame, title: str) -> None:
     curves = curves[curves["scope"] == "within"]
     axis.set(xlabel="coverage within strata of corruption", title=title)
     if curves.empty:
-        axis.text(0.5, 0.5, "no curve in these rows", ha="center", transform=axis.transAxes)
+        _say(axis, "no curve in these rows")
         return
     names = [name for name in SHOWN if name in set(curves["signal"])]
     for number, name in enumerate([*names, "oracle"]):
@@ -29,10 +99,10 @@ def risk_coverage(axis: Axes, here: pd.DataFrame, title: str) -> None:
         axis.plot(mean.index, mean, label=name.replace("_", " "), **(OF_ORACLE if name == "oracle" else _look(number)))
     axis.axhline(curves[curves["coverage"] == 1.0]["value"].mean(), color="0.4", lw=1)
     axis.set_ylabel(str(curves["target"].iloc[0]).replace("_", " "))
-    axis.legend(fontsize=7, frameon=True, framealpha=0.7, edgecolor="none")
+    axis.legend(**LEGEND)
 
 
-def sampling(axis: Axes, here: pd.DataFrame, title: str) -> None:
+def _sampling(axis: Axes, here: pd.DataFrame, title: str) -> None:
     """Mean loops a sample at every step under each rule, at its setting that is nearest to three quarters of L_max.
 
     Dashed in the same colour: what batches of 64 run. The legend says how far the samples end from those of all loops.
@@ -57,8 +127,10 @@ def sampling(axis: Axes, here: pd.DataFrame, title: str) -> None:
     axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
 
 
-def _look(number: int) -> dict[str, Any]:
-    from eltbench.evidence import figures
+def _say(axis: Axes, text: str) -> None:
+    axis.text(0.5, 0.5, text, ha="center", transform=axis.transAxes)
 
+
+def _look(number: int) -> dict[str, Any]:
     style = figures.CLEAREST[number % len(figures.CLEAREST)]
     return {"color": figures.PALETTE[style], "marker": figures.MARKERS[style], "ms": 3, "lw": 1.2}

@@ -29,12 +29,12 @@ def markdown(summary: pd.DataFrame) -> str:
     under learn-then-test, those of elt and the halting of universal-transformer. What was not measured has no table and
     no column; what could not be, says why.
     """
-    gains = list(_gains(summary))
     heads = ("where", "model", "foreseen", "best cheap baseline", *(name.replace("_", " ") for name in FAMILIES))
-    parts = [tables.markdown(heads, gains), _rules(summary[summary["scope"] != "sampling"], "rule", SHOWN_LEVEL)]
-    within = summary[(summary["scope"] == "sampling") & summary["guarantee"].notna()]
-    if BY_BATCH in set(within["metric"]) or within["reason"].notna().any():
-        parts.append(_rules(within, "rule inside sampling", SAMPLING_LEVEL))
+    within = summary["scope"] == "sampling"
+    parts = [tables.markdown(heads, _gains(summary)), _rules(summary[~within], "rule", SHOWN_LEVEL)]
+    inside = summary[within & summary["guarantee"].notna()]
+    if BY_BATCH in set(inside["metric"]) or inside["reason"].notna().any():
+        parts.append(_rules(inside, "rule inside sampling", SAMPLING_LEVEL))
     if drawn := list(_drawn(summary)):
         judges = "where", "error of a sample", "signal", "AUROC", "selection gain", "of the oracle's"
         parts.append(tables.markdown(judges, drawn))
@@ -61,8 +61,7 @@ def _rules(summary: pd.DataFrame, heading: str, level: float) -> str:
     """The table of rules under learn-then-test, with what they save over a fixed depth where that was measured."""
     held = summary[(summary["guarantee"] == "learn then test") & (summary["alpha"] == level)]
     held = held[held["role"] == "main"]
-    head = ["where", f"{heading}, α = {level}", "risk", "violations", "loops saved a sample"]
-    head += ["loops saved by batches"]
+    head = ["where", f"{heading}, α = {level}", "risk", "violations", "loops saved a sample", "loops saved by batches"]
     head += ["a sample, over a fixed depth"] if OVER_FIXED in set(held["metric"]) else []
     return tables.markdown(head, [line[: len(head)] for line in _held(held)])
 
@@ -86,8 +85,7 @@ def _cells(by: dict[str, pd.DataFrame]) -> Iterator[str]:
     """Risk, violations, both savings, and what is saved over a fixed depth with what its interval decides."""
     nothing = by["loops_saved"][:0]
     for metric in ("risk", "violations"):
-        known = metric in by and np.isfinite(by[metric]["mean"].iloc[0])
-        yield f"{float(by[metric]['mean'].iloc[0]):.3f}" if known else "–"
+        yield f"{by[metric]['mean'].iloc[0]:.3f}" if _known(by.get(metric, nothing)) else "–"
     for metric in ("loops_saved", BY_BATCH):
         yield _percent(by.get(metric, nothing))
     over = by.get(OVER_FIXED, nothing)
@@ -108,29 +106,33 @@ def _drawn(summary: pd.DataFrame) -> Iterator[tuple[str, ...]]:
         for signal in SUMMED:
             told = here[(here["metric"] == "auroc") & (here["signal"] == signal)]
             if len(told):
-                gained, known = gains[gains["signal"] == signal], np.isfinite(told["mean"].iloc[0])
-                there = len(gained) and oracle > 0
-                share = f"{100 * float(gained['mean'].iloc[0]) / oracle:.0f} %" if there else "–"
-                auroc, gain = f"{float(told['mean'].iloc[0]):.3f}" if known else _missing(told), _effect(gained)
-                yield " ".join(where), target.replace("_", " "), signal.replace("_", " "), auroc, gain, share
+                gained = gains[gains["signal"] == signal]
+                share = f"{100 * gained['mean'].iloc[0] / oracle:.0f} %" if len(gained) and oracle > 0 else "–"
+                auroc = f"{told['mean'].iloc[0]:.3f}" if _known(told) else _missing(told)
+                named = (name.replace("_", " ") for name in (target, signal))
+                yield " ".join(where), *named, auroc, _effect(gained), share
+
+
+def _known(found: pd.DataFrame) -> bool:
+    """Whether the one line of a summary is there and has a value."""
+    return not found.empty and bool(np.isfinite(found["mean"].iloc[0]))
+
+
+def _missing(found: pd.DataFrame) -> str:
+    """A dash, with the reason where one is given."""
+    reasons = found["reason"].dropna()
+    return f"– ({reasons.iloc[0]})" if len(reasons) else "–"
 
 
 def _effect(found: pd.DataFrame) -> str:
-    """The one line of a summary that is there, or a dash."""
-    if found.empty or not np.isfinite(found["mean"].iloc[0]):
+    if not _known(found):
         return _missing(found)
     mean, low, high = found[BOUNDS].iloc[0]
     return f"{mean:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else "")
 
 
-def _missing(found: pd.DataFrame) -> str:
-    """A dash, with the reason where one is told."""
-    told = found["reason"].dropna()
-    return f"– ({told.iloc[0]})" if len(told) else "–"
-
-
 def _percent(found: pd.DataFrame) -> str:
-    if found.empty or not np.isfinite(found["mean"].iloc[0]):
+    if not _known(found):
         return _missing(found)
     mean, low, high = 100 * found[BOUNDS].iloc[0]
     return f"{mean:.0f} %" + (f" [{low:.0f}, {high:.0f}]" if np.isfinite(low) else "")

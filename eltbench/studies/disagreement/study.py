@@ -59,16 +59,8 @@ class Measurement:
     sampling: Mapping[str, Any] = field(default_factory=dict)  # options of the task's sampler
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("heldout_draws", 1),
-            ("strata", 1),
-            ("reach", 1),
-            ("ensemble", 0),
-            ("dropout_passes", 1),
-            ("splits", 1),
-            ("samples", 0),
-        ):
-            if getattr(self, name) < least:
+        for name in ("heldout_draws", "strata", "reach", "ensemble", "dropout_passes", "splits", "samples"):
+            if getattr(self, name) < (least := int(name not in ("ensemble", "samples"))):
                 raise ValueError(f"measurement: {name} must be at least {least}, given {getattr(self, name)}")
         check_repeats(self, "heldout_draws", "strata", "ensemble", "dropout_passes", "splits")
 
@@ -103,28 +95,26 @@ class Disagreement(Study):
     claims = CLAIMS
 
     def settings(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
-        asked = self._asked(preset, world)
-        run = preset.run(world, arm, seed=0)
+        asked, run = self._asked(preset, world), preset.run(world, arm, seed=0)
         made = parts(run)
-        if asked.unit == "token" and made.dataset.heldout().hidden is None:
+        looped, heldout = made.trainer.depth != "unique", made.dataset.heldout()
+        if asked.unit == "token" and heldout.hidden is None:
             raise ValueError(
                 f"measurement: unit 'token' is for worlds that corrupt all items alike; {world.dataset!r} does not say "
                 "what its items hide: leave it out"
             )
-        looped = made.trainer.depth != "unique"
-        hidden = made.dataset.heldout().hidden
-        if hidden is not None and (empty := np.flatnonzero(~hidden.any(axis=1))).size:
+        if heldout.hidden is not None and (empty := np.flatnonzero(~heldout.hidden.any(axis=1))).size:
             raise ValueError(
                 f"measurement: signals are of hidden tokens, held-out item {empty[0]} of {world.dataset!r} hides none"
             )
         if looped:
-            _check_size(len(made.dataset.heldout().labels), world.dataset)
+            _check_size(len(heldout.labels), world.dataset)
         if asked.samples:
             _check_samples(asked, made)
         deepest = run.architecture.max_loops if looped else 1
-        settings = {
-            name: value for name, value in asdict(asked).items() if name not in ("reach", "ensemble", "unique_depth")
-        }
+        settings = asdict(asked)
+        for name in ("reach", "ensemble", "unique_depth"):
+            del settings[name]
         settings["sampling"] = asdict(made.task.sampling(**asked.sampling))  # refuses unknown options
         settings["dropout_passes"] *= run.architecture.dropout > 0
         exits = list(check_exits(range(1, asked.reach * deepest + 1))) if looped else [1]
@@ -150,10 +140,8 @@ class Disagreement(Study):
         exits, deepest, draws = settings["exits"], settings["deepest"], settings["heldout_draws"]
         further = [deepest] if len(exits) > 1 else []
         by_token = settings["unit"] == "token"
-        passes = settings["dropout_passes"]
-        observed = observe(
-            model, exits, draws, members=members, further=further, dropout_passes=passes, by_token=by_token
-        )
+        asked = {"members": members, "further": further, "dropout_passes": settings["dropout_passes"]}
+        observed = observe(model, exits, draws, **asked, by_token=by_token)
         rows = signal_scores.score(observed, self._parted(model, observed, settings), deepest)
         if model.spec.kind == "tokens":
             tokens = observed if by_token else observe(model, [deepest], draws, by_token=True)
@@ -163,21 +151,20 @@ class Disagreement(Study):
             items = observe(model, exits, draws) if by_token else observed
             rows += self._stopping(model, items.up_to(deepest), settings)  # early is before L_max
             tables["samples"] = items.table()
-        if settings["samples"]:
-            asked = {**settings, "exits": exits[: exits.index(deepest) + 1]}
-            rng = stream(model.run.dataset, 0, "calibration trajectories")
-            return Measured(rows, tables).with_part(
-                "samples", lambda: generation_scores.score(model, asked, settings["splits"], rng)
-            )
-        return Measured(rows, tables)
+        measured = Measured(rows, tables)
+        if not settings["samples"]:
+            return measured
+        known = {**settings, "exits": exits[: exits.index(deepest) + 1]}
+        rng = stream(model.run.dataset, 0, "calibration trajectories")
+        return measured.with_part("samples", lambda: generation_scores.score(model, known, settings["splits"], rng))
 
     def _stopping(self, model: Model, items: PerSample, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
         parted = self._parted(model, items, settings)
         rules = early_exits.signals_of_rules(items, parted)
         rng = stream(model.run.dataset, 0, "calibration sets")
-        rows = early_exits.curves(items, parted, rules) + early_exits.by_level(items, parted, rules)
         limits = settings["levels"], settings["delta"], rng, settings["splits"]
-        return rows + early_exits.guaranteed(items, parted, rules, *limits)
+        curves = early_exits.curves(items, parted, rules) + early_exits.by_level(items, parted, rules)
+        return curves + early_exits.guaranteed(items, parted, rules, *limits)
 
     def _parted(self, model: Model, observed: PerSample, settings: Mapping[str, Any]) -> signal_scores.Parted:
         return signal_scores.part(observed, settings["strata"], stream(model.run.dataset, 0, "three sets"))
@@ -209,7 +196,9 @@ class Disagreement(Study):
         return disagreement_tables.summary(rows)
 
     def figure(self, rows: pd.DataFrame) -> Figure:
-        return disagreement_tables.figure(rows)
+        from eltbench.studies.disagreement import figure as disagreement_figure
+
+        return disagreement_figure.figure(rows)
 
 
 def _check_size(items: int, dataset: str) -> None:

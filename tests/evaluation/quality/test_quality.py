@@ -6,9 +6,8 @@ import torch
 
 from eltbench import data
 from eltbench.data.base import Clean
-from eltbench.evaluation.quality.distances import kernel_null, quality, real_floor, reference, scores
+from eltbench.evaluation.quality.distances import kernel_null, memorising, quality, real_floor, reference, scores
 from eltbench.evaluation.quality.features import INCEPTION, Features, extract, full_name
-from eltbench.evaluation.quality.memorising import memorising
 
 HELDOUT = 357
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_calibration_error
 
-from eltbench.evaluation.signals.calibration import Isotonic, brier, calibration, expected_calibration_error
+from eltbench.evaluation.signals.calibration import brier, calibration, expected_calibration_error, isotonic
 
 
 def forecasts(seed, n=4000):
@@ -43,7 +43,7 @@ def test_the_brier_score_of_a_constant_forecast_is_its_square_error():
 
 
 def test_isotonic_regression_pools_neighbours_that_are_out_of_order():
-    calibrate = Isotonic(np.array([1.0, 2, 3, 4]), np.array([0, 1, 0, 1]))  # 1 before 0: both become their mean
+    calibrate = isotonic(np.array([1.0, 2, 3, 4]), np.array([0, 1, 0, 1])).predict  # 1 before 0: both become their mean
     np.testing.assert_allclose(calibrate(np.array([1.0, 2, 3, 4])), [0, 0.5, 0.5, 1])
     np.testing.assert_allclose(calibrate(np.array([-9.0, 9.0])), [0, 1])
 

@@ -12,7 +12,6 @@ from eltbench.evaluation import trajectory
 from eltbench.evaluation.signals.further_signals import (
     measure_further,
     path_dependence,
-    perturbation_growth,
     residual,
 )
 from eltbench.training.loop import build_engine, parts
@@ -50,16 +49,15 @@ def test_the_residual_is_the_update_of_one_loop_further():
     assert recurrence.asked == [6]
 
 
-@pytest.mark.parametrize("partners", [1, 2])
-def test_path_dependence_is_the_angle_between_a_state_and_its_rerun_from_others(partners):
+def test_path_dependence_is_the_angle_between_a_state_and_its_rerun_from_the_next():
     inputs = RNG.standard_normal((3, 2, 4))
     recurrence = Injected(0.8, inputs)
     state = states_of(recurrence, 3)[3]
     # From s, loops 2 and 3 lead to 0.8²·s + 1.8·x.
-    reruns = [[0.64 * state[(i + j) % 3] + 1.8 * inputs[i] for j in range(1, partners + 1)] for i in range(3)]
-    expected = [np.mean([cosine(state[i].ravel(), rerun.ravel()) for rerun in reruns[i]]) for i in range(3)]
-    np.testing.assert_allclose(path_dependence(recurrence, state, 3, partners), expected)
-    assert recurrence.asked == [2, 3] * partners
+    reruns = [0.64 * state[(i + 1) % 3] + 1.8 * inputs[i] for i in range(3)]
+    expected = [cosine(state[i].ravel(), reruns[i].ravel()) for i in range(3)]
+    np.testing.assert_allclose(path_dependence(recurrence, state, 3), expected)
+    assert recurrence.asked == [2, 3]
 
 
 def test_a_map_that_forgets_is_independent_of_its_path_and_one_that_keeps_its_state_is_not():
@@ -77,14 +75,8 @@ def test_impossible_reruns_are_refused():
     recurrence = Injected(0.5, RNG.standard_normal((3, 2, 4)))
     with pytest.raises(ValueError, match="L is at least 2, given exit 1"):
         path_dependence(recurrence, recurrence.initial, 1)
-    with pytest.raises(ValueError, match="3 items have 1 to 2 partners each, given 3"):
-        path_dependence(recurrence, recurrence.initial, 2, partners=3)
-
-
-def test_a_perturbation_grows_by_the_factor_of_the_map():
-    recurrence = Injected(0.7, RNG.standard_normal((3, 2, 4)))
-    growth = perturbation_growth(recurrence, recurrence.initial, 2, RNG.standard_normal((3, 2, 4)), loops=3)
-    np.testing.assert_allclose(growth, np.full(3, 0.7))
+    with pytest.raises(ValueError, match="the state of another item, given one item"):
+        path_dependence(recurrence, recurrence.initial[:1], 2)
 
 
 RUN = Run("elt", "masked", "digits-codes", architecture=Architecture(width=16, heads=2, block="bert"))

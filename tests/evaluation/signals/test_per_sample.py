@@ -13,9 +13,8 @@ from eltbench.data import latin
 from eltbench.data.relay import Relay
 from eltbench.evaluation import heldout
 from eltbench.evaluation.signals import per_sample
-from eltbench.evaluation.signals.exact import exact_posterior, loss_apart
 from eltbench.evaluation.signals.exit_trace import trace
-from eltbench.evaluation.signals.per_sample import observe
+from eltbench.evaluation.signals.per_sample import exact_posterior, loss_apart, observe
 from eltbench.evaluation.signals.uncertainty import SIGNALS
 from eltbench.training.loop import build_engine, parts
 from eltbench.training.model import Model
@@ -182,7 +181,8 @@ def test_held_out_items_beyond_a_batch_are_divided_alike(monkeypatch):
     """So that no piece is of one item, which has no other to be compared with."""
     sizes = []
     monkeypatch.setattr(per_sample, "BATCH", 13)
-    monkeypatch.setattr(per_sample, "_observe", lambda model, piece, *_: sizes.append(len(piece.labels)))
-    monkeypatch.setattr(per_sample, "_joined", lambda found: found)
+    monkeypatch.setattr(
+        per_sample, "trace", lambda model, piece, _: sizes.append(len(piece.labels)) or trace(model, piece, EXITS)
+    )
     observe(fresh("masked", "relay", attention_radius=1), EXITS, 1)
     assert sizes == [10, 10, 10, 10]

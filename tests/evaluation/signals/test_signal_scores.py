@@ -33,9 +33,10 @@ def value(rows, **wanted):
 def test_the_three_sets_share_no_item_and_hold_all():
     observed = made_up(entropy=lambda level, own, noise: own)
     parted = parted_of(observed)
-    items = [set(observed.item[units]) for units in parted.parts()]
+    sets = parted.fit, parted.calibrate, parted.test
+    items = [set(observed.item[units]) for units in sets]
     assert sum(map(len, items)) == len(set().union(*items)) == ITEMS
-    assert np.array_equal(np.sort(np.concatenate(parted.parts())), np.arange(ITEMS * DRAWS))
+    assert np.array_equal(np.sort(np.concatenate(sets)), np.arange(ITEMS * DRAWS))
 
 
 def test_the_event_is_a_quarter_of_the_items_in_every_stratum():

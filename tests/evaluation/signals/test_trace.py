@@ -117,7 +117,7 @@ def test_what_is_large_is_kept_for_two_exits_and_the_deepest_only():
     for exit in range(9):
         found.append(exit + 1, with_prediction(logits[exit]))
     measure(found)
-    kept = [exit for name, exit in found._large if name == "distribution"]
+    kept = [exit for name, exit in found._made if name == "distribution"]
     assert set(kept) <= {6, 7, 8}
 
 

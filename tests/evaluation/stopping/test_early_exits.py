@@ -13,16 +13,16 @@ LOOPS = (1, 2, 3, 4)
 ITEMS = 400
 
 
-def made_up(hard_share=0.3) -> PerSample:
+def made_up(hard_share=0.3, items=ITEMS) -> PerSample:
     """Easy items are right from exit 1 on, hard ones at exit 4 alone; the entropy tells which, the level nothing."""
     rng = np.random.default_rng(0)
-    hard = rng.random(ITEMS) < hard_share
-    wrong = np.stack([hard, hard, hard, np.zeros(ITEMS, bool)]).astype(float)
-    told = 0.1 + wrong + 0.01 * rng.random((4, ITEMS))
-    zeros = np.zeros(ITEMS, int)
+    hard = rng.random(items) < hard_share
+    wrong = np.stack([hard, hard, hard, np.zeros(items, bool)]).astype(float)
+    told = 0.1 + wrong + 0.01 * rng.random((4, items))
+    zeros = np.zeros(items, int)
     errors = {"negative_log_likelihood": wrong, "error_rate": wrong}
-    signals = {"entropy": told, "kl_to_previous": np.vstack([np.full((1, ITEMS), np.nan), told[1:]])}
-    return PerSample(LOOPS, np.arange(ITEMS), zeros, zeros - 1, rng.random(ITEMS), errors, signals)
+    signals = {"entropy": told, "kl_to_previous": np.vstack([np.full((1, items), np.nan), told[1:]])}
+    return PerSample(LOOPS, np.arange(items), zeros, zeros - 1, rng.random(items), errors, signals)
 
 
 def all_of(observed):
@@ -124,7 +124,7 @@ def test_a_world_that_corrupts_all_alike_has_no_bands():
 
 
 def test_too_few_items_for_a_level_are_refused_with_the_number_it_takes():
-    observed = made_up().select(np.arange(60))
+    observed = made_up(items=60)
     parted, rules = all_of(observed)
     with pytest.raises(ValueError, match=r"at least 45 calibration items, given 21"):
         early_exits.guaranteed(observed, parted, rules, (0.05,), 0.1, np.random.default_rng(2), splits=1)

@@ -124,8 +124,3 @@ def test_a_gate_that_meets_what_is_no_number_says_so_and_the_other_rules_go_on(m
     (row,) = found(rows, rule="learned-gate")
     assert (row["value"], row["reason"]) == (None, "probe: signal 'entropy' is nan at item 3")
     assert found(rows, rule="entropy", metric="sample_error")
-
-
-def test_batches_run_on_until_their_last_item_stops():
-    loops = np.array([[1, 2, 1, 3, 1], [1, 1, 1, 1, 1]])
-    assert sampling_stops.batched(loops, 2).tolist() == [[2, 2, 3, 3, 1], [1, 1, 1, 1, 1]]

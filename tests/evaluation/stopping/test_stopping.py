@@ -170,3 +170,8 @@ def test_a_curve_refuses_arrays_that_do_not_belong_together():
         curve(np.zeros((3, 4)), np.zeros((3, 5)), (1, 2, 3), [0.0])
     with pytest.raises(ValueError, match=r"must be \(exits, items\) at \(1, 2\)"):
         curve(np.zeros((3, 4)), np.zeros((3, 4)), (1, 2), [0.0])
+
+
+def test_batches_run_on_until_their_last_item_stops():
+    loops = np.array([[1, 2, 1, 3, 1], [1, 1, 1, 1, 1]])
+    assert stopping.batched(loops, 2).tolist() == [[2, 2, 3, 3, 1], [1, 1, 1, 1, 1]]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from eltbench import studies
-from eltbench.evaluation.signals import calibration, risk_coverage, selective, signal_scores
+from eltbench.evaluation.signals import calibration, probe, risk_coverage, selective, signal_scores
 from eltbench.evaluation.signals.per_sample import PerSample
-from eltbench.evaluation.stopping import early_exits, guarantees, sampling_stops
+from eltbench.evaluation.stopping import guarantees, sampling_stops
 from eltbench.evaluation.stopping import rules as stopping
 from eltbench.evaluation.stopping.generation import Generated
 from eltbench.studies.disagreement import study as disagreement
@@ -74,7 +74,7 @@ def seen(monkeypatch):
         found["test"] |= set() if chosen else whose(signal)
 
     monkeypatch.setattr(signal_scores, "Probe", Learned)
-    monkeypatch.setattr(early_exits, "Gate", Learned)
+    monkeypatch.setattr(probe, "Gate", Learned)
     spy(selective, "upper_quartiles", lambda error, _: found["fit"].update(whose(error)))
     spy(stopping, "thresholds", lambda values, *_: found["fit"].update(whose(values[-1]) if values[-1, 0] > 0 else ()))
     spy(stopping, "curve", lambda _, errors, *__: found["test"].update(whose(errors[-1])))
@@ -122,7 +122,7 @@ def test_samples_that_set_thresholds_calibrate_nothing_and_those_that_calibrate_
         signals = {name: np.tile(number.astype(float), (steps, 3, 1)) for name in ("entropy", "kl_to_deepest")}
         return Generated(path, signals, np.tile(number, (steps, 1)), np.zeros(steps))
 
-    learn, limits, whole = guarantees.learn_then_test, np.quantile, sampling_stops.batched
+    learn, limits, whole = guarantees.learn_then_test, np.quantile, stopping.batched
 
     def learning(losses, *given):
         if (losses[-1] > 0).all():
@@ -139,7 +139,7 @@ def test_samples_that_set_thresholds_calibrate_nothing_and_those_that_calibrate_
 
     monkeypatch.setattr(guarantees, "learn_then_test", learning)
     monkeypatch.setattr(np, "quantile", limiting)
-    monkeypatch.setattr(sampling_stops, "batched", running)
+    monkeypatch.setattr(stopping, "batched", running)
     monkeypatch.setattr(sampling_stops, "generate", lambda *_, **__: drawn(1 / APART))
     monkeypatch.setattr(sampling_stops, "sample_errors", lambda *_: {})
     sampling_stops.score(None, drawn(0.0), {}, number, (1, 2, 3), {}, (0.2,), 0.1, 5, np.random.default_rng(0))
