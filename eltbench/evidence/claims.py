@@ -44,7 +44,12 @@ class Condition(NamedTuple):
     estimand: str
     region: Region
     scale: Scale = "log-ratio"
-    compares: Any = None
+    compares: tuple[Any, ...] = ()
+
+    @classmethod
+    def of_ratio(cls, name: str, estimand: str, *compares: Any, **bounds: float) -> Condition:
+        """One on a log-ratio, its bounds given as ratios (see `Region.of_ratio`)."""
+        return cls(name, estimand, Region.of_ratio(**bounds), compares=compares)
 
 
 @dataclass(frozen=True)
