@@ -1,9 +1,8 @@
 """Effects paired by seed and their intervals over seeds.
 
-Student t at every n: at three seeds a percentile bootstrap of the mean runs from the least to the greatest effect,
-which holds a symmetric distribution's mean in 1 − 2/2³ = 75 % of cases instead of 95 % (the calibration tests measure
-both). An interval covers the training seed only; it is conditional on one data split and one feature extractor, whose
-variation no number of seeds can show.
+Student t at every n: at three seeds a percentile bootstrap of the mean covers 1 − 2/2³ = 75 % instead of 95 % (the
+calibration tests measure both). An interval covers the training seed only, conditional on one data split and one
+feature extractor.
 """
 
 from __future__ import annotations
@@ -93,9 +92,8 @@ def percent(log_ratio: float) -> float:
 def paired_interval(differences: ArrayLike, *, level: float = 0.95, comparisons: int = 1) -> Interval:
     """Student's t interval of the mean of paired differences (n,), widened by Bonferroni.
 
-    The two tails together hold (1 − level)/comparisons, so `comparisons` such intervals all cover at once with
-    probability `level` or more. Raises NonFiniteError (a ValueError) for NaN or infinite differences, ValueError for a
-    level outside (0, 1) or fewer than one comparison.
+    `comparisons` such intervals all cover at once with probability `level` or more. Raises NonFiniteError (a
+    ValueError) for NaN or infinite differences, ValueError for a level outside (0, 1) or fewer than one comparison.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, given {level}")
@@ -135,9 +133,8 @@ def welch_interval(first: ArrayLike, second: ArrayLike, *, level: float = 0.95, 
 def cohens_dz(differences: ArrayLike) -> float:
     """Cohen's d_z, mean over standard deviation of paired differences (n,) (Lakens 2013, eq. 6).
 
-    d_z·√n is the t statistic, so d_z says directly what a verdict takes. NaN below two seeds or where all differences
-    are zero, infinite where they agree exactly on another value; biased upwards in size at few seeds.
-    Raises NonFiniteError for NaN or infinite differences.
+    d_z·√n is the t statistic. NaN below two seeds or where all differences are zero, infinite where they agree exactly
+    on another value; biased upwards in size at few seeds. Raises NonFiniteError for NaN or infinite differences.
     """
     values = _differences(differences)
     if len(values) < 2:
