@@ -1,11 +1,7 @@
 """Writes the generated tables of README.md and docs/ anew from the committed results: `python docs/generate.py`.
 
-A table stands between two marks: `<!-- claims: FOLDER -->` (a results folder's verdicts, every interval),
-`<!-- compare: FOLDER FOLDER -->` (what moved between two), `<!-- audit: FOLDER -->` (the paper's figures recounted),
-`<!-- throughput: FOLDER -->` (a machine's ceilings and ratios), `<!-- signals: FOLDER -->` (what signals add and rules
-save), `<!-- past: FOLDER -->` (what models do past L_max), `<!-- variants: FOLDER -->` (what variants of elt do to its
-loss), `<!-- gpu-hours: TFLOPS -->` (what the paper's networks take at what a GPU sustains), `<!-- overview -->` (all)
-or `<!-- declared: WHAT -->` (columns, limits: as declared), and `<!-- end of … -->`.
+A table stands between the marks `<!-- KIND: FOLDER -->` and `<!-- end of KIND -->`; the kinds are those of TABLES.
+`compare` takes two folders, `gpu-hours` TFLOPS, `declared` columns or limits, `overview` nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +31,6 @@ from eltbench.studies.throughput import tables as throughput_tables
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "examples"))
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
-KINDS = "claims|compare|audit|throughput|signals|past|variants|gpu-hours|overview|declared"
-MARKED = re.compile(rf"(<!-- ({KINDS})(?:: (.*?))? -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 
 
 def published() -> list[str]:
@@ -56,35 +51,51 @@ def declared(what: str) -> str:
     return tables.markdown(("what", "why", "shown instead"), [tuple(line.values()) for line in limits()])
 
 
+def compared(folders: str) -> str:
+    """What moved between two results folders."""
+    first, second = map(Path, folders.split())
+    return comparison.markdown(comparison.compare(ROOT / first, ROOT / second), (first.name, second.name))
+
+
+def throughput(folder: str) -> str:
+    """A machine's ceilings and ratios."""
+    rows = eltbench.load_rows(ROOT / folder)
+    return throughput_tables.markdown(rows, summary(folder), decided(folder)["sentences"])
+
+
+def summary(folder: str) -> pd.DataFrame:
+    """A results folder's summary.csv."""
+    return pd.read_csv(ROOT / folder / "summary.csv")
+
+
+def hours(teraflops: str) -> str:
+    """What the paper's networks take at what a GPU sustains."""
+    import gpu_hours
+
+    lines = gpu_hours.lines(list(gpu_hours.of_paper()), float(teraflops))
+    return tables.markdown(gpu_hours.HEAD, lines, gpu_hours.HEAD[2:])
+
+
+TABLES: dict[str, Callable[[str], str]] = {
+    "claims": lambda folder: markdown(decided(folder)),
+    "compare": compared,
+    "audit": lambda folder: audit_tables.markdown(summary(folder)),
+    "throughput": throughput,
+    "signals": lambda folder: disagreement_page.markdown(summary(folder)),
+    "past": lambda folder: past_max.markdown(eltbench.load_rows(ROOT / folder)),
+    "variants": lambda folder: variants.markdown(summary(folder)),
+    "gpu-hours": hours,
+    "overview": lambda _: overview([decided(folder) for folder in published()]),
+    "declared": declared,
+}
+MARKED = re.compile(rf"(<!-- ({'|'.join(TABLES)})(?:: (.*?))? -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
+
+
 def table(kind: str, about: str) -> str:
     """The table that a mark asks for."""
-    if kind == "declared":
-        return declared(about)
-    if kind == "overview":
-        return overview([decided(folder) for folder in published()])
     if kind in ("claims", "throughput") and not (ROOT / about / "claims.json").exists():
         return f"Nothing is published in `{about}`.\n"
-    if kind == "claims":
-        return markdown(decided(about))
-    if kind == "gpu-hours":
-        import gpu_hours
-
-        return tables.markdown(
-            gpu_hours.HEAD, gpu_hours.lines(list(gpu_hours.of_paper()), float(about)), gpu_hours.HEAD[2:]
-        )
-    if kind == "audit":
-        return audit_tables.markdown(pd.read_csv(ROOT / about / "summary.csv"))
-    if kind == "past":
-        return past_max.markdown(eltbench.load_rows(ROOT / about))
-    if kind == "variants":
-        return variants.markdown(pd.read_csv(ROOT / about / "summary.csv"))
-    if kind == "signals":
-        return disagreement_page.markdown(pd.read_csv(ROOT / about / "summary.csv"))
-    if kind == "throughput":
-        summary, sentences = pd.read_csv(ROOT / about / "summary.csv"), decided(about)["sentences"]
-        return throughput_tables.markdown(eltbench.load_rows(ROOT / about), summary, sentences)
-    first, second = about.split()
-    return comparison.markdown(comparison.compare(ROOT / first, ROOT / second), (Path(first).name, Path(second).name))
+    return TABLES[kind](about)
 
 
 def refreshed(text: str) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -28,7 +28,6 @@ from eltbench.evidence.intervals import Interval, NonFiniteError, cohens_dz, pai
 from eltbench.evidence.regions import Region, Scale, Verdict, quantity
 
 FEWEST_SEEDS = 3  # fewer give no verdict; six claims then need |mean|/sd of 6.3, and of 2.2 at five seeds
-STRONGEST: tuple[Verdict, ...] = ("contradicted", "inconclusive", "supported")  # the first decides of several
 COVERS = (
     "training seeds and the noise of sampling, "
     "conditional on one data split, one draw of held-out corruptions and one feature extractor"
@@ -38,14 +37,19 @@ COVERS = (
 class Condition(NamedTuple):
     """One estimand of a claim: its key, what is compared, and the region on its scale.
 
-    compares: what the study's evidence needs to know of it, such as the two models of a ratio.
+    compares: the models of the numerator and of the denominator, in the study's own form.
     """
 
     name: str
     estimand: str
     region: Region
     scale: Scale = "log-ratio"
-    compares: Any = None
+    compares: tuple[Any, ...] = ()
+
+    @classmethod
+    def of_ratio(cls, name: str, estimand: str, *compares: Any, **bounds: float) -> Condition:
+        """One on a log-ratio, its bounds given as ratios (see `Region.of_ratio`)."""
+        return cls(name, estimand, Region.of_ratio(**bounds), compares=compares)
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,8 @@ class Claim:
     """A statement with its conditions, declared beside the study that decides it, before anything is run.
 
     kind: headline, mechanism or limitation of the paper, or open question. needs: the models whose rows are compared,
-    by what columns say of each; a plan with a limited budget keeps these first. undecidable: why no row of one command
-    could decide it; a claim without conditions has one.
+    as values of columns; a plan with a limited budget keeps these first. undecidable: why no row of one command could
+    decide it; a claim without conditions has one.
     """
 
     id: str
@@ -104,13 +108,12 @@ class Witness:
 class Evidence:
     """Per-seed effects (n,) of every condition on its own scale, and a second witness where there is one.
 
-    `primary` has an entry for each condition of the claim, an empty one where nothing was measured; the second
-    witness may speak to some conditions only. Its region is the condition's with `Region.with_margin`. `absent` names
-    the seeds of this cell that a condition lacks: with such a gap there is no verdict, since a run that failed would
-    otherwise leave the others to speak for it. `without` says in words why a condition has none for another reason.
-    `asks` names the conditions that can be asked of this cell, where they are not all; `primary` then has no others.
-    `counts` names the conditions whose effects are of counts (steps up to a horizon, shares of trials, bytes), which
-    may agree exactly: elsewhere effects that all do are of one network beside itself, and give no verdict.
+    primary: an entry for each condition, empty where nothing was measured. second: of some conditions; its region is
+    the condition's with `Region.with_margin`. absent: seeds of this cell that a condition lacks, by condition; with
+    such a gap there is no verdict, since the runs that failed may differ from the others. without: another reason for
+    no verdict, by condition. asks: the conditions that exist in this cell, where not all do; `primary` has no others.
+    counts: the conditions whose effects are counts (steps up to a horizon, shares of trials, bytes), which may agree
+    exactly: other effects that agree exactly come from one network compared with itself, and give no verdict.
     """
 
     primary: Mapping[str, ArrayLike]
@@ -135,20 +138,21 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, null for what is infinite or undefined; percentages too where the scale is log-ratio."""
-        effect = {name: getattr(self.interval, name) for name in ("estimate", "low", "high")}
+        effect = {name: _plain(getattr(self.interval, name)) for name in ("estimate", "low", "high")}
         values: dict[str, Any] = {
             "witness": self.witness,
             "scale": self.scale,
             "region": [_plain(self.region.low), _plain(self.region.high)],
-            **{name: _plain(value) for name, value in effect.items()},
+            **effect,
             "n": self.interval.n,
             "cohens_dz": _plain(self.effect_size),
             "verdict": self.verdict,
             "reason": self.reason,
         }
         if self.scale == "log-ratio":
-            finite = {name: percent(value) if math.isfinite(value) else None for name, value in effect.items()}
-            values["percent"] = {name: _plain(value) for name, value in finite.items()}
+            values["percent"] = {
+                name: value if value is None else _plain(percent(value)) for name, value in effect.items()
+            }
         return values
 
 
@@ -162,6 +166,11 @@ class ConditionVerdict:
     verdict: Verdict
     reason: str
 
+    @property
+    def findings(self) -> list[Finding]:
+        """Those of every witness, the primary first."""
+        return [self.primary] if self.second is None else [self.primary, self.second]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, every witness shown."""
         return {
@@ -169,7 +178,7 @@ class ConditionVerdict:
             "estimand": self.condition.estimand,
             "verdict": self.verdict,
             "reason": self.reason,
-            "witnesses": [finding.to_dict() for finding in (self.primary, self.second) if finding is not None],
+            "witnesses": [finding.to_dict() for finding in self.findings],
         }
 
 
@@ -190,7 +199,7 @@ class CellVerdict:
 
 @dataclass(frozen=True)
 class Decision:
-    """A claim's verdict with its cells; `interval_level` is what each interval covers after the widening."""
+    """A claim's verdict with its cells; intervals are widened to `level` over `comparisons` claims."""
 
     claim: Claim
     verdict: Verdict
@@ -203,14 +212,8 @@ class Decision:
         """Plain JSON values: verdict, reason, and each cell down to the interval of every witness."""
         return {
             "claim": self.claim.id,
-            "kind": self.claim.kind,
-            "statement": self.claim.statement,
-            "paper_section": self.claim.paper_section,
-            "reference": self.claim.reference,
-            "verdict": self.verdict,
-            "reason": self.reason,
-            "level": self.level,
-            "comparisons": self.comparisons,
+            **{name: getattr(self.claim, name) for name in ("kind", "statement", "paper_section", "reference")},
+            **{name: getattr(self, name) for name in ("verdict", "reason", "level", "comparisons")},
             "interval_level": 1 - (1 - self.level) / self.comparisons,
             "intervals_cover": COVERS,
             "cells": [cell.to_dict() for cell in self.cells],
@@ -228,11 +231,11 @@ def decide(
     """The verdict on a claim from per-seed effects in each cell, intervals widened over `comparisons` claims.
 
     The claim is supported where every cell is, contradicted where every cell is, inconclusive otherwise: a claim that
-    holds in one cell and fails in another is neither. Where cells are asked different conditions, this is said of the
-    cells of each, and the claim is contradicted where the cells of one of them contradict it. Fewer than three seeds,
-    an effect that is not finite, effects that agree exactly and are not of counts, a smoke preset and a condition that
-    no cell is asked read inconclusive, with the reason. Raises ValueError for a claim without conditions and for
-    evidence whose conditions are not the claim's.
+    holds in one cell and fails in another is neither. Where cells have different conditions, this holds for the cells
+    of each, and the claim is contradicted where the cells of one of them contradict it. Fewer than three seeds, an
+    effect that is not finite, effects that agree exactly and are not counts, a smoke preset and a condition without a
+    cell read inconclusive, with the reason. Raises ValueError for a claim without conditions and for evidence whose
+    conditions are not the claim's.
     """
     if not claim.conditions:
         raise ValueError(f"claim {claim.id!r} has no interval to decide by: {claim.undecidable}")
@@ -251,24 +254,28 @@ def decide(
         _check_names(claim, cell, shown)
         conditions = []
         for condition in claim.conditions:
-            if shown.asks and condition.name not in shown.asks:
+            name = condition.name
+            if shown.asks and name not in shown.asks:
                 continue
-            counts, effects = condition.name in shown.counts, shown.primary[condition.name]
-            primary = find("primary", effects, condition.scale, condition.region, counts)
-            if gap := list(shown.absent.get(condition.name, ())):
+            primary = find("primary", shown.primary[name], condition.scale, condition.region, name in shown.counts)
+            reason = shown.without.get(name, "")
+            if not reason and (gap := list(shown.absent.get(name, ()))):
                 reason = f"seeds {gap} lack one side: their runs failed, or were not asked for"
-                primary = replace(primary, verdict="inconclusive", reason=reason)
-            if reason := shown.without.get(condition.name, ""):
+            if reason:
                 primary = replace(primary, verdict="inconclusive", reason=reason)
             second = None
-            if shown.second is not None and condition.name in shown.second.effects:
+            if shown.second is not None and name in shown.second.effects:
                 region = condition.region.with_margin(shown.second.margin)
-                second = find(shown.second.name, shown.second.effects[condition.name], "additive", region)
-            conditions.append(_weigh(condition, primary, second))
-        cells.append(_combine(cell, tuple(conditions)))
-    verdicts = Counter(cell.verdict for cell in cells)
+                second = find(shown.second.name, shown.second.effects[name], "additive", region)
+            verdict, reason = primary.verdict, primary.reason
+            if second is not None and {verdict, second.verdict} == {"supported", "contradicted"}:
+                verdict, reason = "inconclusive", f"the witnesses disagree: {reason}; {second.witness} {second.reason}"
+            conditions.append(ConditionVerdict(condition, primary, second, verdict, reason))
+        verdict = _strongest(entry.verdict for entry in conditions)
+        reasons = [f"{entry.condition.name}: {entry.reason}" for entry in conditions if entry.verdict == verdict]
+        cells.append(CellVerdict(cell, tuple(conditions), verdict, "; ".join(reasons)))
     verdict = _together(cells)
-    tally = ", ".join(f"{count} {name}" for name, count in sorted(verdicts.items()))
+    tally = ", ".join(f"{count} {name}" for name, count in sorted(Counter(cell.verdict for cell in cells).items()))
     reason = cells[0].reason if len(cells) == 1 else f"of {len(cells)} cells: {tally}" if cells else "nothing measured"
     asked = {entry.condition.name for cell in cells for entry in cell.conditions}
     if unasked := [condition.name for condition in claim.conditions if cells and condition.name not in asked]:
@@ -283,56 +290,41 @@ def _judge(
         return "inconclusive", "a smoke preset is too small to judge by"
     if interval.n < FEWEST_SEEDS:
         return "inconclusive", f"a verdict takes at least {FEWEST_SEEDS} seeds, there are {interval.n}"
+    estimate, low, high = (quantity(getattr(interval, name), scale) for name in ("estimate", "low", "high"))
     if interval.low == interval.high and not counts:
-        effect = quantity(interval.estimate, scale)
-        return (
-            "inconclusive",
-            f"no spread between seeds: all {interval.n} effects are exactly {effect}, as of one network",
-        )
+        exactly = f"all {interval.n} effects are exactly {estimate}, as of one network"
+        return "inconclusive", f"no spread between seeds: {exactly}"
     verdict = region.verdict(interval)
     where = {"supported": "inside", "contradicted": "outside", "inconclusive": "partly inside"}[verdict]
-    low, high = quantity(interval.low, scale), quantity(interval.high, scale)
     return verdict, f"{low} to {high} is {where} the region, {region.describe(scale)}"
 
 
-def _weigh(condition: Condition, primary: Finding, second: Finding | None) -> ConditionVerdict:
-    if second is not None and {primary.verdict, second.verdict} == {"supported", "contradicted"}:
-        reason = f"the witnesses disagree: {primary.reason}; {second.witness} {second.reason}"
-        return ConditionVerdict(condition, primary, second, "inconclusive", reason)
-    return ConditionVerdict(condition, primary, second, primary.verdict, primary.reason)
+def _strongest(verdicts: Iterable[Verdict]) -> Verdict:
+    """The one that decides of several: any contradiction, else any doubt."""
+    order: tuple[Verdict, ...] = ("supported", "inconclusive", "contradicted")
+    return max(verdicts, key=order.index)
 
 
 def _together(cells: Sequence[CellVerdict]) -> Verdict:
-    """The verdict of all cells: of those that are asked the same first, then as of the conditions of one cell."""
+    """The verdict of all cells: of those with the same conditions first, then as of the conditions of one cell."""
     groups: dict[tuple[str, ...], set[Verdict]] = {}
     for cell in cells:
         groups.setdefault(tuple(entry.condition.name for entry in cell.conditions), set()).add(cell.verdict)
-    found: set[Verdict] = {its.pop() if len(its) == 1 else "inconclusive" for its in groups.values()}
-    return next((verdict for verdict in STRONGEST if verdict in found), "inconclusive")
-
-
-def _combine(cell: Cell, conditions: tuple[ConditionVerdict, ...]) -> CellVerdict:
-    found = {entry.verdict for entry in conditions}
-    verdict = next(name for name in STRONGEST if name in found)
-    reasons = [f"{entry.condition.name}: {entry.reason}" for entry in conditions if entry.verdict == verdict]
-    return CellVerdict(cell, conditions, verdict, "; ".join(reasons))
+    found: list[Verdict] = [its.pop() if len(its) == 1 else "inconclusive" for its in groups.values()]
+    return _strongest(found or ["inconclusive"])
 
 
 def _check_names(claim: Claim, cell: Cell, shown: Evidence) -> None:
     known = [condition.name for condition in claim.conditions]
-    for name in shown.asks:
+    for name in [*shown.asks, *shown.primary, *(shown.second.effects if shown.second is not None else ())]:
         if name not in known:
             raise ValueError(unknown(f"condition of claim {claim.id!r}", name, known))
-    for name in [*shown.primary, *(shown.second.effects if shown.second is not None else ())]:
-        if name not in known:
-            raise ValueError(unknown(f"condition of claim {claim.id!r}", name, known))
-    missing = [name for name in shown.asks or known if name not in shown.primary]
-    if missing:
+    if missing := [name for name in shown.asks or known if name not in shown.primary]:
         raise ValueError(
             f"claim {claim.id!r} in {'/'.join(cell)} lacks conditions {missing}; "
             "give an empty array where nothing was measured"
         )
 
 
-def _plain(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None

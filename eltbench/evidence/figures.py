@@ -20,15 +20,8 @@ from eltbench.core.atomic import replacing
 
 SOLVED = 0.9  # a distance counts as solved above this accuracy
 PALETTE = sns.color_palette("colorblind")
-TRAINERS = {
-    "elt": 0,
-    "no-ilsd": 1,
-    "unique-depth": 2,
-    "deq": 3,
-    "universal-transformer": 4,
-    "random-loops": 5,
-    "deep-supervision": 9,
-}
+_BUILT_IN = ("elt", "no-ilsd", "unique-depth", "deq", "universal-transformer", "random-loops")
+TRAINERS = {**{name: place for place, name in enumerate(_BUILT_IN)}, "deep-supervision": 9}
 MARKERS = "osD^vP*Xdh"
 CONTROLS = ("dedicated", "equal-compute", "equal-parameters")  # roles; what is neither of them nor main is a variant
 ABOUT = "eltbench"  # the text of a picture that says what it shows
@@ -71,9 +64,7 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
     else:  # unbiased distances go below zero, and a collapsed model is hundreds of times farther than a good one
         axis.set_yscale("symlog", linthresh=0.1)
     for model, curve in models(table):
-        curve = curve.sort_values("loops")
-        loops, mean = curve["loops"].to_numpy(float), curve["mean"].to_numpy(float)
-        low, high = bounds(curve)
+        loops, mean, low, high = _line(curve, "loops")
         if model.trainer == "unique-depth":
             axis.axhline(mean[0], color=model.colour, ls="--", lw=1.2, label=model.label)
         elif len(curve) == 1:
@@ -85,7 +76,8 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
     if floor is not None and np.isfinite(floor):
         axis.axhline(floor, color="0.4", ls=":", lw=1.2, label="real images")
     axis.autoscale_view(scalex=False)  # a horizontal line that the limits hold, however barely, does not move them
-    _mark_trained_depth(axis, table)
+    for deepest in sorted(set(table[table["role"] == "main"]["max_loops"]) - {1}):
+        axis.axvline(deepest, color="0.6", ls=":", lw=1)
     axis.set(xlabel="loops at inference, L", title=title)
     _legend(axis)
 
@@ -119,17 +111,15 @@ def training_curves(axis: Axes, table: pd.DataFrame, marks: pd.DataFrame, title:
     """A loss by training cost: a line with its interval per model, its crossing of the target as a star.
 
     table: columns of a study's summary and `at`, the cost. marks: columns trainer, role, unique_layers, max_loops, at,
-    target, reached (share of the seeds); the star is hollow where a seed never reached its target. The dashed lines are
-    the targets: what the unique-depth models end with.
+    target, reached (share of the seeds); the star is hollow where a seed never reached its target. Dashed lines are the
+    targets, the final losses of the unique-depth models.
     """
     axis.set(xscale="log", yscale="log", xlabel=xlabel, title=title)
     if table.empty:
         axis.text(0.5, 0.5, "no run left a curve", ha="center", transform=axis.transAxes)
         return
     for model, curve in models(table):
-        curve = curve.sort_values("at")
-        at, mean, low, high = (curve[name].to_numpy(float) for name in ("at", "mean", "low", "high"))
-        low, high = (np.where(np.isfinite(bound), bound, mean) for bound in (low, high))  # one seed has no interval
+        at, mean, low, high = _line(curve, "at")
         axis.plot(at, mean, label=model.label, ms=3, **model.line)
         axis.fill_between(at, np.maximum(low, mean / 10), high, color=model.colour, alpha=0.2, lw=0)
         if model.trainer == "unique-depth":
@@ -147,8 +137,7 @@ def training_curves(axis: Axes, table: pd.DataFrame, marks: pd.DataFrame, title:
 
 def forest(axis: Axes, table: pd.DataFrame, margin: float, title: str) -> None:
     """Changes in percent by role, in the table's order, each a dot with its interval, over the band of ± `margin`."""
-    mean, low, high = (table[name].to_numpy(float) for name in ("mean", "low", "high"))
-    low, high = (np.where(np.isfinite(high), bound, mean) for bound in (low, high))  # one seed has no interval
+    mean, (low, high) = table["mean"].to_numpy(float), bounds(table)
     axis.axvspan(-margin, margin, color="0.9", lw=0)
     axis.axvline(0, color="0.4", lw=1)
     axis.errorbar(mean, table["role"], xerr=[mean - low, high - mean], fmt="o", color=PALETTE[TRAINERS["elt"]])
@@ -164,13 +153,12 @@ def pictures(images: np.ndarray, names: list[str], title: str) -> Figure:
     canvas = Figure(figsize=(0.7 * columns + 0.8, 0.7 * rows + 0.4), layout="constrained")
     canvas.suptitle(title, fontsize=9)
     axes = canvas.subplots(rows, columns, squeeze=False)
-    for row in range(rows):
-        for column in range(columns):
-            axis = axes[row, column]
-            picture = (np.clip(images[row, column], -1, 1) + 1) / 2
-            axis.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
-            axis.set(xticks=[], yticks=[])
-        axes[row, 0].set_ylabel(names[row], rotation=0, ha="right", va="center", fontsize=8)
+    for axis, image in zip(axes.flat, images.reshape(-1, *images.shape[2:]), strict=True):
+        picture = (np.clip(image, -1, 1) + 1) / 2
+        axis.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
+        axis.set(xticks=[], yticks=[])
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
     return canvas
 
 
@@ -248,6 +236,12 @@ def _legend(axis: Axes, place: Literal["best", "upper right"] = "best") -> None:
         axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=under, borderaxespad=BELOW)
 
 
+def _line(curve: pd.DataFrame, along: str) -> tuple[np.ndarray, ...]:
+    """A curve in the order of one column: that column, the mean, and both bounds."""
+    curve = curve.sort_values(along)
+    return curve[along].to_numpy(float), curve["mean"].to_numpy(float), *bounds(curve)
+
+
 def bounds(curve: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Both ends of the intervals; the mean itself where one seed gives none."""
     mean, low, high = (curve[name].to_numpy(float) for name in ("mean", "low", "high"))
@@ -260,8 +254,3 @@ def plain_ticks(axis: Axes, values: pd.Series) -> None:
         plain = FuncFormatter(lambda value, _: f"{value:g}")
         axis.yaxis.set_major_formatter(plain)
         axis.yaxis.set_minor_formatter(plain)
-
-
-def _mark_trained_depth(axis: Axes, table: pd.DataFrame) -> None:
-    for deepest in sorted(set(table[table["role"] == "main"]["max_loops"]) - {1}):
-        axis.axvline(deepest, color="0.6", ls=":", lw=1)

@@ -1,9 +1,8 @@
 """Effects paired by seed and their intervals over seeds.
 
-Student t at every n: at three seeds a percentile bootstrap of the mean runs from the least to the greatest effect,
-which holds a symmetric distribution's mean in 1 − 2/2³ = 75 % of cases instead of 95 % (the calibration tests measure
-both). An interval covers the training seed only; it is conditional on one data split and one feature extractor, whose
-variation no number of seeds can show.
+Student t at every n: at three seeds a percentile bootstrap of the mean covers 1 − 2/2³ = 75 % instead of 95 % (the
+calibration tests measure both). An interval covers the training seed only, conditional on one data split and one
+feature extractor.
 """
 
 from __future__ import annotations
@@ -24,19 +23,13 @@ class NonFiniteError(ValueError):
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds with a two-sided confidence interval.
+    """A mean over seeds with a two-sided confidence interval, closed."""
 
-    estimate: the mean, NaN without a single seed.
-    low, high: the closed interval; infinite below two seeds, of zero width where all seeds agree exactly.
-    n: number of seeds.
-    level: what this interval covers by itself, after any widening for several comparisons.
-    """
-
-    estimate: float
-    low: float
+    estimate: float  # the mean, NaN without a single seed
+    low: float  # infinite below two seeds, of zero width where all seeds agree exactly
     high: float
-    n: int
-    level: float
+    n: int  # number of seeds
+    level: float  # coverage of this interval by itself, after any widening for several comparisons
 
 
 class Pairs(NamedTuple):
@@ -54,8 +47,7 @@ def pair_by_seed(numerator: pd.Series, denominator: pd.Series, *, allow_lone: bo
     Raises ValueError for a lone seed otherwise, and for a seed that occurs twice on one side.
     """
     for side, series in (("numerator", numerator), ("denominator", denominator)):
-        twice = sorted(set(series.index[series.index.duplicated()]))
-        if twice:
+        if twice := sorted(set(series.index[series.index.duplicated()])):
             raise ValueError(f"the {side} has several values for seeds {twice}; give one value a seed")
     left, right = set(numerator.index), set(denominator.index)
     lone, seeds = sorted(left ^ right), sorted(left & right)
@@ -77,12 +69,10 @@ def log_ratio(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
     first, second = (side.index if isinstance(side, pd.Series) else None for side in (numerator, denominator))
     if first is not None and second is not None and not first.equals(second):
         raise ValueError("numerator and denominator have different seeds; pair them with pair_by_seed first")
-    sides = {"numerator": np.asarray(numerator, dtype=float), "denominator": np.asarray(denominator, dtype=float)}
-    if sides["numerator"].shape != sides["denominator"].shape:
-        raise ValueError(
-            f"numerator {sides['numerator'].shape} and denominator {sides['denominator'].shape} differ in shape"
-        )
-    for side, values in sides.items():
+    above, below = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
+    if above.shape != below.shape:
+        raise ValueError(f"numerator {above.shape} and denominator {below.shape} differ in shape")
+    for side, values in (("numerator", above), ("denominator", below)):
         if (values <= 0).any():
             position = int(np.argmax(values <= 0))
             raise ValueError(
@@ -90,7 +80,7 @@ def log_ratio(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
                 "for a metric that can be zero or below use the additive difference"
             )
     with np.errstate(invalid="ignore"):  # both infinite: NaN
-        return np.log(sides["numerator"]) - np.log(sides["denominator"])
+        return np.log(above) - np.log(below)
 
 
 def percent(log_ratio: float) -> float:
@@ -102,9 +92,8 @@ def percent(log_ratio: float) -> float:
 def paired_interval(differences: ArrayLike, *, level: float = 0.95, comparisons: int = 1) -> Interval:
     """Student's t interval of the mean of paired differences (n,), widened by Bonferroni.
 
-    The two tails together hold (1 − level)/comparisons, so `comparisons` such intervals all cover at once with
-    probability `level` or more. Raises NonFiniteError (a ValueError) for NaN or infinite differences, ValueError for a
-    level outside (0, 1) or fewer than one comparison.
+    `comparisons` such intervals all cover at once with probability `level` or more. Raises NonFiniteError (a
+    ValueError) for NaN or infinite differences, ValueError for a level outside (0, 1) or fewer than one comparison.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, given {level}")
@@ -113,14 +102,13 @@ def paired_interval(differences: ArrayLike, *, level: float = 0.95, comparisons:
     from scipy import stats  # half a second to load, which the processes that train do without
 
     values = _differences(differences)
-    tails = (1 - level) / comparisons
-    n = len(values)
+    n, tails = len(values), (1 - level) / comparisons
     if n < 2:
         return Interval(float(values[0]) if n else math.nan, -math.inf, math.inf, n, 1 - tails)
-    if np.ptp(values) == 0:  # the rounding of the mean must not invent a width
-        return Interval(float(values[0]), float(values[0]), float(values[0]), n, 1 - tails)
-    mean = float(values.mean())
-    half_width = float(stats.t.isf(tails / 2, n - 1) * values.std(ddof=1)) / math.sqrt(n)
+    mean, half_width = float(values[0]), 0.0
+    if np.ptp(values):  # of equal values the mean may round to another one, and have a width
+        mean = float(values.mean())
+        half_width = float(stats.t.isf(tails / 2, n - 1) * values.std(ddof=1)) / math.sqrt(n)
     return Interval(mean, mean - half_width, mean + half_width, n, 1 - tails)
 
 
@@ -135,38 +123,33 @@ def welch_interval(first: ArrayLike, second: ArrayLike, *, level: float = 0.95, 
     values = [_differences(side) for side in (first, second)]
     if min(map(len, values)) < 2:
         raise ValueError(f"each side needs at least two values, given {len(values[0])} and {len(values[1])}")
-    smaller, covered = min(map(len, values)), paired_interval((), level=level, comparisons=comparisons).level
-    estimate = float(values[0].mean() - values[1].mean())
-    if not any(np.ptp(side) for side in values):
-        return Interval(estimate, estimate, estimate, smaller, covered)
-    found = stats.ttest_ind(*values, equal_var=False).confidence_interval(covered)
-    return Interval(estimate, float(found.low), float(found.high), smaller, covered)
+    covered = paired_interval((), level=level, comparisons=comparisons).level
+    low = high = estimate = float(values[0].mean() - values[1].mean())
+    if any(np.ptp(side) for side in values):
+        low, high = map(float, stats.ttest_ind(*values, equal_var=False).confidence_interval(covered))
+    return Interval(estimate, low, high, min(map(len, values)), covered)
 
 
 def cohens_dz(differences: ArrayLike) -> float:
     """Cohen's d_z, mean over standard deviation of paired differences (n,) (Lakens 2013, eq. 6).
 
-    d_z·√n is the t statistic, so d_z says directly what a verdict takes. NaN below two seeds or where all differences
-    are zero, infinite where they agree exactly on another value; biased upwards in size at few seeds.
-    Raises NonFiniteError for NaN or infinite differences.
+    d_z·√n is the t statistic. NaN below two seeds or where all differences are zero, infinite where they agree exactly
+    on another value; biased upwards in size at few seeds. Raises NonFiniteError for NaN or infinite differences.
     """
     values = _differences(differences)
     if len(values) < 2:
         return math.nan
     mean, deviation = float(values.mean()), float(values.std(ddof=1))
-    if np.ptp(values) == 0 or deviation == 0:  # agreement, or differences whose squares are too small for a float
-        return math.copysign(math.inf, mean) if mean else math.nan
-    return mean / deviation
+    if np.ptp(values) and deviation:  # differences may be too small for a float to square
+        return mean / deviation
+    return math.copysign(math.inf, mean) if mean else math.nan
 
 
 def _differences(differences: ArrayLike) -> np.ndarray:
     values = np.asarray(differences, dtype=float)
     if values.ndim != 1:
         raise ValueError(f"differences must have one value a seed, shape (n,), given {values.shape}")
-    finite = np.isfinite(values)
-    if not finite.all():
-        position = int(np.argmin(finite))
-        raise NonFiniteError(
-            f"value {position} of the differences is {values[position]}; every seed needs a finite one"
-        )
+    if not np.isfinite(values).all():
+        at = int(np.argmin(np.isfinite(values)))
+        raise NonFiniteError(f"value {at} of the differences is {values[at]}; every seed needs a finite one")
     return values

@@ -36,30 +36,27 @@ def stamp(
     extra: Mapping[str, pa.DataType],
     costs: Callable[[int | None], Mapping[str, int]] = lambda loops: {},
 ) -> pd.DataFrame:
-    """Measured rows completed with what the run and this process know; what a row says itself is kept.
+    """Measured rows completed with what the run and this process know; values of the row itself are kept.
 
     digest: the measurement's identity. costs: params, weight_bytes and macs of a call by its loops (None: no call).
     Raises ValueError where the completed rows do not fit the study's schema.
     """
-    shape = run.architecture
-    known = {
-        "run_id": run_id,
-        "measurement": digest,
-        **{name: getattr(run, name) for name in OF_RUN},
-        **{name: getattr(shape, name) for name in OF_ARCHITECTURE},
-        "compiled": run.compile,
-        **row_provenance(run.backend),
-    }
     schema = part_schema(extra)
-    empty = {field.name: None for field in schema if field.nullable}  # a gap is None, never pandas' NaN
+    known: dict[str, Any] = {field.name: None for field in schema if field.nullable}  # a gap is None, not pandas' NaN
+    known |= {"run_id": run_id, "measurement": digest, **_of_run(run), "compiled": run.compile}
+    known |= row_provenance(run.backend)
     completed = []
     for row in rows:
-        loops = row.get("loops")
-        row = {**costs(loops), **row}
-        depth = None if loops is None else shape.unique_layers * loops
+        row = {**costs(loops := row.get("loops")), **row}
+        depth = None if loops is None else run.architecture.unique_layers * loops
         flops = None if row.get("macs") is None else 2 * row["macs"]
-        completed.append({**empty, **known, "effective_depth": depth, "flops": flops, **row})
+        completed.append({**known, "effective_depth": depth, "flops": flops, **row})
     return validate(pd.DataFrame(completed), schema).to_pandas()
+
+
+def _of_run(run: Run) -> dict[str, Any]:
+    shape = run.architecture
+    return {name: getattr(shape if name in OF_ARCHITECTURE else run, name) for name in (*OF_RUN, *OF_ARCHITECTURE)}
 
 
 def write_rows(path: Path, frame: pd.DataFrame, schema: pa.Schema) -> None:
@@ -84,15 +81,12 @@ def checksum(path: Path) -> str:
 
 
 def of_two_states(path: Path) -> str:
-    """What to say where the provenance beside published rows was written with other rows; empty where it was not.
-
-    Results of before there were checksums have none.
-    """
+    """A note where the provenance beside published rows has another checksum than they; empty otherwise."""
     try:
         said = json.loads(path.with_name("provenance.json").read_bytes())["commands"][-1].get(CHECKSUM)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return ""
-    if said is None or said == checksum(path):
+    if said is None or said == checksum(path):  # older results have no checksum
         return ""
     return (
         f"{path} and the files beside it are of two states: a command was stopped while it published, or a file was "
@@ -113,7 +107,7 @@ def count(path: Path) -> int:
 
 def read_rows(path: Path) -> pd.DataFrame:
     """The rows of one file; raises ValueError when it is damaged, no table of rows, or of another schema version."""
-    return _read(path).to_pandas()
+    return read_table(path).to_pandas()
 
 
 def read_published(path: Path, extra: Mapping[str, pa.DataType] | None = None, *, merging: bool = False) -> pa.Table:
@@ -122,28 +116,45 @@ def read_published(path: Path, extra: Mapping[str, pa.DataType] | None = None, *
     merging: also where a merge into the folder did not end. Raises ValueError when it is damaged, no table of rows, of
     another schema version, or holds what the schema forbids.
     """
-    table = _read(path, merging=merging)
+    table = read_table(path, merging=merging)
     try:
         return checked(table, extra)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def read_table(path: Path) -> pa.Table:
-    """The rows of one file as they are typed there; raises as `read_rows` does."""
-    return _read(path)
+def read_table(path: Path, names: set[str] | None = None, *, merging: bool = False) -> pa.Table:
+    """The rows of one file as they are typed there, or the named columns alone; raises as `read_rows` does."""
+    if not merging:
+        refuse_interrupted(path.parent)
+    table = raw_table(path, names)
+    version = (table.schema.metadata or {}).get(VERSION_KEY, b"").decode(errors="replace")
+    if version != SCHEMA_VERSION:
+        found = f"schema version {version!r}" if version else "no schema version"
+        raise ValueError(f"{path} has {found}, this eltbench reads version {SCHEMA_VERSION!r}; make the results anew")
+    return table
+
+
+def raw_table(path: Path, names: set[str] | None = None) -> pa.Table:
+    """A table of any schema version; raises ValueError when it is not there or damaged."""
+    try:
+        return read_parquet(path, names)
+    except FileNotFoundError:
+        raise ValueError(f"no rows at {path}") from None
+    except DamagedError as error:
+        raise DamagedError(f"{path} is damaged or no parquet file: {error}") from None
 
 
 def read_columns(path: Path, names: Iterable[str]) -> pd.DataFrame:
     """Those of the named columns that the rows of one file have; nothing else is read. Raises ValueError if damaged."""
-    return _read(path, set(names)).to_pandas()
+    return read_table(path, set(names)).to_pandas()
 
 
 def load_rows(path: str | Path) -> pd.DataFrame:
     """Published rows of a parquet file, or of every rows.parquet below a folder; columns as in `schema.COLUMNS`.
 
-    Warns of rows that are of another state than the files beside them. Raises ValueError when there is
-    none, and as `read_published` does.
+    Warns where the files beside them belong to other rows. Raises ValueError when there is none, and as
+    `read_published` does.
     """
     path = expanded(path)
     files = [path] if path.is_file() or path.suffix == ".parquet" else sorted(path.rglob("rows.parquet"))
@@ -160,32 +171,27 @@ def load_rows(path: str | Path) -> pd.DataFrame:
 
 
 def describe(job: Job) -> dict[str, Any]:
-    """What a row says of the model behind it, known before anything is trained."""
-    run, shape = job.run, job.run.architecture
-    known = {name: getattr(run, name) for name in OF_RUN} | {name: getattr(shape, name) for name in OF_ARCHITECTURE}
-    known |= job.keys
-    return {"run_id": job.run_id, "measurement": job.digest, **{name: known[name] for name in (*CELL, *job.keys)}}
+    """The columns of a row that describe its model, known before anything is trained."""
+    known = _of_run(job.run)
+    return {"run_id": job.run_id, "measurement": job.digest, **{name: known[name] for name in CELL}, **job.keys}
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The lines of a table as dictionaries, with None for what is missing."""
+    known = frame.astype(object).where(frame.notna(), None)
+    return [{str(name): value for name, value in line.items()} for line in known.to_dict("records")]
 
 
 Cell = Callable[[Mapping[str, Any]], Hashable]
 """What names one model in a study's table, whatever its version: two models of one cell could not be told apart."""
 
 
-def superseded(published: pd.DataFrame, jobs: Sequence[Job], cell: Cell) -> list[dict[str, Any]]:
-    """The published models that stand in a cell of the plan, but are another run or another measurement of it."""
-    planned = {cell(describe(job)) for job in jobs}
-    current = {(job.run_id, job.digest) for job in jobs}
-    names = ["run_id", "measurement", *CELL, *jobs[0].keys]
-    models = published[names].drop_duplicates().astype(object)
-    models = models.where(models.notna(), None)
-    known = [{str(name): value for name, value in model.items()} for model in models.to_dict("records")]
-    return [it for it in known if cell(it) in planned and (it["run_id"], it["measurement"]) not in current]
-
-
 def refuse_superseded(published: pd.DataFrame, jobs: Sequence[Job], cell: Cell) -> None:
     """Raise ValueError where publishing the plan would mix two versions of one cell; call it before any training."""
-    stale = superseded(published, jobs, cell)
-    if stale:
+    planned = {cell(describe(job)) for job in jobs}
+    current = {(job.run_id, job.digest) for job in jobs}
+    known = records(published[["run_id", "measurement", *CELL, *jobs[0].keys]].drop_duplicates())
+    if stale := [it for it in known if cell(it) in planned and (it["run_id"], it["measurement"]) not in current]:
         raise ValueError(
             f"the published rows hold {len(stale)} models of the planned cells under another identity (configuration, "
             f"measurement or versions changed), for example {stale[0]}; repeat with --force to replace all published "
@@ -199,7 +205,7 @@ def merge_published(
     """New rows beside the published ones that they do not replace; with `force` the new rows alone.
 
     A narrowed command removes nothing: a run's rows give way only to new rows of that run in the same key columns.
-    Raises ValueError where published rows are another version of a planned cell (see `superseded`).
+    Raises ValueError where published rows are another version of a planned cell.
     """
     if published is None or force or published.empty:
         return new
@@ -208,26 +214,6 @@ def merge_published(
     replaced = pd.MultiIndex.from_frame(published[names]).isin(pd.MultiIndex.from_frame(new[names]))
     kept = [pa.Table.from_pandas(frame, preserve_index=False) for frame in (published[~replaced], new)]
     return joined(kept).to_pandas()
-
-
-def _read(path: Path, names: set[str] | None = None, *, merging: bool = False) -> pa.Table:
-    if not merging:
-        refuse_interrupted(path.parent)
-    table = raw_table(path, names)
-    version = (table.schema.metadata or {}).get(VERSION_KEY, b"").decode(errors="replace")
-    if version != SCHEMA_VERSION:
-        found = f"schema version {version!r}" if version else "no schema version"
-        raise ValueError(f"{path} has {found}, this eltbench reads version {SCHEMA_VERSION!r}; make the results anew")
-    return table
-
-
-def raw_table(path: Path, names: set[str] | None = None) -> pa.Table:
-    try:
-        return read_parquet(path, names)
-    except FileNotFoundError:
-        raise ValueError(f"no rows at {path}") from None
-    except DamagedError as error:
-        raise DamagedError(f"{path} is damaged or no parquet file: {error}") from None
 
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:

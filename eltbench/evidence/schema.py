@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import reduce
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import pandas as pd
 import pyarrow as pa
@@ -27,8 +27,7 @@ class Column(NamedTuple):
     most: int | None = None
 
 
-LOOPS = 16 * SIZES["max_loops"]  # beyond L_max models are asked too, but not without end
-
+LOOPS = 16 * SIZES["max_loops"]  # the most that a model is run for, beyond its L_max
 
 COLUMNS: dict[str, Column] = {
     "study": Column(pa.string(), "the question asked"),
@@ -68,16 +67,9 @@ COLUMNS: dict[str, Column] = {
 }
 """The columns that every study shares, in their order. A study adds key columns of its own."""
 
-OF_MODEL = (
-    *("run_id", "trainer", "task", "dataset", "backend", "device", "precision", "compiled"),
-    *("unique_layers", "max_loops", "min_loops", "width", "seed"),
-)
-"""What describes a trained model: empty in rows of studies that train none."""
+OF_MODEL = "run_id trainer task dataset backend device precision compiled unique_layers max_loops min_loops width seed"
+"""The columns of a trained model: empty in rows of studies that train none."""
 
-SIMPLE = (
-    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating),
-    *(pa.types.is_timestamp, pa.types.is_null),
-)
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Characters that steer a terminal or are none, but for the tab and the line break."""
 
@@ -104,21 +96,25 @@ def validate(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
 
     Raises ValueError naming the column that is unknown, missing, of another type, or empty where it must not be.
     """
-    unknown = [str(name) for name in frame.columns if name not in schema.names]
-    if unknown:
+    if unknown := [str(name) for name in frame.columns if name not in schema.names]:
         raise ValueError(f"rows: unknown columns {unknown}; the study declares {schema.names}")
-    missing = [name for name in schema.names if name not in frame.columns]
-    if missing:
+    if missing := [name for name in schema.names if name not in frame.columns]:
         raise ValueError(f"rows: missing columns {missing}")
-    return pa.Table.from_arrays([_typed(frame[field.name], field) for field in schema], schema=schema)
+    columns = []
+    for field in schema:
+        column = _cast(pa.Array.from_pandas(frame[field.name]), field.name, field.type)
+        if column.null_count and not field.nullable:
+            _refuse_gaps(field.name, column.null_count, len(frame))
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def checked(table: pa.Table, extra: Mapping[str, pa.DataType] | None = None) -> pa.Table:
     """A table of published rows with the shared columns, and those of `extra`, in the types of the schema.
 
-    Columns beyond these may hold text, numbers, truths and times. A row of no trained model (it lacks min_loops and
-    more of what is known of one) may lack all that describes one. Raises ValueError naming the column that is missing,
-    of another type, empty where it must not be, or out of its bounds, and for text that would steer a terminal.
+    Further columns may hold text, numbers, truths and times. A row of no trained model (it lacks min_loops and another
+    of OF_MODEL) may lack all of OF_MODEL. Raises ValueError naming the column that is missing, of another type, empty
+    where it must not be, or out of its bounds, and for text that would steer a terminal.
     """
     names, wanted = table.column_names, {**{name: column.type for name, column in COLUMNS.items()}, **(extra or {})}
     if len(set(names)) < len(names):
@@ -130,7 +126,7 @@ def checked(table: pa.Table, extra: Mapping[str, pa.DataType] | None = None) -> 
         column = table.column(field.name)
         if field.name in wanted:
             column = _cast(column, field.name, wanted[field.name])
-        elif not any(is_(field.type) for is_ in SIMPLE):
+        elif not pa.types.is_null(field.type) and not any(is_(field.type) for is_ in KINDS):
             raise ValueError(f"rows: column {field.name!r} must hold text, numbers or times, found {field.type}")
         _check_values(field.name, column)
         columns.append(column)
@@ -141,14 +137,12 @@ def checked(table: pa.Table, extra: Mapping[str, pa.DataType] | None = None) -> 
 
 def _check_values(name: str, column: pa.ChunkedArray) -> None:
     known = COLUMNS.get(name)
-    if known is not None and (known.least is not None or known.most is not None):
-        found = pc.min_max(column).as_py()
-        for bound, value, beyond in (
-            (f"at least {known.least}", found["min"], known.least is not None and (found["min"] or 0) < known.least),
-            (f"at most {known.most}", found["max"], known.most is not None and (found["max"] or 0) > known.most),
-        ):
-            if beyond and value is not None:
-                raise ValueError(f"rows: column {name!r} must be {bound}, found {value}")
+    if known is not None and known.least is not None:
+        least, most = pc.min_max(column).as_py().values()
+        if least is not None and least < known.least:
+            raise ValueError(f"rows: column {name!r} must be at least {known.least}, found {least}")
+        if most is not None and known.most is not None and most > known.most:
+            raise ValueError(f"rows: column {name!r} must be at most {known.most}, found {most}")
     if _is_text(column.type):
         wrong = next((text for text in column.unique().to_pylist() if text and CONTROL.search(text)), None)
         if wrong is not None:
@@ -162,19 +156,17 @@ def _check_gaps(table: pa.Table) -> None:
         for name, column in COLUMNS.items()
         if not column.nullable and table.column(name).null_count
     }
-    others = [gaps[name] for name in OF_MODEL if name in gaps and name != "min_loops"]
+    of_model = OF_MODEL.split()
+    others = [gaps[name] for name in of_model if name in gaps and name != "min_loops"]
     untrained = pc.and_(gaps["min_loops"], reduce(pc.or_, others)) if "min_loops" in gaps and others else None
     for name, gap in gaps.items():
-        wrong = gap if untrained is None or name not in OF_MODEL else pc.and_not(gap, untrained)
+        wrong = gap if untrained is None or name not in of_model else pc.and_not(gap, untrained)
         if count := pc.sum(wrong).as_py():
-            raise ValueError(f"rows: column {name!r} must not be empty, {count} of {len(table)} rows are")
+            _refuse_gaps(name, count, len(table))
 
 
-def _typed(values: pd.Series, field: pa.Field) -> pa.Array:
-    array = _cast(pa.Array.from_pandas(values), field.name, field.type)
-    if array.null_count and not field.nullable:
-        raise ValueError(f"rows: column {field.name!r} must not be empty, {array.null_count} of {len(array)} rows are")
-    return array
+def _refuse_gaps(name: str, count: int, rows: int) -> NoReturn:
+    raise ValueError(f"rows: column {name!r} must not be empty, {count} of {rows} rows are")
 
 
 def _cast(given: pa.Array | pa.ChunkedArray, name: str, wanted: pa.DataType) -> pa.Array | pa.ChunkedArray:
@@ -189,10 +181,15 @@ def _cast(given: pa.Array | pa.ChunkedArray, name: str, wanted: pa.DataType) -> 
 
 def _agrees(given: pa.DataType, wanted: pa.DataType) -> bool:
     """Whether values of one type may stand for the other; pandas turns an integer column with gaps into floats."""
-    numbers = (pa.types.is_integer, pa.types.is_floating)
-    kinds = (_is_text, pa.types.is_boolean, pa.types.is_timestamp, lambda kind: any(is_(kind) for is_ in numbers))
-    return pa.types.is_null(given) or given == wanted or any(is_(given) and is_(wanted) for is_ in kinds)
+    return pa.types.is_null(given) or given == wanted or any(is_(given) and is_(wanted) for is_ in KINDS)
 
 
 def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+KINDS = (_is_text, pa.types.is_boolean, pa.types.is_timestamp, _is_number)

@@ -25,13 +25,10 @@ class Arrival(NamedTuple):
 def steps_to_target(steps: ArrayLike, losses: ArrayLike, target: float) -> Arrival:
     """Training steps until the loss is at most `target` and stays there, from the losses (n,) at checkpoints (n,).
 
-    The crossing is the last one: after it no checkpoint lies above the target, so a dip that is lost again, by noise or
-    by overfitting, does not count. Between the checkpoints on its two sides the logarithm of the loss is taken to be
-    linear in the logarithm of the step, which is exact for a power law. A target never reached counts as the last
-    checkpoint; one that holds from the first checkpoint on counts as that, which is at most too late.
-
-    Raises ValueError unless the steps are positive and strictly increasing, as many as the losses, and all losses that
-    are numbers lie above zero, the target included.
+    The crossing is the last one, so a dip that is lost again, by noise or by overfitting, does not count. Between the
+    checkpoints on its two sides log loss is linear in log step, which is exact for a power law. A target never reached
+    counts as the last checkpoint; one that holds from the first checkpoint on counts as the first. Raises ValueError
+    unless steps are positive, strictly increasing and as many as the losses, and losses and target are above zero.
     """
     at, values = np.asarray(steps, dtype=float), np.asarray(losses, dtype=float)
     if at.ndim != 1 or at.shape != values.shape or not len(at):
@@ -40,12 +37,12 @@ def steps_to_target(steps: ArrayLike, losses: ArrayLike, target: float) -> Arriv
         raise ValueError(f"steps to target: steps must be positive and strictly increasing, given {at.tolist()}")
     if target <= 0 or (values <= 0).any():
         raise ValueError(f"steps to target: losses must lie above zero, given {values.tolist()}, target {target}")
+    nearest, above = float(values[-1]), np.flatnonzero(values > target)
     if not np.isfinite(target):
-        return Arrival(np.nan, False, float(values[-1]), f"the target is {target}")
+        return Arrival(np.nan, False, nearest, f"the target is {target}")
     if not np.isfinite(values).all():
         first = int(np.argmin(np.isfinite(values)))
-        return Arrival(np.nan, False, float(values[-1]), f"the loss at step {at[first]:g} is {values[first]}")
-    nearest, above = float(values[-1]), np.flatnonzero(values > target)
+        return Arrival(np.nan, False, nearest, f"the loss at step {at[first]:g} is {values[first]}")
     if not len(above):
         return Arrival(float(at[0]), True, nearest, f"reached at or before the first checkpoint, step {at[0]:g}")
     last = int(above[-1])

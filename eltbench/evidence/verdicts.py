@@ -1,12 +1,10 @@
-"""From a study's rows to its verdicts, and the verdicts in the forms that people and programs read."""
+"""Verdicts in the forms that people and programs read."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,52 +13,35 @@ from rich.table import Table
 
 from eltbench.core import tables
 from eltbench.evidence import claims
-from eltbench.evidence.claims import Decision, Finding
-from eltbench.evidence.question import Found, Question
+from eltbench.evidence.claims import CellVerdict, ConditionVerdict, Decision
 from eltbench.evidence.regions import Region, quantity
 
-LEVEL = 0.95
 TIMED = "timed on this machine"
-MARKS = {"supported": "✔", "contradicted": "✘", "inconclusive": "?"}  # a verdict is never told by colour alone
+MARKS = {"supported": "✔", "contradicted": "✘", "inconclusive": "?"}  # a verdict is never shown by colour alone
 COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow"}
 
 
-def decide(question: Question, rows: pd.DataFrame, evidence: Found, *, smoke: bool) -> list[Decision]:
-    """One decision a claim, intervals widened over all of them, decided or not."""
-    shared: dict[str, Any] = {"level": LEVEL, "comparisons": len(question.claims)}
-    found = []
-    for claim in question.claims:
-        if claim.undecidable:
-            found.append(Decision(claim, "inconclusive", claim.undecidable, **shared, cells=()))
-        else:
-            decision = claims.decide(claim, evidence.get(claim.id, {}), **shared, preset_is_smoke=smoke)
-            absent = "" if decision.cells else question.why_nothing(rows, claim)
-            found.append(replace(decision, reason=absent) if absent else decision)
-    return found
+def content(study: str, preset: str, decisions: Sequence[Decision], covers: str = claims.COVERS) -> dict[str, Any]:
+    """The content of claims.json: the decisions, down to the interval of every witness."""
+    found = {decision.claim.id: {**decision.to_dict(), "intervals_cover": covers} for decision in decisions}
+    return {"study": study, "preset": preset, "claims": found}
+
+
+def _entries(decisions: Sequence[Decision]) -> Iterator[tuple[Decision, CellVerdict, ConditionVerdict]]:
+    for decision in decisions:
+        for cell in decision.cells:
+            for entry in cell.conditions:
+                yield decision, cell, entry
 
 
 def withheld(decisions: Sequence[Decision]) -> list[str]:
     """One line for every result that has no verdict although its interval alone would give one: why."""
     return [
         f"{decision.claim.id} in {' '.join(cell.cell)}: {entry.reason}"
-        for decision in decisions
-        for cell in decision.cells
-        for entry in cell.conditions
+        for decision, cell, entry in _entries(decisions)
         if entry.verdict == "inconclusive" and entry.primary.interval.n >= claims.FEWEST_SEEDS
         if entry.primary.region.verdict(entry.primary.interval) != "inconclusive"
     ]
-
-
-def as_json(study: str, preset: str, decisions: Sequence[Decision]) -> str:
-    """The text of claims.json: everything down to the interval of every witness."""
-    found = {decision.claim.id: decision.to_dict() for decision in decisions}
-    return json.dumps({"study": study, "preset": preset, "claims": found}, indent=1, allow_nan=False) + "\n"
-
-
-def content(study: Question, preset: str, decisions: Sequence[Decision], rows: pd.DataFrame) -> dict[str, Any]:
-    """The content of claims.json: the decisions, and what else the study tells of its rows."""
-    found = {decision.claim.id: {**decision.to_dict(), "intervals_cover": study.covers} for decision in decisions}
-    return {"study": study.name, "preset": preset, "claims": found, **study.told(rows)}
 
 
 def frame(decisions: Sequence[Decision]) -> pd.DataFrame:
@@ -70,20 +51,13 @@ def frame(decisions: Sequence[Decision]) -> pd.DataFrame:
     a witness in claims.json, the region as region_low and region_high, with infinite bounds as such.
     """
     lines = []
-    for decision in decisions:
-        for cell in decision.cells:
-            for entry in cell.conditions:
-                about = {"estimand": entry.condition.estimand, "cell_verdict": entry.verdict}
-                known = {"claim": decision.claim.id, **cell.cell._asdict(), "condition": entry.condition.name, **about}
-                for finding in (entry.primary, entry.second):
-                    if finding is not None:
-                        bounds = {"region_low": finding.region.low, "region_high": finding.region.high}
-                        lines.append({**known, **_plainly(finding), **bounds})
+    for decision, cell, entry in _entries(decisions):
+        about = {"condition": entry.condition.name, "estimand": entry.condition.estimand, "cell_verdict": entry.verdict}
+        for finding in entry.findings:
+            witness = {name: value for name, value in finding.to_dict().items() if name not in ("region", "percent")}
+            bounds = {"region_low": finding.region.low, "region_high": finding.region.high}
+            lines.append({"claim": decision.claim.id, **cell.cell._asdict(), **about, **witness, **bounds})
     return pd.DataFrame(lines)
-
-
-def _plainly(finding: Finding) -> dict[str, Any]:
-    return {name: value for name, value in finding.to_dict().items() if name not in ("region", "percent")}
 
 
 def in_short(decisions: Sequence[Decision]) -> dict[str, Any]:
@@ -100,48 +74,46 @@ def in_short(decisions: Sequence[Decision]) -> dict[str, Any]:
 def table(decisions: Sequence[Decision]) -> Table:
     """The claims for a terminal of 80 columns or more: one line a claim, cell and condition, longer ones folded."""
     shown = tables.terminal(())
-    shown.add_column(
-        "claim", no_wrap=True, min_width=max((len(decision.claim.id) for decision in decisions), default=0)
-    )
+    longest = max((len(decision.claim.id) for decision in decisions), default=0)
+    shown.add_column("claim", no_wrap=True, min_width=longest)
     shown.add_column("verdict", no_wrap=True, min_width=max(map(len, COLOURS)))
-    shown.add_column("measured", ratio=4)
-    shown.add_column("effect, interval", ratio=3)
-    shown.add_column("supported if", ratio=2)
+    for name, ratio in (("measured", 4), ("effect, interval", 3), ("supported if", 2)):
+        shown.add_column(name, ratio=ratio)
     shown.add_column("n", justify="right", no_wrap=True)
+
+    def found(witness: Mapping[str, Any]) -> tuple[str, str, str]:
+        return interval_in_words(witness, "{}, {} to {}"), region_in_words(witness), str(witness["n"])
+
     for decision in decisions:
-        found = [(cell, entry) for cell in decision.cells for entry in cell.conditions]
-        name = decision.claim.id
-        if not found:
+        name, results = decision.claim.id, list(results_of(decision.to_dict()))
+        if not results:
             shown.add_row(name, _coloured(decision.verdict), "not measured in this preset", "", "", "0")
-        if len(found) > 1:
-            shown.add_row(name, _coloured(decision.verdict), f"all {len(found)} results together", "", "", "")
+        if len(results) > 1:
+            shown.add_row(name, _coloured(decision.verdict), f"all {len(results)} results together", "", "", "")
             name = ""
-        for cell, entry in found:
-            about = f"{escape(' '.join(cell.cell))}: {entry.condition.estimand}"
-            shown.add_row(name, _coloured(entry.verdict), about, *_found(entry.primary))
-            if entry.second is not None:
-                about = f"[dim]second witness: {entry.second.witness.replace('_', ' ')}[/dim]"
-                shown.add_row("", f"[dim]{entry.second.verdict}[/dim]", about, *_found(entry.second))
+        for where, condition, primary, second in results:
+            about = f"{escape(where)}: {condition['estimand']}"
+            shown.add_row(name, _coloured(condition["verdict"]), about, *found(primary))
+            if second:
+                about = f"[dim]second witness: {second['witness'].replace('_', ' ')}[/dim]"
+                shown.add_row("", f"[dim]{second['verdict']}[/dim]", about, *found(second))
     return shown
-
-
-def _found(finding: Finding) -> tuple[str, str, str]:
-    """What one witness found, its region, and its number of seeds."""
-    interval = finding.interval
-    estimate, low, high = (quantity(getattr(interval, name), finding.scale) for name in ("estimate", "low", "high"))
-    if not interval.n:
-        effect = "not measured"
-    elif math.isnan(interval.estimate):
-        effect = "not a finite number in every seed"
-    elif interval.n == 1:
-        effect = f"{estimate}; one seed gives no interval"
-    else:
-        effect = f"{estimate}, {low} to {high}"
-    return effect, finding.region.describe(finding.scale), str(interval.n)
 
 
 def _coloured(verdict: str) -> str:
     return f"[{COLOURS[verdict]}]{verdict}[/]"
+
+
+Result = tuple[str, dict[str, Any], dict[str, Any], dict[str, Any] | None]
+
+
+def results_of(claim: Mapping[str, Any]) -> Iterator[Result]:
+    """Of a claim in claims.json every cell and condition: where, the condition, its primary and its second witness."""
+    for cell in claim["cells"]:
+        where = f"{cell['task']} {cell['dataset']} {cell['backend']}"
+        for condition in cell["conditions"]:
+            primary, *second = condition["witnesses"]
+            yield where, condition, primary, second[0] if second else None
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -153,21 +125,11 @@ def markdown(found: dict[str, Any]) -> str:
     lines = []
     for id, claim in found["claims"].items():
         name = f"`{id}`: {claim['verdict']}"
-        for cell in claim["cells"]:
-            for condition in cell["conditions"]:
-                first, *second = condition["witnesses"]
-                cells = (
-                    name,
-                    claims.Cell.of(cell).name,
-                    f"**{condition['verdict']}**",
-                    condition["estimand"],
-                    interval_in_words(first),
-                    region_in_words(first),
-                    f"{second[0]['verdict']}: {interval_in_words(second[0])}" if second else "–",
-                    str(first["n"]),
-                )
-                lines.append(cells)
-                name = ""
+        for where, condition, primary, second in results_of(claim):
+            about = (name, where, f"**{condition['verdict']}**", condition["estimand"], interval_in_words(primary))
+            other = f"{second['verdict']}: {interval_in_words(second)}" if second else "–"
+            lines.append((*about, region_in_words(primary), other, str(primary["n"])))
+            name = ""
     return tables.markdown(head, lines)
 
 
@@ -179,26 +141,26 @@ def overview(found: Sequence[dict[str, Any]]) -> str:
     stands in a column of its own: how many of its cells have the claim's commonest verdict.
     """
     results = sorted(found, key=lambda each: -sum(len(claim["cells"]) for claim in each["claims"].values()))
-    told = {id: claim["statement"] for each in found for id, claim in each["claims"].items()}
-    shown: dict[str, dict[str, list[Mapping[str, Any]]]] = {id: {} for id in told}
+    statements = {id: claim["statement"] for each in found for id, claim in each["claims"].items()}
+    shown: dict[str, dict[str, list[Mapping[str, Any]]]] = {id: {} for id in statements}
     for each in results:
         for id, claim in each["claims"].items():
             for cell in claim["cells"]:
-                timed = "intervals_cover" in claim and claim["intervals_cover"] != claims.COVERS
+                timed = claim.get("intervals_cover", claims.COVERS) != claims.COVERS
                 world = TIMED if timed else f"{cell['task']} {cell['dataset']}"
                 shown[id].setdefault(world, []).append(cell)
     counts = Counter(world for its in shown.values() for world in its)
     worlds = sorted(counts, key=lambda world: (world == TIMED, -counts[world], world))
     lines = [
         (f"`{id}`: {statement}", *(_in_short(world, shown[id].get(world, [])) for world in worlds))
-        for id, statement in told.items()
+        for id, statement in statements.items()
         if shown[id]
     ]
     return tables.markdown(("claim", *worlds), lines)
 
 
 def _in_short(world: str, cells: Sequence[Mapping[str, Any]]) -> str:
-    """What one cell of the overview says of results that were measured in one world."""
+    """One cell of the overview: all results of a claim in one world."""
     if not cells:
         return ""
     if world == TIMED:
@@ -212,24 +174,26 @@ def _in_short(world: str, cells: Sequence[Mapping[str, Any]]) -> str:
 
 
 def estimate_in_words(witness: Mapping[str, Any]) -> str:
-    """The effect alone."""
-    return "not measured" if witness["estimate"] is None else quantity(witness["estimate"], witness["scale"])
+    """The effect alone, from a witness of claims.json."""
+    if witness["estimate"] is None:
+        return "not a finite number in every seed" if witness["n"] else "not measured"
+    return quantity(witness["estimate"], witness["scale"])
+
+
+def interval_in_words(witness: Mapping[str, Any], form: str = "{} [{}, {}]") -> str:
+    """The effect and its interval."""
+    estimate = estimate_in_words(witness)
+    if witness["estimate"] is None:
+        return estimate
+    ends = (quantity(value, witness["scale"]) for value in _bounds([witness["low"], witness["high"]]))
+    return f"{estimate}; one seed gives no interval" if witness["n"] == 1 else form.format(estimate, *ends)
 
 
 def region_in_words(witness: Mapping[str, Any]) -> str:
-    """The region in which a witness of claims.json supports its claim."""
+    """The region in which it supports its claim."""
     return Region(*_bounds(witness["region"])).describe(witness["scale"])
 
 
-def _bounds(region: list[float | None]) -> tuple[float, float]:
-    low, high = region
+def _bounds(bounds: list[float | None]) -> tuple[float, float]:
+    low, high = bounds
     return -math.inf if low is None else low, math.inf if high is None else high
-
-
-def interval_in_words(witness: Mapping[str, Any]) -> str:
-    """The effect and its interval for people, from a witness of claims.json."""
-    low, high = _bounds([witness["low"], witness["high"]])
-    if witness["estimate"] is None:
-        return "not measured"
-    estimate, *ends = (quantity(value, witness["scale"]) for value in (witness["estimate"], low, high))
-    return f"{estimate}; one seed gives no interval" if witness["n"] == 1 else f"{estimate} [{', '.join(ends)}]"

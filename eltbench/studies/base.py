@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, product
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a study found in one model: rows to publish, and raw tables (per sample) that stay beside the run.
+    """Rows of one model to publish, and raw tables (per sample) that stay beside the run.
 
-    failed: what made parts of it fail. The rows are then published, the run counts as failed, and the measurement is
-    not cached: the repeated command makes it again.
+    failed: errors of its parts. The rows are then published, the run counts as failed, and the measurement is not
+    cached: the repeated command makes it again.
     """
 
     rows: list[dict[str, Any]]
@@ -73,19 +74,15 @@ class Study(ABC):
         """One job per world, arm and seed; what cannot be, or could not be told apart later, raises ValueError here."""
         jobs = []
         own = {"source": written} if (written := source(type(self))) else {}  # of a plug-in: as with a run's parts
-        for world in preset.worlds:
-            for arm in preset.sized_arms():
-                settings, keys = {**self.settings(preset, world, arm), **own}, self.keys(preset, world, arm)
-                kind = preset.run(world, arm, seed=0)
-                for seed in preset.seeds:
-                    others = self.companions(preset, world, arm, seed)
-                    asked = (
-                        {"companions": {of: list(map(run_id, runs)) for of, runs in others.items()}} if others else {}
-                    )
-                    runs = tuple(run for runs in others.values() for run in runs)
-                    jobs.append(
-                        Job(replace(kind, seed=seed), self.name, {**settings, **asked}, keys, self.version, runs)
-                    )
+        for world, arm in product(preset.worlds, preset.sized_arms()):
+            settings, keys = {**self.settings(preset, world, arm), **own}, self.keys(preset, world, arm)
+            kind = preset.run(world, arm, seed=0)
+            for seed in preset.seeds:
+                asked, others = dict(settings), self.companions(preset, world, arm, seed)
+                if others:
+                    asked["companions"] = {of: list(map(run_id, runs)) for of, runs in others.items()}
+                runs = tuple(chain.from_iterable(others.values()))
+                jobs.append(Job(replace(kind, seed=seed), self.name, asked, keys, self.version, runs))
         if not jobs:
             raise ValueError(f"preset {preset.name!r} plans no run: it needs worlds, arms and seeds")
         self._check_claims(list(describe(jobs[0])))

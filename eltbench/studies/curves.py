@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from eltbench.evidence.intervals import NonFiniteError, paired_interval, percent
-from eltbench.studies.paired import log_ratios
+from eltbench.studies.paired import Sides, log_ratios
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,23 +21,46 @@ MODEL = ["trainer", "role", "unique_layers", "max_loops"]
 POINT = ["metric", "stratum", "loops", "effective_depth"]
 ALONG = ["params", "macs", "higher_is_better", "n_samples", "feature_extractor"]
 WHOLE = ["unique_layers", "max_loops", "loops", "effective_depth", "seeds", "params", "macs", "n_samples"]
+FAR = 3  # multiple of L_max that the claim over-iteration is about
 
 
 def summary(rows: pd.DataFrame, cell: Sequence[str] = CELL, further: Sequence[dict[str, Any]] = ()) -> pd.DataFrame:
-    """Mean and 95 % interval over seeds of every point, then the paired gaps of elt to its controls.
+    """Mean and 95 % interval over seeds of every point, then the paired gaps of models to one another.
 
-    Columns: `cell`, MODEL, POINT, mean, low, high, seeds, and what stands along (params, macs, …). Gaps are in percent
-    of the control's held-out loss: `gap_to_dedicated_percent` (the elastic gap) and `gap_to_unique_depth_percent`. Mean
-    and bounds are empty where a seed's value is not a finite number. further: lines of a study's own comparisons.
+    Columns: `cell`, MODEL, POINT, mean, low, high, seeds, and those of ALONG. Gaps are in percent of the other's
+    held-out loss: those of elt to its controls, `gap_to_dedicated_percent` (the elastic gap) and
+    `gap_to_unique_depth_percent`, and lines of a study's own, such as those of `compared`. Mean and bounds are empty
+    where a seed's value is not a finite number.
     """
     keys = [*cell, *MODEL, *POINT]
     points = []
     for _, group in rows.groupby(keys, dropna=False, sort=True):
         known = _first(group, keys + ALONG)
         points.append({**known, **spread(group["value"]), "seeds": group["seed"].nunique()})
-    table = pd.DataFrame([*points, *_gaps(rows, cell), *further]).astype(dict.fromkeys(WHOLE, "Int64"))
+    table = pd.DataFrame([*points, *_in_percent(_controls(rows, cell), cell), *further])
     columns = [*keys, "mean", "low", "high", "seeds", *ALONG]
-    return table[columns].sort_values(keys, na_position="first", ignore_index=True)
+    return table.astype(dict.fromkeys(WHOLE, "Int64"))[columns].sort_values(
+        keys, na_position="first", ignore_index=True
+    )
+
+
+def compared(rows: pd.DataFrame, cell: Sequence[str] = CELL) -> list[dict[str, Any]]:
+    """Lines of a summary: held-out losses over one another, in percent, paired by seed and within one `cell`.
+
+    gap_to_elt_percent: every other model of elt's size over elt (role main), at each exit: another trainer, or elt with
+    another architecture or option. over_iteration_percent: a model's loss at 3·L_max over its own at L_max.
+    """
+    return _in_percent(_others(rows, cell), cell)
+
+
+def _in_percent(pairs: Iterable[tuple[str, Sides]], cell: Sequence[str]) -> list[dict[str, Any]]:
+    """One line a metric and its two sides, described by the first, where a seed has both."""
+    names = [*cell, *MODEL, "loops", "effective_depth", "higher_is_better"]
+    return [
+        {**_first(sides[0], names), "metric": metric, "seeds": len(effects), **spread_in_percent(effects)}
+        for metric, sides in pairs
+        if len(effects := log_ratios(*sides))
+    ]
 
 
 def _first(group: pd.DataFrame, names: list[str]) -> dict[str, Any]:
@@ -53,29 +76,36 @@ def spread(values: ArrayLike) -> dict[str, float]:
     return {"mean": interval.estimate, "low": interval.low, "high": interval.high}
 
 
-def _gaps(rows: pd.DataFrame, cell: Sequence[str]) -> list[dict[str, Any]]:
-    """Held-out loss of elt at each exit against a model trained for that depth, and against unique layers."""
-    losses = rows[rows["metric"] == "heldout_loss"]
-    gaps = []
-    for _, here in losses.groupby(list(cell)):
+def spread_in_percent(log_ratios: ArrayLike) -> dict[str, float]:
+    """The same of log-ratios, as changes in percent."""
+    return {bound: percent(value) for bound, value in spread(log_ratios).items()}
+
+
+def _controls(rows: pd.DataFrame, cell: Sequence[str]) -> Iterator[tuple[str, Sides]]:
+    """elt at each exit beside a model trained for that depth, and beside unique layers."""
+    for _, here in rows[rows["metric"] == "heldout_loss"].groupby(list(cell)):
         elastic = here[(here["trainer"] == "elt") & (here["role"] == "main")]
         unique = here[(here["role"] == "equal-compute") & (here["trainer"] == "unique-depth")]
         for _, point in elastic.groupby([*MODEL, "loops"]):
-            known = _first(point, [*cell, *MODEL, "loops", "effective_depth", "higher_is_better"])
+            known = point.iloc[0]
             same_block = here[(here["trainer"] == "no-ilsd") & (here["unique_layers"] == known["unique_layers"])]
             same_block = same_block[same_block["role"].isin(["dedicated", "main"])].sort_values("role")
             trained_for = same_block[same_block["loops"] == same_block["max_loops"]]
             trained_for = trained_for.drop_duplicates(["loops", "seed"])  # a dedicated one before the main one
-            for name, control in (
-                ("gap_to_dedicated_percent", trained_for[trained_for["loops"] == known["loops"]]),
-                ("gap_to_unique_depth_percent", unique[unique["unique_layers"] == known["effective_depth"]]),
-            ):
-                effects = log_ratios(point, control)
-                if len(effects):
-                    found = spread(effects)
-                    in_percent = {bound: percent(value) for bound, value in found.items()}
-                    gaps.append({**known, "metric": name, **in_percent, "seeds": len(effects)})
-    return gaps
+            yield "gap_to_dedicated_percent", (point, trained_for[trained_for["loops"] == known["loops"]])
+            yield "gap_to_unique_depth_percent", (point, unique[unique["unique_layers"] == known["effective_depth"]])
+
+
+def _others(rows: pd.DataFrame, cell: Sequence[str]) -> Iterator[tuple[str, Sides]]:
+    """Other models beside elt at each exit, and each model far beyond its L_max beside itself there."""
+    losses = rows[rows["metric"] == "heldout_loss"]
+    for _, here in losses.groupby([*cell, "unique_layers", "max_loops", "loops"]):
+        elastic = (here["trainer"] == "elt") & (here["role"] == "main")
+        for _, other in here[~elastic].groupby(["trainer", "role"]):
+            yield "gap_to_elt_percent", (other, here[elastic])
+    for _, model in losses.groupby([*cell, *MODEL]):
+        far, trained = (model[model["loops"] == times * model["max_loops"]] for times in (FAR, 1))
+        yield "over_iteration_percent", (far, trained)
 
 
 def figure(rows: pd.DataFrame) -> Figure:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from eltbench import studies
-from eltbench.evidence import publishing, results, verdicts
+from eltbench.core.atomic import replacing, write_json, write_text
+from eltbench.evidence import claims, publishing, results, verdicts
 from eltbench.evidence.claims import Decision
 from eltbench.evidence.report.published import MODEL, Published
 from eltbench.studies import learned
 from eltbench.studies.base import Study
 from eltbench.studies.presets import Preset, presets_of
 
+LEVEL = 0.95
 MOST_ROWS = 500_000  # that are decided anew when a folder is read: ten seconds and half a GiB
 
 
@@ -30,7 +32,16 @@ def decide_all(study: Study, rows: pd.DataFrame, *, presets: Sequence[Preset] | 
     evidence = study.evidence(rows)
     if presets is not None and study.trained:
         evidence = learned.withheld(study, rows, presets, evidence)
-    return verdicts.decide(study, rows, evidence, smoke=smoke)
+    comparisons, found = len(study.claims), []
+    for claim in study.claims:
+        if claim.undecidable:
+            found.append(Decision(claim, "inconclusive", claim.undecidable, LEVEL, comparisons, ()))
+            continue
+        cells = evidence.get(claim.id, {})
+        decision = claims.decide(claim, cells, comparisons=comparisons, level=LEVEL, preset_is_smoke=smoke)
+        absent = "" if decision.cells else study.why_nothing(rows, claim)
+        found.append(replace(decision, reason=absent or decision.reason))
+    return found
 
 
 def decide_published(folder: Path) -> list[Decision]:
@@ -38,29 +49,48 @@ def decide_published(folder: Path) -> list[Decision]:
 
     Raises ValueError where its rows or provenance.json cannot be read.
     """
-    rows = results.load_rows(folder / "rows.parquet")
-    path = folder / "provenance.json"
-    try:
-        presets = presets_of(json.loads(path.read_bytes())["commands"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; it says how the rows were made") from None
-    study = studies.create(rows["study"].iloc[0])
-    return decide_all(study, rows, presets=presets, smoke=any(preset.smoke for preset in presets))
+    rows, commands = results.load_rows(folder / "rows.parquet"), publishing.read_commands(folder / "provenance.json")
+    return _decided(studies.create(rows["study"].iloc[0]), rows, commands)
+
+
+def _decided(study: Study, rows: pd.DataFrame, commands: Sequence[dict[str, Any]]) -> list[Decision]:
+    """smoke: whether the last command's preset was one that judges nothing."""
+    smoke = any(preset.get("smoke") is True for command in commands[-1:] for preset in command["presets"][:1])
+    return decide_all(study, rows, presets=presets_of(commands), smoke=smoke)
 
 
 def publish(
     folder: Path, study: Study, preset: str, rows: pd.DataFrame, commands: list[dict[str, Any]], *, smoke: bool
 ) -> list[Decision]:
-    """Decide a study's claims and write everything into its folder."""
-    decisions = decide_all(study, rows, presets=presets_of(commands) if study.trained else None, smoke=smoke)
-    content = verdicts.content(study, preset, decisions, rows)
-    publishing.write(folder, study, rows, study.schema(), content, commands)
+    """Decide a study's claims, and write rows, summary, figure, claims and provenance, each file whole.
+
+    All that is derived from the rows is made before they replace the published ones, and the provenance holds their
+    checksum, so that files of two states are noticed.
+    """
+    from eltbench.evidence import figures
+
+    decisions = decide_all(study, rows, presets=presets_of(commands), smoke=smoke)
+    with replacing(folder / "rows.parquet") as temporary:
+        results.write_rows(temporary, rows, study.schema())
+        with replacing(folder / "summary.csv") as summary:
+            study.summarise(rows).to_csv(summary, index=False, float_format="%.6g")
+        with figures.plain():
+            figures.save(study.figure(rows), folder / "figure")
+        content = _content(study, preset, decisions, rows)
+        write_text(folder / "claims.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+        *earlier, last = ({key: it for key, it in each.items() if key != results.CHECKSUM} for each in commands)
+        made = [*earlier, {**last, results.CHECKSUM: results.checksum(temporary)}]
+        write_json(folder / "provenance.json", {"commands": made}, indent=1)
     return decisions
+
+
+def _content(study: Study, preset: str, decisions: Sequence[Decision], rows: pd.DataFrame) -> dict[str, Any]:
+    return {**verdicts.content(study.name, preset, decisions, study.covers), **study.told(rows)}
 
 
 @dataclass(frozen=True)
 class Retold:
-    """A folder of results as its rows have it, and what is to be said of files that have it otherwise."""
+    """A folder of results as its rows have it, and a note on every file that has it otherwise."""
 
     content: dict[str, Any]  # of claims.json
     rows: pd.DataFrame  # all columns, or those of `models` where they are too many
@@ -76,17 +106,14 @@ def retell(
     commands: of its provenance.json. models: the columns that are read of more rows than `most`, which are not decided
     anew. Raises ValueError for rows and claims that cannot be read or decided.
     """
-    path, notes = folder / "rows.parquet", []
-    if said := results.of_two_states(path):
-        notes.append(said)
+    path = folder / "rows.parquet"
+    notes = list(filter(None, [results.of_two_states(path)]))
     found = publishing.read_json(folder / "claims.json")
     if not isinstance(found, dict) or not isinstance(found.get("claims"), dict):
         raise ValueError(f"{folder / 'claims.json'} cannot be read: it holds no claims")
     if (count := results.count(path)) > most:
-        notes.append(
-            f"its {count} rows were not decided anew, since they are more than {most}: verdicts are those of "
-            "claims.json"
-        )
+        kept = "verdicts are those of claims.json"
+        notes.append(f"its {count} rows were not decided anew, since they are more than {most}: {kept}")
         return Retold(found, results.read_columns(path, models), tuple(notes))
     rows = results.read_published(path).to_pandas()
     names, presets = (sorted(rows[name].unique()) for name in ("study", "preset"))
@@ -99,10 +126,8 @@ def retell(
     name = presets[0] if len(presets) == 1 else str(found.get("preset"))
     try:
         results.read_published(path, study.columns)
-        decisions = (
-            decide_all(study, rows, presets=presets_of(commands), smoke=_smoke(commands)) if study.claims else []
-        )
-        content = json.loads(json.dumps(verdicts.content(study, name, decisions, rows)))
+        decisions = _decided(study, rows, commands) if study.claims else []
+        content = json.loads(json.dumps(_content(study, name, decisions, rows)))
     except Exception as error:  # rows may fit the schema and yet be of no models that the study can compare
         raise ValueError(f"{path} gives no verdicts: {type(error).__name__}: {error}") from error
     if content != found:
@@ -122,8 +147,3 @@ def read_folder(folder: Path) -> Published:
         return Published(folder, *about, summary, models, len(told.rows), told.content, told.notes)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder} cannot be read: {type(error).__name__}: {error}") from None
-
-
-def _smoke(commands: Sequence[dict[str, Any]]) -> bool:
-    """Whether the last command's preset was one that judges nothing."""
-    return any(preset.get("smoke") is True for command in commands[-1:] for preset in command["presets"][:1])

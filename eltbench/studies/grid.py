@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 Pair = tuple[int, int]
@@ -45,15 +46,16 @@ class Grid:
             if self.depth > self.cap:
                 why, nearest = f"above cap = {self.cap}", f"{self.cap}, or raise cap to {self.depth}"
             raise ValueError(f"grid: depth {self.depth} is {why}; the nearest depth that would work is {nearest}")
-        for place, name in enumerate(SIZE):
-            self._check(name, place)
+        for name in SIZE:
+            self._check(name)
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
         """Every (N, L_max) of the grid, the smallest block first."""
         if self.depth is None and not self.unique_layers:
             return ()
-        return tuple((n, loops) for n in self._choices("unique_layers") for loops in self._loops(n))
+        every = product(self._choices("unique_layers"), self._choices("max_loops"))
+        return tuple(pair for pair in every if self._fits(*pair))
 
     def architectures(self, arm: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What an arm says of its architecture, once for every size and width that it leaves open.
@@ -69,25 +71,22 @@ class Grid:
         least = 2 if name == "max_loops" else 1
         return sorted(set(getattr(self, name))) or list(range(least, self.cap + 1))
 
-    def _loops(self, unique_layers: int) -> list[int]:
-        """The loop counts that stand beside a block of this many layers."""
-        return [loops for loops in self._choices("max_loops") if self._fits(unique_layers, loops)]
-
     def _fits(self, unique_layers: int, loops: int) -> bool:
         depth = unique_layers * loops
         return depth <= self.cap if self.depth is None else depth == self.depth
 
-    def _check(self, name: str, place: int) -> None:
+    def _check(self, name: str) -> None:
         """Raise ValueError where a value of a list is in no pair."""
-        partners = self._choices(SIZE[1 - place])
+        least, other = (1, "max_loops") if name == "unique_layers" else (2, "unique_layers")
+        partners = self._choices(other)
 
         def paired(value: int) -> bool:
-            return any(self._fits(*(value, other) if place == 0 else (other, value)) for other in partners)
+            return any(self._fits(value, partner) for partner in partners)
 
         bound = f"N·L = {self.depth}" if self.depth is not None else f"N·L ≤ {self.cap}"
         for value in getattr(self, name):
             if not paired(value):
-                fitting = [other for other in range(place + 1, self.cap + 1) if paired(other)]
+                fitting = [near for near in range(least, self.cap + 1) if paired(near)]
                 below, above = [v for v in fitting if v < value][-1:], [v for v in fitting if v > value][:1]
                 nearest = " or ".join(map(str, below + above))
                 advice = f"the nearest that is: {nearest}" if nearest else f"raise cap to {value * min(partners)}"

@@ -29,8 +29,7 @@ class Observation:
     feature_extractors: tuple[str, ...] = ("digits-conv",)  # the first is the second witness's
 
     def __post_init__(self) -> None:
-        if self.heldout_draws < 1:
-            raise ValueError(f"measurement: heldout_draws must be at least 1, given {self.heldout_draws}")
+        check_least(self, heldout_draws=1)
         check_repeats(self, "heldout_draws")
         if self.samples < 0 or 0 < self.samples < FEWEST:
             raise ValueError(f"measurement: samples must be 0 or at least {FEWEST}, given {self.samples}")
@@ -49,6 +48,15 @@ class Observation:
         }
 
 
+def check_least(measurement: Any, **least: int) -> None:
+    """Refuse (ValueError) a number below its least value, alone or in a list."""
+    for name, bound in least.items():
+        given = getattr(measurement, name)
+        if any(value < bound for value in np.atleast_1d(given)):
+            given = list(given) if isinstance(given, tuple) else given
+            raise ValueError(f"measurement: {name} must be at least {bound}, given {given}")
+
+
 def check_repeats(measurement: Any, *names: str) -> None:
     """Refuse (ValueError) a measurement whose numbers of repetitions nobody waits for."""
     for name in names:
@@ -58,21 +66,20 @@ def check_repeats(measurement: Any, *names: str) -> None:
 
 def heldout_rows(losses: Heldout, architecture: Architecture) -> list[dict[str, Any]]:
     """The loss at each exit; where the world has strata, the accuracy by distance and, under a radius, the reach."""
-    rows: list[dict[str, Any]] = [
-        _row("heldout_loss", loops, value, losses.weights.size)
-        for loops, value in zip(losses.exits, losses.losses, strict=True)
-    ]
-    if losses.correct is None:
-        return rows
-    radius = architecture.attention_radius
-    for loops, correct in zip(losses.exits, losses.correct, strict=True):
+    size, radius = losses.weights.size, architecture.attention_radius
+
+    def row(metric: str, loops: int, value: float, **known: Any) -> dict[str, Any]:
+        return {"loops": loops, "split": "heldout", "metric": metric, "value": float(value), **known}
+
+    about: dict[str, Any] = {"higher_is_better": False, "n_samples": size}
+    rows = [row("heldout_loss", *at, **about) for at in zip(losses.exits, losses.losses, strict=True)]
+    for loops, correct in zip(losses.exits, losses.correct, strict=True) if losses.correct is not None else ():
         for stratum, value, seen in zip(losses.strata, correct, losses.seen, strict=True):
-            row = _row("token_accuracy", loops, value, seen, higher_is_better=True)
-            rows.append({**row, "stratum": f"distance {stratum}"})
+            about = {"higher_is_better": True, "n_samples": seen, "stratum": f"distance {stratum}"}
+            rows.append(row("token_accuracy", loops, value, **about))
         if radius is not None:  # the theorem's line: N·L·ρ
-            rows.append(
-                {"loops": loops, "metric": "reach", "value": float(architecture.unique_layers * loops * radius)}
-            )
+            reach = float(architecture.unique_layers * loops * radius)
+            rows.append({"loops": loops, "metric": "reach", "value": reach})
     return rows
 
 
@@ -88,14 +95,3 @@ def item_table(losses: Heldout) -> pd.DataFrame:
             "weight": np.tile(losses.weights.ravel(), len(losses.exits)),
         }
     )
-
-
-def _row(metric: str, loops: int, value: float, counted: int, *, higher_is_better: bool = False) -> dict[str, Any]:
-    return {
-        "loops": loops,
-        "split": "heldout",
-        "metric": metric,
-        "value": float(value),
-        "higher_is_better": higher_is_better,
-        "n_samples": counted,
-    }

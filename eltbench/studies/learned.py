@@ -1,14 +1,13 @@
 """Whether the models that a claim compares have learned: their held-out loss against predictors without a network.
 
-Two networks that have learned nothing agree, and their agreement says nothing about what the claim compares. So a cell
-is judged only where every run that is compared has a held-out loss, at the loops that it was trained for, of at least
-LEARNED below the best trivial predictor of its world (`Task.trivial`). Those are evaluated when verdicts are made, on
-the corruptions that the models were given; no row holds them.
+Two networks that have learned nothing agree. So a cell is judged only where every compared run ends, at the loops that
+it was trained for, at least LEARNED below the best trivial predictor of its world (`Task.trivial`), evaluated on the
+same corruptions when verdicts are made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -41,8 +40,11 @@ def withheld(study: Study, rows: pd.DataFrame, presets: Sequence[Preset], eviden
             continue
         floors: list[Trivial] | str = "no preset of these rows says how their world was made; repeat its command"
         if (key := tuple(here[_names(study)].iloc[0])) in worlds:
+            preset, world = worlds[key]
             try:
-                floors = _floors(*_run(study, *worlds[key]))
+                arm = preset.sized_arms()[0]  # any run of the world
+                draws = study.settings(preset, world, arm).get("heldout_draws", DRAWS)
+                floors = _floors(preset.run(world, arm, seed=0), draws)
             except (ValueError, OSError, ImportError) as error:
                 floors = f"its world cannot be made here: {error}"
         for claim, cells in found.items():
@@ -64,12 +66,6 @@ def _worlds(study: Study, preset: Preset) -> Iterator[tuple[tuple[Any, ...], Any
             yield tuple(known[name] for name in _names(study)), world
 
 
-def _run(study: Study, preset: Preset, world: Any) -> tuple[Run, int]:
-    """A run of the world, whichever, and how often its held-out items are corrupted."""
-    arm = preset.sized_arms()[0]
-    return preset.run(world, arm, seed=0), study.settings(preset, world, arm).get("heldout_draws", DRAWS)
-
-
 @cache
 def _floors(run: Run, draws: int) -> list[Trivial]:
     return trivial(parts(run), run.dataset, draws)
@@ -77,13 +73,10 @@ def _floors(run: Run, draws: int) -> list[Trivial]:
 
 def _compared(study: Study, claim: str, ends: pd.DataFrame) -> pd.DataFrame:
     """The final losses of the models that a claim compares."""
-
-    def chosen(model: Mapping[str, Any]) -> pd.Series[bool]:
-        return (ends[list(model)] == pd.Series(model)).all(axis=1)
-
     needs = next(each.needs for each in study.claims if each.id == claim)
-    models = [{name: value for name, value in model.items() if name in ends} for model in needs]
-    return ends[pd.concat([chosen(model) for model in models], axis=1).any(axis=1)]
+    models = [pd.Series({name: value for name, value in model.items() if name in ends}) for model in needs]
+    chosen = [(ends[model.index] == model).all(axis=1) for model in models]
+    return ends[pd.concat(chosen, axis=1).any(axis=1)]
 
 
 def _reason(ends: pd.DataFrame, floors: Sequence[Trivial] | str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from eltbench.evidence.claims import Evidence, Witness
+from eltbench.evidence.claims import Condition, Evidence, Witness
 from eltbench.evidence.intervals import log_ratio, pair_by_seed
 
 SAMPLE_SCORES = "sample_scores"  # the metric of the empty row that says why samples were not scored
@@ -15,23 +16,26 @@ Sides = tuple[pd.DataFrame, pd.DataFrame]
 """The rows of a numerator and of a denominator, one value a seed in each."""
 
 
-def ratio_evidence(rows: pd.DataFrame, seeds: set[int], sides: Callable[[str], Mapping[str, Sides]]) -> Evidence:
+def ratio_evidence(
+    rows: pd.DataFrame, seeds: set[int], conditions: Sequence[Condition], at: Callable[[str, Any], pd.DataFrame]
+) -> Evidence:
     """Log-ratios of held-out losses, with the kernel distance as second witness where samples were drawn.
 
-    rows: of one world. seeds: those that every condition should have. sides: from a metric, both sides of every
-    condition. Where samples could not be scored, the witness that might withdraw a verdict is gone, and there is none.
+    rows: of one world. seeds: those that every condition should have. conditions: each compares two models; at: from a
+    metric and one of these, its rows. Where samples could not be scored there is no verdict.
     """
+
+    def sides(metric: str) -> dict[str, Sides]:
+        return {each.name: (at(metric, each.compares[0]), at(metric, each.compares[1])) for each in conditions}
+
     unscored = rows[rows["metric"] == SAMPLE_SCORES]["reason"]
     losses = sides("heldout_loss")
     effects = {name: log_ratios(*pair) for name, pair in losses.items()}
     without = dict.fromkeys(effects, f"samples were not scored: {unscored.iloc[0]}") if len(unscored) else {}
     without |= {name: said for name, pair in losses.items() if (said := without_ratio(*pair))}
-    return Evidence(
-        {name: effect.to_numpy() for name, effect in effects.items()},
-        kernel_witness(rows, sides("kernel_distance")),
-        {name: sorted(seeds - set(effect.index)) for name, effect in effects.items()},
-        without,
-    )
+    absent = {name: sorted(seeds - set(effect.index)) for name, effect in effects.items()}
+    primary = {name: effect.to_numpy() for name, effect in effects.items()}
+    return Evidence(primary, _kernel_witness(rows, sides("kernel_distance")), absent, without)
 
 
 def log_ratios(numerator: pd.DataFrame, denominator: pd.DataFrame) -> pd.Series:
@@ -48,12 +52,8 @@ def without_ratio(*sides: pd.DataFrame) -> str:
     return f"a log-ratio needs values above zero, there are {told}" if told else ""
 
 
-def kernel_witness(rows: pd.DataFrame, conditions: Mapping[str, Sides]) -> Witness | None:
-    """Kernel-distance differences; the margin is what two sets of real images differ by at the same size.
-
-    rows: of one world, which hold that margin. conditions: the kernel distances of both sides. None where nothing was
-    sampled.
-    """
+def _kernel_witness(rows: pd.DataFrame, conditions: Mapping[str, Sides]) -> Witness | None:
+    """Kernel-distance differences; the margin is the deviation between two sets of real images of the same size."""
     null = rows[rows["metric"] == "kernel_distance_null_deviation"]["value"]
     if null.empty or not null.iloc[0] > 0:  # images that are all alike differ by nothing
         return None

@@ -127,14 +127,13 @@ class Preset:
 
 
 def _addable(name: str, known: list[str]) -> str:
-    """What to say of a trainer that a preset of these does not have, so that it can be added."""
+    """How to add a trainer that a preset of these does not have."""
     names = trainers.names()
     if name in names or ":" in name:
         return f"; add one with +{name}"
-    near = nearest(name, names)
-    if near is None:
-        return f"; add one with +NAME, of {', '.join(other for other in names if other not in known)}"
-    return "" if near in known else f"; did you mean +{near}, which adds one?"
+    if near := nearest(name, names):
+        return "" if near in known else f"; did you mean +{near}, which adds one?"
+    return f"; add one with +NAME, of {', '.join(other for other in names if other not in known)}"
 
 
 def preset_names(study: str) -> list[str]:
@@ -151,8 +150,8 @@ def described_presets(study: str) -> dict[str, str]:
 def load_preset(study: str, name_or_path: str) -> Preset:
     """A packaged preset by name, or the presets of a file: PATH (if it holds one) or PATH:NAME.
 
-    A preset that says `extends = "other"` starts from that one of the same file. Raises ValueError for an unknown
-    name, a file that is no TOML, or an unknown field.
+    `extends = "other"` starts from another preset of the same file. Raises ValueError for an unknown name, a file that
+    is no TOML, or an unknown field.
     """
     return _preset(*load_table(study, name_or_path))
 

@@ -1,7 +1,6 @@
-"""How a preset trains and measures a world: what all models that a claim compares must share.
+"""How a preset trains and measures a world: models that a claim compares may differ in trainer, arm and seed alone.
 
-Such models may differ in what the claim compares: trainer, arm and seed. Whether two presets treat a world alike is
-found by planning the same arms with both, so that a default that one of them spells out makes no difference.
+Two presets are compared by planning the same arms with both, so that a default spelt out by one makes no difference.
 """
 
 from __future__ import annotations
@@ -98,22 +97,15 @@ def _recipes(study: Study, presets: Iterable[Preset], without: Sequence[str]) ->
 
 def _differing(study: Study, first: Recipe, second: Recipe) -> dict[str, tuple[Any, Any]]:
     """Field → both values, of the first arm whose run or measurement is not the same."""
-    for arm in _arms(first, second):
-        sides = [_flat(study, recipe, arm) for recipe in (first, second)]
-        both = [side for side in sides if side is not None]
-        if len(both) == 2:
-            one, two = both
-            names = [name for name in {**one, **two} if one.get(name) != two.get(name)]
-            if names:
-                return {name: (one.get(name), two.get(name)) for name in names}
-    return {}
-
-
-def _arms(first: Recipe, second: Recipe) -> list[Arm]:
-    """Arms to plan with both presets: the first's, but for trainers that are known neither here nor to the second."""
     mine, theirs = first[0].sized_arms(), second[0].sized_arms()
     known = {*trainers.names(), *(arm.trainer for arm in theirs)}
-    return [arm for arm in mine if arm.trainer in known] or theirs
+    for arm in [arm for arm in mine if arm.trainer in known] or theirs:
+        one, two = (_flat(study, recipe, arm) for recipe in (first, second))
+        if one is not None and two is not None:
+            found = {name: (one.get(name), two.get(name)) for name in {**one, **two}}
+            if wrong := {name: values for name, values in found.items() if values[0] != values[1]}:
+                return wrong
+    return {}
 
 
 def _flat(study: Study, recipe: Recipe, arm: Arm) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ def published(folder, halves, *, backend="torch", task="diffusion"):
     folder.mkdir()
     results.write_rows(folder / "rows.parquet", table, row_schema(Extrapolation.columns))
     decided = deciding.decide_all(studies.create("extrapolation"), table, presets=None, smoke=False)
-    (folder / "claims.json").write_text(verdicts.as_json("extrapolation", "made-up", decided))
+    (folder / "claims.json").write_text(json.dumps(verdicts.content("extrapolation", "made-up", decided)))
     return folder
 
 

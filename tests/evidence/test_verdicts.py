@@ -117,7 +117,8 @@ def test_the_file_of_claims_is_strict_json_down_to_every_witness(decisions):
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
-    found = json.loads(verdicts.as_json("extrapolation", "made-up", decisions), parse_constant=refuse)
+    text = json.dumps(verdicts.content("extrapolation", "made-up", decisions))
+    found = json.loads(text, parse_constant=refuse)
     assert (found["study"], found["preset"]) == ("extrapolation", "made-up")
     assert list(found["claims"]) == list(CLAIMS)
     elastic = found["claims"]["elastic"]
@@ -148,14 +149,14 @@ def test_the_short_form_holds_the_verdict_of_every_claim_and_cell(decisions):
 def test_the_table_for_documents_says_that_one_seed_gives_no_interval():
     study = studies.create("extrapolation")
     decisions = deciding.decide_all(study, frame(losses({2: 0.2, 4: 0.1})), presets=None, smoke=False)
-    shown = verdicts.markdown(json.loads(verdicts.as_json(study.name, "x", decisions)))
+    shown = verdicts.markdown(verdicts.content(study.name, "x", decisions))
     (elastic,) = [line for line in shown.splitlines() if "`elastic`" in line]
     assert "+100.00 %; one seed gives no interval" in elastic
     assert "inf" not in elastic
 
 
 def told(study, preset, decisions, cover=COVERS):
-    found = json.loads(verdicts.as_json(study, preset, decisions))
+    found = json.loads(json.dumps(verdicts.content(study, preset, decisions)))
     for claim in found["claims"].values():
         claim["intervals_cover"] = cover
     return found

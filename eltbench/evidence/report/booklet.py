@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from eltbench.evidence.report.published import Published
 
 if TYPE_CHECKING:
-    from pypdf import PdfReader, PdfWriter
+    from pypdf import PageObject, PdfWriter
 
 SHOWN = ("/Type", "/Contents", "/Resources", "/MediaBox", "/CropBox", "/Rotate", "/Group")
 """What a page is drawn from; annotations, actions and all else of it stay behind."""
@@ -29,36 +29,33 @@ def booklet_of(found: Sequence[Published]) -> tuple[PdfWriter | None, dict[str, 
         path = each.folder / "figure.pdf"
         if path.exists():
             try:
-                _add(writer, PdfReader(path, strict=False), each.name)
+                pages = [_plain(page) for page in PdfReader(path, strict=False).pages]
+                for number, page in enumerate(pages):
+                    writer.add_page(page)
+                    if not number:
+                        writer.add_outline_item(title=each.name, page_number=len(writer.pages) - 1)
             except Exception as error:  # a stranger's file; pypdf raises whatever its parser meets
                 unbound[str(path)] = f"no figure that can be bound: {type(error).__name__}: {error}"
     return (writer if len(writer.pages) else None), unbound
 
 
-def _add(writer: PdfWriter, reader: PdfReader, name: str) -> None:
+def _plain(page: PageObject) -> PageObject:
     from pypdf import PageObject
     from pypdf.generic import NameObject
 
-    pages = []
-    for page in reader.pages:
-        plain = PageObject()
-        for key in SHOWN:
-            if key in page:
-                plain[NameObject(key)] = _without_actions(page.raw_get(key), set())
-        plain.mediabox = page.mediabox  # which may be inherited
-        pages.append(plain)
-    first = len(writer.pages)
-    for plain in pages:
-        writer.add_page(plain)
-    if pages:
-        writer.add_outline_item(title=name, page_number=first)
+    plain = PageObject()
+    for key in SHOWN:
+        if key in page:
+            plain[NameObject(key)] = _without_actions(page.raw_get(key))
+    plain.mediabox = page.mediabox  # which may be inherited
+    return plain
 
 
-def _without_actions(value: Any, seen: set[int]) -> Any:
+def _without_actions(value: Any) -> Any:
     """The object, with everything that acts removed from it and from all that it refers to."""
     from pypdf.generic import ArrayObject, DictionaryObject
 
-    waiting = [value]
+    waiting, seen = [value], set()
     while waiting:
         each = waiting.pop().get_object()
         if id(each) in seen:

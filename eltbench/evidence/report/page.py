@@ -20,7 +20,7 @@ from PIL import Image
 
 from eltbench.core.durations import duration
 from eltbench.evidence import verdicts
-from eltbench.evidence.claims import COVERS, Cell, Claim
+from eltbench.evidence.claims import COVERS, Claim
 from eltbench.evidence.figures import ABOUT
 from eltbench.evidence.report.forest import forest
 from eltbench.evidence.report.published import Published
@@ -34,87 +34,55 @@ def render(found: Sequence[Published], unreadable: Mapping[str, str], asked: Map
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"duration": duration, "picture": _picture, "caption": _caption}
     template = environment.from_string((files(__package__) / "page.html").read_text(encoding="utf-8"))
-    text = template.render(
-        claims=_claims(found),
-        found=found,
-        unreadable=unreadable,
-        undecided=_undecided(found, asked),
-        limits=limits(),
-        covers=COVERS,
-        marks=verdicts.MARKS,
-        machines=_machines(found),
-    )
-    return CONTROL.sub("", text)
-
-
-def _claims(found: Sequence[Published]) -> list[dict[str, Any]]:
-    """Every claim that a result decides, once, with what each result says of it."""
-    told: dict[str, dict[str, Any]] = {}
+    claims: dict[str, dict[str, Any]] = {}  # every one that a result decides, once, with what each result found
     for published in found:
         for id, decided in published.claims.items():
             if decided["cells"]:
-                claim = told.setdefault(id, {"id": id, "known": decided, "results": []})
-                claim["results"].append(
-                    {"published": published, "verdict": decided["verdict"], "lines": _lines(decided)}
-                )
-    return list(told.values())
-
-
-def _lines(decided: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One line a cell and condition, with the pictures and the words of both witnesses."""
-    lines = []
-    for cell in decided["cells"]:
-        where = Cell.of(cell).name
-        for condition in cell["conditions"]:
-            primary, *second = condition["witnesses"]
-            words = f"{condition['estimand']}, {where}: {verdicts.interval_in_words(primary)}"
-            lines.append(
-                {
-                    "where": where,
-                    "estimand": condition["estimand"],
-                    "verdict": condition["verdict"],
-                    "reason": condition["reason"],
-                    "estimate": verdicts.estimate_in_words(primary),
-                    "effect": verdicts.interval_in_words(primary),
-                    "region": verdicts.region_in_words(primary),
-                    "forest": Markup(forest(primary, words)),
-                    "seeds": primary["n"],
-                    "second": f"{second[0]['witness'].replace('_', ' ')} {second[0]['verdict']}: "
-                    f"{verdicts.interval_in_words(second[0])}"
-                    if second
-                    else "",
-                }
-            )
-    return lines
-
-
-def _undecided(found: Sequence[Published], claims: Mapping[str, Sequence[Claim]]) -> list[dict[str, str]]:
-    """The claims, by study, that no result here decides, and the study that would."""
-    here = {id for published in found for id, decided in published.claims.items() if decided["cells"]}
-    return [
-        {"id": claim.id, "statement": claim.statement, "study": study}
-        for study, its in claims.items()
-        for claim in its
-        if claim.id not in here
-    ]
-
-
-def limits() -> list[dict[str, str]]:
-    """What cannot be shown with this package alone: what, why, and what is shown instead."""
-    with (files(__package__) / "limits.csv").open(encoding="utf-8") as file:
-        return [{str(name): value for name, value in line.items()} for line in pd.read_csv(file).to_dict("records")]
-
-
-def _machines(found: Sequence[Published]) -> dict[tuple[str, ...], list[Published]]:
-    """(processor, number, platform, python, versions) → what was made there."""
-    machines: dict[tuple[str, ...], list[Published]] = defaultdict(list)
+                claim = claims.setdefault(id, {"id": id, "known": decided, "results": []})
+                result = {"published": published, "verdict": decided["verdict"], "lines": list(_lines(decided))}
+                claim["results"].append(result)
+    machines: dict[tuple[str, ...], list[Published]] = defaultdict(list)  # → what was made there
     for published in found:
         for command in published.commands:
             libraries = ", ".join(f"{name} {version}" for name, version in command["libraries"].items())
             known = (str(command["cpu"]), str(command["cpu_count"]), command["platform"], command["python"], libraries)
             if published not in machines[known]:
                 machines[known].append(published)
-    return dict(machines)
+    text = template.render(
+        claims=list(claims.values()),
+        found=found,
+        unreadable=unreadable,
+        undecided=[
+            {"id": claim.id, "statement": claim.statement, "study": study}
+            for study, its in asked.items()
+            for claim in its
+            if claim.id not in claims
+        ],
+        limits=limits(),
+        covers=COVERS,
+        marks=verdicts.MARKS,
+        machines=dict(machines),
+    )
+    return CONTROL.sub("", text)
+
+
+def _lines(decided: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """One line a cell and condition, with the pictures and the words of both witnesses."""
+    for where, condition, primary, second in verdicts.results_of(decided):
+        effect = verdicts.interval_in_words(primary)
+        line = {name: condition[name] for name in ("estimand", "verdict", "reason")}
+        line |= {"where": where, "estimate": verdicts.estimate_in_words(primary), "effect": effect, "second": ""}
+        line |= {"region": verdicts.region_in_words(primary), "seeds": primary["n"]}
+        if second:
+            name = second["witness"].replace("_", " ")
+            line["second"] = f"{name} {second['verdict']}: {verdicts.interval_in_words(second)}"
+        yield {**line, "forest": Markup(forest(primary, f"{condition['estimand']}, {where}: {effect}"))}
+
+
+def limits() -> list[dict[str, str]]:
+    """What cannot be shown with this package alone: what, why, and what is shown instead."""
+    with (files(__package__) / "limits.csv").open(encoding="utf-8") as file:
+        return [{str(name): value for name, value in line.items()} for line in pd.read_csv(file).to_dict("records")]
 
 
 def _picture(path: Path) -> str:
@@ -148,6 +116,6 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _caption(path: Path) -> str:
-    """What a picture says of itself, else its name."""
+    """The text that a picture carries about itself, else its name."""
     with _opened(path) as image:
         return str(image.info.get(ABOUT, path.stem))

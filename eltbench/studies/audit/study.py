@@ -16,6 +16,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
+from eltbench.evidence import results
 from eltbench.evidence.claims import Cell, Evidence
 from eltbench.studies import register
 from eltbench.studies.audit import figure as deviations
@@ -25,28 +26,13 @@ from eltbench.studies.audit.paper.consequences import consequences
 from eltbench.studies.audit.paper.recount import recount
 from eltbench.studies.untrained import Made, Prepared, Untrained
 
-LINE = {
-    "kind": "kind",
-    "table": "table",
-    "model": "model",
-    "metric": "quantity",
-    "claim": "claim",
-    "statement": "statement",
-    "reported": "reported",
-    "convention": "convention",
-    "value": "recomputed",
-    "deviation_percent": "deviation_percent",
-    "verdict": "verdict",
-    "sampling_steps": "sampling_steps",
-    "nearest_steps": "nearest_steps",
-    "value_at_nearest_steps": "recomputed_at_nearest_steps",
-    "conventions": "conventions",
-    "conventions_fitting": "conventions_fitting",
-    "reason": "reason",
-    "assumed": "assumed",
-}
-"""The columns of the summary: what they are called in a line of `judgement`, and there."""
-
+SUMMARY = (
+    *("kind", "table", "model", "quantity", "claim", "statement", "reported", "convention", "recomputed"),
+    *("deviation_percent", "verdict", "sampling_steps", "nearest_steps", "recomputed_at_nearest_steps", "conventions"),
+    *("conventions_fitting", "reason", "assumed"),
+)
+CALLED = {"quantity": "metric", "recomputed": "value", "recomputed_at_nearest_steps": "value_at_nearest_steps"}
+"""Columns of the summary, and those that have another name in a line of `judgement`."""
 
 SOURCE = "paper"  # the preset that the rows name
 
@@ -104,10 +90,10 @@ class Audit(Untrained):
 
     def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
         """One line per table row and quantity, and per statement, with its verdict and what it rests on."""
-        seen = audit_tables.plain(rows)
+        seen = results.records(rows)
         counted = judgement.judged([it for it in seen if it["kind"] == "recount"])
         follows = judgement.followed([it for it in seen if it["kind"] == "consequence"])
-        lines = [{name: line.get(key) for key, name in LINE.items()} for line in (*counted, *follows)]
+        lines = [{name: line.get(CALLED.get(name, name)) for name in SUMMARY} for line in (*counted, *follows)]
         whole = ("sampling_steps", "nearest_steps", "conventions", "conventions_fitting")
         return pd.DataFrame(lines).astype(dict.fromkeys(whole, "Int64"))
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pandas as pd
 from rich.console import RenderableType
 from rich.table import Table
 
 from eltbench.core import tables
+from eltbench.evidence.results import records
 from eltbench.studies.audit.paper.conventions import NOT_RECOMPUTABLE
 from eltbench.studies.audit.paper.judgement import FAILS, FITS, HOLDS, NONE_FITS, OTHER_STEPS
 
@@ -34,21 +34,14 @@ def terminal(summary: pd.DataFrame) -> list[RenderableType]:
 def markdown(summary: pd.DataFrame) -> str:
     """The same for a document."""
     counted, follows = (summary[summary["kind"] == kind] for kind in ("recount", "consequence"))
-    above = tables.markdown(RECOUNTED, _recounted(counted), NUMBERS)
-    below = tables.markdown(FOLLOWED, _followed(follows), NUMBERS)
-    return f"{above}\n{_left_out(counted)}\n\n{below}"
-
-
-def plain(lines: pd.DataFrame) -> list[dict[str, Any]]:
-    """The lines as dictionaries, with None for what is missing."""
-    known = lines.astype(object).where(lines.notna(), None)
-    return [{str(name): value for name, value in line.items()} for line in known.to_dict("records")]
+    above, below = ((RECOUNTED, _recounted(counted)), (FOLLOWED, _followed(follows)))
+    return f"{tables.markdown(*above, NUMBERS)}\n{_left_out(counted)}\n\n{tables.markdown(*below, NUMBERS)}"
 
 
 def _recounted(lines: pd.DataFrame) -> Iterator[Cells]:
     """The figures that can be counted again, and those printed without what it takes."""
     silent = lines["reported"].isna() & lines["recomputed"].isna()
-    for line in plain(lines[~silent & ~lines["quantity"].isin(NOT_RECOMPUTABLE)]):
+    for line in records(lines[~silent & ~lines["quantity"].isin(NOT_RECOMPUTABLE)]):
         about = line["convention"] or line["reason"]
         if line["nearest_steps"] is not None:
             about += f"; {line['recomputed_at_nearest_steps']:.4g} with {line['nearest_steps']:.0f} steps"
@@ -66,12 +59,12 @@ def _left_out(lines: pd.DataFrame) -> str:
         reasons.setdefault(NOT_RECOMPUTABLE[str(name)], []).append(f"{count} of {name}")
     said = [f"Not counted again: figures that are {why} ({', '.join(which)})." for why, which in reasons.items()]
     assumed = lines[lines["assumed"].notna()].drop_duplicates("table")
-    said += [f"Taken for given in {line['table']}: {line['assumed']}." for line in plain(assumed)]
+    said += [f"Taken for given in {line['table']}: {line['assumed']}." for line in records(assumed)]
     return "\n".join(said)
 
 
 def _followed(lines: pd.DataFrame) -> Iterator[Cells]:
-    for line in plain(lines):
+    for line in records(lines):
         numbers = (_number(line[name], ".5g") for name in ("reported", "recomputed"))
         remark = line["reason"] or (f"best: {line['convention']}" if line["convention"] else "")
         yield line["statement"], *numbers, line["verdict"], line["claim"] or "", remark

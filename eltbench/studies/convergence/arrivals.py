@@ -1,9 +1,8 @@
 """Which trainings reached the unique-depth model's final loss, and when: every looped model against its own twin.
 
-A target never reached counts as the horizon, by the claim's own words. So chance alone makes the ratio of steps fall
-below 1: of two copies of one trainer, half of the seeds end above their target and count as 1, the others lie below. At
-many seeds and flat curves an interval far below 1 would follow. Therefore the claim also asks for the ratio at a target
-that both have reached, the worse of the two final losses, where copies come out alike.
+A target never reached counts as the horizon. So for two copies of one trainer the ratio of steps falls below 1 by
+chance: half of the seeds count as 1, the others lie below. Therefore the claim has a second condition, the ratio at a
+target that both have reached, the worse of the two final losses, where copies are equal.
 """
 
 from __future__ import annotations
@@ -32,10 +31,9 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
 def arrivals(rows: pd.DataFrame) -> pd.DataFrame:
     """One line a seed of every model that has a twin in its cell: unique depth N·L_max, of its width and seed.
 
-    Columns: CELL, MODEL, seed, horizon (steps), target (the final loss of that unique-depth model), nearest, reached,
-    reason as in `Arrival`, and for each of steps, samples and flops what the model took to the target (NAME) and what
-    the unique-depth model took, by the same rule (own_NAME). That is its whole training unless it was as good before.
-    Last common_steps and own_common_steps, to the worse of the two final losses.
+    Columns: CELL, MODEL, seed, horizon (steps), target (the twin's final loss), nearest, reached, reason as in
+    `Arrival`; steps, samples and flops to the target, and own_steps, own_samples and own_flops of the twin by the same
+    rule; common_steps and own_common_steps to the worse of the two final losses.
     """
     found = []
     for _, here in curves(rows).groupby(CELL):

@@ -64,25 +64,8 @@ class Convergence(Study):
         asked = build(Observation, {**preset.measurement, **world.measurement}, what="measurement")
         run = preset.run(world, arm, seed=0)
         made, optimisation = parts(run), run.optimisation
-        if optimisation.schedule != "constant":
-            raise ValueError(
-                f"preset {preset.name!r}: checkpoints compare at a constant learning rate alone, given the schedule "
-                f"{optimisation.schedule!r}; leave it out"
-            )
-        if not optimisation.snapshots:
-            raise ValueError(
-                f"preset {preset.name!r}: a curve needs snapshots before the last of {optimisation.steps} steps, given "
-                f"snapshot_every = {optimisation.snapshot_every}; give a twentieth of the steps or so"
-            )
-        if not optimisation.ema_decay:
-            raise ValueError(
-                f"preset {preset.name!r}: a curve is of averaged weights, given ema_decay = 0, which averages nothing; "
-                "give one between 0 and 1, or leave it out"
-            )
-        if arm.role in VARIANTS:
-            _check_variant(preset, world, arm)
-        if (arm.trainer, arm.role) == ("elt", "main"):
-            _check_target(preset, world, run)
+        if wrong := _wrong(preset, world, arm, run):
+            raise ValueError(f"preset {preset.name!r}: {wrong}")
         deepest = run.architecture.max_loops
         exits = sorted({deepest // 2, deepest}) if deepest % 2 == 0 else [deepest]
         compared = arm.trainer == "elt" and arm.role in ("main", *VARIANTS)
@@ -116,13 +99,14 @@ class Convergence(Study):
 
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
         found: dict[str, dict[Cell, Evidence]] = {claim.id: {} for claim in self.claims}
+        convergence, insensitive = self.claims
         for where, here in self.cells(rows):
             for claim, evidence in (
-                ("convergence", targets.elt_over_unique(here)),
-                ("lambda-insensitive", variants.cosine_over_linear(here)),
+                (convergence, targets.elt_over_unique(here)),
+                (insensitive, variants.cosine_over_linear(here, insensitive)),
             ):
                 if evidence is not None:
-                    found[claim][where] = evidence
+                    found[claim.id][where] = evidence
         return found
 
     def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -141,34 +125,44 @@ def training_flops(model: Model) -> np.ndarray:
     return model.run.optimisation.batch_size * np.cumsum(each)
 
 
-def _check_target(preset: Preset, world: World, elt: Run) -> None:
-    """Refuse unique-depth models of which none sets the target of elt's main model."""
-    shapes = [preset.run(world, arm, seed=0).architecture for arm in preset.arms if arm.trainer == "unique-depth"]
-    known = [(shape.unique_layers, shape.width) for shape in shapes]
-    wanted = elt.architecture.effective_depth, elt.architecture.width
-    if known and wanted not in known:
-        raise ValueError(
-            f"preset {preset.name!r}: elt's main model runs {wanted[0]} layers of width {wanted[1]}, which no "
-            f"unique-depth arm has: expected unique_layers = {wanted[0]} at that width, given (layers, width) {known}"
-        )
-
-
-def _check_variant(preset: Preset, world: World, arm: Arm) -> None:
-    """Refuse an arm that its role misnames, and one beside which elt's main arm is not the same model but for that."""
-    wanted = {"trainer": "elt", "trainer_options": VARIANTS[arm.role]}
-    given = {"trainer": arm.trainer, "trainer_options": dict(arm.trainer_options)}
-    if given != wanted:
-        raise ValueError(f"preset {preset.name!r}: an arm of role {arm.role!r} is {wanted}, given {given}")
-    for main in preset.arms:
-        if (main.trainer, main.role) != ("elt", "main"):
-            continue
+def _wrong(preset: Preset, world: World, arm: Arm, run: Run) -> str:
+    """Why the curves of an arm would compare with nothing; empty where they do."""
+    optimisation, role = run.optimisation, arm.role
+    if optimisation.schedule != "constant":
+        given = f"given the schedule {optimisation.schedule!r}; leave it out"
+        return f"checkpoints compare at a constant learning rate alone, {given}"
+    if not optimisation.snapshots:
+        given = f"given snapshot_every = {optimisation.snapshot_every}; give a twentieth of the steps or so"
+        return f"a curve needs snapshots before the last of {optimisation.steps} steps, {given}"
+    if not optimisation.ema_decay:
+        given = "given ema_decay = 0, which averages nothing; give one between 0 and 1, or leave it out"
+        return f"a curve is of averaged weights, {given}"
+    if (arm.trainer, role) == ("elt", "main"):
+        shapes = [
+            preset.run(world, each, seed=0).architecture for each in preset.arms if each.trainer == "unique-depth"
+        ]
+        known = [(shape.unique_layers, shape.width) for shape in shapes]
+        depth, width = run.architecture.effective_depth, run.architecture.width
+        if known and (depth, width) not in known:
+            return (
+                f"elt's main model runs {depth} layers of width {width}, which no unique-depth arm has: expected "
+                f"unique_layers = {depth} at that width, given (layers, width) {known}"
+            )
+    if role not in VARIANTS:
+        return ""
+    wanted = {"trainer": "elt", "trainer_options": VARIANTS[role]}
+    given_arm = {"trainer": arm.trainer, "trainer_options": dict(arm.trainer_options)}
+    if given_arm != wanted:
+        return f"an arm of role {role!r} is {wanted}, given {given_arm}"
+    for main in (each for each in preset.arms if (each.trainer, each.role) == ("elt", "main")):
         if dict(main.trainer_options) not in ({}, {"decay": "linear"}):
-            raise ValueError(
-                f"preset {preset.name!r}: the arm of role {arm.role!r} stands beside linear decay and all terms: leave "
-                f"out the trainer_options of elt's main arm, given {dict(main.trainer_options)}"
+            return (
+                f"the arm of role {role!r} stands beside linear decay and all terms: leave out the trainer_options of "
+                f"elt's main arm, given {dict(main.trainer_options)}"
             )
-        if preset.run(world, main, seed=0).architecture != preset.run(world, arm, seed=0).architecture:
-            raise ValueError(
-                f"preset {preset.name!r}: the arm of role {arm.role!r} must have the architecture of elt's main arm, "
-                f"given {dict(arm.architecture)} beside {dict(main.architecture)}"
+        if preset.run(world, main, seed=0).architecture != run.architecture:
+            return (
+                f"the arm of role {role!r} must have the architecture of elt's main arm, given "
+                f"{dict(arm.architecture)} beside {dict(main.architecture)}"
             )
+    return ""

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from eltbench.evidence.intervals import log_ratio, percent
+from eltbench.evidence.intervals import log_ratio
 from eltbench.studies.convergence import arrivals as targets
 from eltbench.studies.convergence.arrivals import COSTS
 from eltbench.studies.convergence.variants import FROM_LINEAR, VARIANTS, changes
-from eltbench.studies.curves import CELL, MODEL, spread
+from eltbench.studies.curves import CELL, MODEL, spread, spread_in_percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,27 +26,23 @@ RATIOS = {**{name: f"{name}_to_target_ratio" for name in COSTS}, "common_steps":
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean and 95 % interval over seeds of every point of every curve, then what the curves are compared by.
 
-    Columns: CELL, MODEL, POINT, mean, low, high, seeds, what stands along (ALONG), and reason. Compared are
-    `steps_to_target`; `steps_to_target_ratio`, `samples_to_target_ratio` and `flops_to_target_ratio`, the model's over
-    those of the unique-depth model of its depth, a geometric mean, and `steps_to_common_target_ratio`, whose target is
-    the worse of the two final losses (see `targets.arrivals`); and of each variant of elt
-    `loss_change_from_linear_percent` at L_max/2 and L_max. The reason says which seeds' steps are not
-    interpolated. Mean and bounds are empty where a seed's value is no finite number.
+    Columns: CELL, MODEL, POINT, mean, low, high, seeds, ALONG, and reason (which seeds' steps are not interpolated).
+    Further lines: `steps_to_target`; RATIOS, the model's over those of the unique-depth model of its depth, geometric
+    means (see `targets.arrivals`); of each variant of elt `loss_change_from_linear_percent` at L_max/2 and L_max. Mean
+    and bounds are empty where a seed's value is no finite number.
     """
     keys = CELL + MODEL + POINT
     lines = []
     for _, group in rows.groupby(keys, dropna=False, sort=True):
         reason = group["reason"].dropna().unique()
         known = {name: group[name].iloc[0] for name in keys + ALONG}
-        lines.append({**known, **_over_seeds(group["value"]), "reason": "; ".join(reason) or None})
-    lines += _to_target(rows) + _from_linear(rows)
+        lines.append({**known, **spread(group["value"]), "seeds": len(group), "reason": "; ".join(reason) or None})
+    about = {"trainer": "elt", "metric": FROM_LINEAR, "higher_is_better": False}
+    lines += _to_target(rows)
+    lines += [{**it, **about, "seeds": len(ratios), **spread_in_percent(ratios)} for it, ratios in changes(rows)]
     table = pd.DataFrame(lines).astype(dict.fromkeys(WHOLE, "Int64"))
     columns = [*keys, "mean", "low", "high", "seeds", *ALONG, "reason"]
     return table[columns].sort_values(keys, na_position="first", ignore_index=True)
-
-
-def _over_seeds(values: pd.Series) -> dict[str, Any]:
-    return {**spread(values), "seeds": len(values)}
 
 
 def _to_target(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -66,15 +62,6 @@ def _to_target(rows: pd.DataFrame) -> list[dict[str, Any]]:
             with np.errstate(over="ignore"):
                 ratio = {bound: float(np.exp(value)) for bound, value in ratio.items()}
             lines.append({**known, "metric": metric, **ratio})
-    return lines
-
-
-def _from_linear(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    lines = []
-    for known, effects in changes(rows):
-        change = {name: percent(value) for name, value in spread(effects).items()}
-        about = {"trainer": "elt", "metric": FROM_LINEAR, "higher_is_better": False, "seeds": len(effects)}
-        lines.append({**known, **about, **change})
     return lines
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from eltbench.core import tables
-from eltbench.evidence.claims import Evidence
+from eltbench.evidence.claims import Claim, Evidence
+from eltbench.studies.convergence.claims import Ended
 from eltbench.studies.curves import CELL
-from eltbench.studies.paired import Sides, log_ratios, ratio_evidence
+from eltbench.studies.paired import log_ratios, ratio_evidence
 
 VARIANTS: dict[str, dict[str, Any]] = {  # role of an arm → its trainer options; role main is elt as in the paper
     "cosine": {"decay": "cosine"},
@@ -22,31 +23,26 @@ VARIANTS: dict[str, dict[str, Any]] = {  # role of an arm → its trainer option
     "no-student": {"student": False},
     "no-distillation": {"distillation": False},
 }
-CONDITIONS = {0.5: "half", 1.0: "at-max"}  # multiple of L_max → condition of the claim lambda-insensitive
 WHERE = [*CELL, "unique_layers", "max_loops", "loops"]
 FROM_LINEAR = "loss_change_from_linear_percent"  # of a summary: what `changes` gives, over seeds
 HEAD = ("where", "variant of elt", "loss at L_max/2 over linear decay", "at L_max", "seeds")
 
 
-def cosine_over_linear(rows: pd.DataFrame) -> Evidence | None:
+def cosine_over_linear(rows: pd.DataFrame, claim: Claim) -> Evidence | None:
     """The evidence of one cell for the claim lambda-insensitive; None where a side is missing altogether."""
     elt = rows[(rows["trainer"] == "elt") & rows["role"].isin(["main", "cosine"])]
     if elt["role"].nunique() < 2:
         return None
 
-    def sides(metric: str) -> dict[str, Sides]:
-        at_end = ended(elt, metric)
-        cosine, linear = (at_end[at_end["role"] == role] for role in ("cosine", "main"))
-        return {name: (_at(cosine, multiple), _at(linear, multiple)) for multiple, name in CONDITIONS.items()}
+    def at(metric: str, model: Ended) -> pd.DataFrame:
+        here = ended(elt, metric)
+        return _at(here[here["role"] == model.role], model.multiple)
 
-    return ratio_evidence(rows, set(elt["seed"]), sides)
+    return ratio_evidence(rows, set(elt["seed"]), claim.conditions, at)
 
 
 def changes(rows: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.Series]]:
-    """Every variant's final held-out loss over that of elt with linear decay, at L_max/2 and L_max.
-
-    Yields what says which (WHERE and role) and the log-ratios by seed.
-    """
+    """Every variant (WHERE and role), and its final held-out loss over that with linear decay: log-ratios by seed."""
     losses = ended(rows[rows["trainer"] == "elt"], "heldout_loss")
     for _, here in losses.groupby(WHERE):
         linear = here[here["role"] == "main"]
@@ -57,10 +53,7 @@ def changes(rows: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.Series]]:
 
 
 def markdown(summary: pd.DataFrame) -> str:
-    """The table of documents: what each variant does to the final loss, with 95 % intervals not widened over the lines.
-
-    summary: of convergence (see `training_curves.summary`).
-    """
+    """The table of documents, from convergence's summary: 95 % intervals, not widened over the lines."""
     return tables.markdown(HEAD, _lines(summary[summary["metric"] == FROM_LINEAR]))
 
 
@@ -69,8 +62,8 @@ def _lines(found: pd.DataFrame) -> Iterator[tuple[str, ...]]:
         where = " ".join(map(str, key))
         for role in (name for name in VARIANTS if name in set(here["role"])):
             variant = here[here["role"] == role]
-            sides = (variant[variant["loops"] == multiple * variant["max_loops"]] for multiple in CONDITIONS)
-            yield where, role, *map(_told, sides), str(variant["seeds"].min())
+            sides = (_told(_at(variant, multiple)) for multiple in (0.5, 1))
+            yield where, role, *sides, str(variant["seeds"].min())
             where = ""
 
 

@@ -59,7 +59,10 @@ def panel(axis: Axes, table: pd.DataFrame, cost: str, name: str) -> None:
     """
     axis.set_yscale("log")
     figures.plain_ticks(axis, table["mean"])
-    _scale(axis, cost)
+    axis.set_xscale("log")  # with numbers that people read: 200k, 1M; loops by doubling
+    axis.xaxis.set_major_locator(LogLocator(2) if cost == "loops" else LogLocator(10, subs=(1, 2, 5)))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     for look, curve in _looks(table):
         deepest = curve["max_loops"].iloc[0]
         within, beyond = curve[curve["loops"] <= deepest], curve[curve["loops"] >= deepest]
@@ -70,28 +73,13 @@ def panel(axis: Axes, table: pd.DataFrame, cost: str, name: str) -> None:
             axis.plot(beyond[cost], beyond["mean"], color=look.colour, **BEYOND)
         trained = curve[curve["loops"] == deepest]
         (low, high), mean = figures.bounds(trained), trained["mean"].to_numpy(float)
-        style: dict[str, Any] = {
-            "color": look.colour,
-            "marker": look.marker,
-            "ms": look.size,
-            "mfc": look.face,
-            "ls": "",
-            "capsize": 2,
-        }
+        style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "ms": look.size, "mfc": look.face}
         above = 3 if look.face == look.colour else 2  # a control hides no main model
-        axis.errorbar(trained[cost], mean, [mean - low, high - mean], zorder=above, **style)
+        axis.errorbar(trained[cost], mean, [mean - low, high - mean], ls="", capsize=2, zorder=above, **style)
     if cost != "loops":
         front = table[pareto_front(table[cost], table["mean"])].sort_values(cost)
         axis.step(front[cost], front["mean"], where="post", zorder=0, **FRONT)
     axis.set(xlabel=name)
-
-
-def _scale(axis: Axes, cost: str) -> None:
-    """A logarithmic axis with numbers that people read: 200k, 1M; loops by doubling."""
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(2) if cost == "loops" else LogLocator(10, subs=(1, 2, 5)))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _looks(table: pd.DataFrame) -> Iterator[tuple[Look, pd.DataFrame]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
@@ -28,8 +29,8 @@ from eltbench.studies.base import Measured, Study
 from eltbench.studies.depth_grid import figure as frontier_figure
 from eltbench.studies.depth_grid import tables as frontier
 from eltbench.studies.depth_grid.claims import CLAIMS, DEDICATED, Trained
-from eltbench.studies.heldout_rows import Observation, check_repeats, heldout_rows, item_table
-from eltbench.studies.paired import SAMPLE_SCORES, Sides, log_ratios, ratio_evidence, without_ratio
+from eltbench.studies.heldout_rows import Observation, check_least, check_repeats, heldout_rows, item_table
+from eltbench.studies.paired import SAMPLE_SCORES, log_ratios, ratio_evidence, without_ratio
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training.loop import parts
 from eltbench.training.model import Model
@@ -52,12 +53,9 @@ class Measurement(Observation):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.beyond <= FURTHEST:
-            raise ValueError(
-                f"measurement: beyond must be from 1 to {FURTHEST}, a multiple of L_max, given {self.beyond}"
-            )
-        for name, least in (("timed_batch", 0), ("timing_rounds", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"measurement: {name} must be at least {least}, given {getattr(self, name)}")
+            allowed = f"from 1 to {FURTHEST}, a multiple of L_max"
+            raise ValueError(f"measurement: beyond must be {allowed}, given {self.beyond}")
+        check_least(self, timed_batch=0, timing_rounds=1)
         check_repeats(self, "timing_rounds")
 
 
@@ -156,17 +154,11 @@ def _at_its_depth(rows: pd.DataFrame, metric: str, model: Trained) -> pd.DataFra
 def _ratios(rows: pd.DataFrame, conditions: Sequence[Condition]) -> Evidence | None:
     """The evidence of conditions that compare two models; None where a world lacks one of them."""
 
-    def sides(metric: str) -> dict[str, Sides]:
-        found = {}
-        for condition in conditions:
-            above, below = (_at_its_depth(rows, metric, model) for model in condition.compares)
-            found[condition.name] = above, below
-        return found
-
-    frames = [frame for pair in sides("heldout_loss").values() for frame in pair]
+    at = partial(_at_its_depth, rows)
+    frames = [at("heldout_loss", model) for condition in conditions for model in condition.compares]
     if any(frame.empty for frame in frames):
         return None
-    return ratio_evidence(rows, {seed for frame in frames for seed in frame["seed"]}, sides)
+    return ratio_evidence(rows, {seed for frame in frames for seed in frame["seed"]}, conditions, at)
 
 
 def _diminishing(rows: pd.DataFrame, claim: Claim) -> Evidence | None:

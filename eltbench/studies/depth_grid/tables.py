@@ -10,7 +10,6 @@ import pandas as pd
 
 from eltbench.evaluation.frontier import area_under_curve, hypervolume, monotonicity_violations, pareto_front
 from eltbench.studies import curves
-from eltbench.studies.extrapolation import gaps as arms
 
 WORLD = ["task", "world", "backend"]
 MODEL = [*curves.MODEL, "width"]
@@ -22,17 +21,16 @@ COSTS = {"front_parameters": "params", "front_compute": "macs", "front_seconds":
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per model and exit with mean and 95 % interval over seeds, then what is said of each trainer.
 
-    Every variant of elt stands beside elt itself of the same size and width (`arms.compared`). Columns are those of
-    `curves.summary` with `world` for the dataset, `width`, and beside a held-out loss: `seconds` per call (median over
-    seeds; empty where calls were not timed, or not timed alike) and the share of seeds in which the point lies on the
-    Pareto front of loss against parameters, MACs and seconds. The lines of a trainer, over all its models of a world:
-    `hypervolume` (ln MACs × loss, below the largest compute and the worst loss of a model at its own depth),
-    `area_under_curve` (mean over ln MACs of the best loss affordable, on the budgets that all trainers with several
-    points share), and of its main models `monotonicity_violations` (share of steps between exits up to L_max at which
-    the loss rises).
+    Columns are those of `curves.summary` with `world` for the dataset, `width`, and for a held-out loss `seconds` per
+    call (median over seeds; empty where calls were not timed, or not timed alike) and the share of seeds in which the
+    point lies on the Pareto front of loss against each of COSTS. Further lines: variants of elt over elt
+    (`curves.compared`), and of each trainer, over all its models of a world, `hypervolume` (ln MACs × loss, below the
+    largest compute and the worst loss of a model at its own depth), `area_under_curve` (mean over ln MACs of the best
+    loss affordable, on the budgets that all trainers with several points share), and of its main models
+    `monotonicity_violations` (share of steps between exits up to L_max at which the loss rises).
     """
     cell = [*WORLD, "width"]
-    table = curves.summary(rows, cell, further=arms.compared(rows[rows["trainer"] == "elt"], cell))
+    table = curves.summary(rows, cell, further=curves.compared(rows[rows["trainer"] == "elt"], cell))
     losses = with_seconds(rows)
     if losses.empty:
         return table

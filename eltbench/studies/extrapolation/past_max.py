@@ -36,17 +36,11 @@ def _lines(losses: pd.DataFrame) -> Iterator[tuple[str, ...]]:
         alike = here[(here[BLOCK] == elt[BLOCK].iloc[0]).all(axis=1) & (here["max_loops"] >= elt["max_loops"].iloc[0])]
         where, own = " ".join(map(str, key)), _past(elt, 3)
         for (trainer, role), model in alike.groupby(["trainer", "role"], sort=False):
-            name = str(trainer) if role == "main" else f"{trainer} ({role})"
-            is_elt = (trainer, role) == ("elt", "main")
-            yield (
-                where,
-                name,
-                "–" if is_elt else _told(log_ratios(_at(model, 1), _at(elt, 1))),
-                _told(_past(model, 2)),
-                _told(past := _past(model, 3)),
-                "–" if is_elt else _told((past - own).dropna()),
-                str(model["seed"].nunique()),
-            )
+            name, past, beside, over = str(trainer), _past(model, 3), "–", "–"
+            if (trainer, role) != ("elt", "main"):
+                beside, over = _told(log_ratios(_at(model, 1), _at(elt, 1))), _told((past - own).dropna())
+            name += "" if role == "main" else f" ({role})"
+            yield where, name, beside, _told(_past(model, 2)), _told(past), over, str(model["seed"].nunique())
             where = ""
 
 

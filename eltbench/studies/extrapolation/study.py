@@ -23,10 +23,9 @@ from eltbench.evaluation.quality.samples import sample_scores
 from eltbench.evidence.claims import Cell, Claim, Evidence
 from eltbench.studies import curves, register
 from eltbench.studies.base import Measured, Study
-from eltbench.studies.extrapolation import gaps
 from eltbench.studies.extrapolation.claims import CLAIMS, UNASKED, At
-from eltbench.studies.heldout_rows import Observation, heldout_rows, item_table
-from eltbench.studies.paired import SAMPLE_SCORES, Sides, log_ratios, ratio_evidence, without_ratio
+from eltbench.studies.heldout_rows import Observation, check_least, heldout_rows, item_table
+from eltbench.studies.paired import SAMPLE_SCORES, log_ratios, ratio_evidence, without_ratio
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training.job import Job
 from eltbench.training.loop import parts
@@ -46,9 +45,7 @@ class Measurement(Observation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("sample_loops", "diagnose_loops"):
-            if any(loops < 1 for loops in getattr(self, name)):
-                raise ValueError(f"measurement: {name} must be at least 1, given {list(getattr(self, name))}")
+        check_least(self, sample_loops=1, diagnose_loops=1)
 
 
 @register("extrapolation", version=1)
@@ -108,18 +105,18 @@ class Extrapolation(Study):
 
     def open_questions(self, jobs: Sequence[Job]) -> dict[str, str]:
         sizes = [(job.run.trainer, job.run.architecture.max_loops) for job in jobs if job.keys["role"] == "main"]
-        found = {claim.id: _between_loops(claim, sizes) for claim in self.claims}
-        return {claim: "; ".join(dict.fromkeys(without.values())) for claim, without in found.items() if without}
+        found = {claim.id: _between_loops(claim, sizes).values() for claim in self.claims}
+        return {claim: "; ".join(dict.fromkeys(reasons)) for claim, reasons in found.items() if reasons}
 
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
         found: dict[str, dict[Cell, Evidence]] = {claim.id: {} for claim in self.claims}
         for where, cell in self.cells(rows):
             main = cell[cell["role"] == "main"]
             for claim in self.claims:
-                named = {side.trainer for condition in claim.conditions for side in condition.compares or ()}
+                named = {side.trainer for condition in claim.conditions for side in condition.compares}
                 if named and named <= set(main["trainer"]):
                     seeds = set(main[main["trainer"].isin(named)]["seed"])
-                    shown = ratio_evidence(main, seeds, partial(_sides, main, claim))
+                    shown = ratio_evidence(main, seeds, claim.conditions, partial(_at, main))
                     sizes = main[["trainer", "max_loops"]].drop_duplicates().itertuples(index=False, name=None)
                     without = {**shown.without, **_between_loops(claim, sizes)}
                     found[claim.id][where] = replace(shown, without=without)
@@ -133,7 +130,7 @@ class Extrapolation(Study):
         return found
 
     def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
-        return curves.summary(rows, further=gaps.compared(rows))
+        return curves.summary(rows, further=curves.compared(rows))
 
     def figure(self, rows: pd.DataFrame):
         return curves.figure(rows)
@@ -160,15 +157,10 @@ def _between_loops(claim: Claim, sizes: Iterable[tuple[str, int]]) -> dict[str, 
     found = {}
     for trainer, max_loops in sizes:
         for condition in claim.conditions:
-            for side in condition.compares or ():
+            for side in condition.compares:
                 if side.trainer == trainer and side.multiple * max_loops % 1:
                     found[condition.name] = (
                         f"{side.multiple:g} times the L_max = {max_loops} of {trainer} is no loop count; an even "
                         "max_loops can be asked"
                     )
     return found
-
-
-def _sides(rows: pd.DataFrame, claim: Claim, metric: str) -> dict[str, Sides]:
-    pairs = {condition.name: condition.compares for condition in claim.conditions}
-    return {name: (_at(rows, metric, above), _at(rows, metric, below)) for name, (above, below) in pairs.items()}

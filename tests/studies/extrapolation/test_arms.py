@@ -10,7 +10,7 @@ from scipy import stats
 from synthetic_rows import frame, losses
 
 from eltbench import studies
-from eltbench.studies.extrapolation import gaps as arms
+from eltbench.studies import curves
 
 
 def model(by_loops, **where):
@@ -24,7 +24,7 @@ def model(by_loops, **where):
 
 
 def lines(rows, metric):
-    return [line for line in arms.compared(frame(rows)) if line["metric"] == metric]
+    return [line for line in curves.compared(frame(rows)) if line["metric"] == metric]
 
 
 ELT = model({1: [0.2, 0.4], 4: [0.1, 0.2], 12: [0.2, 0.4]})
@@ -74,7 +74,7 @@ def test_a_seed_or_a_side_that_is_missing_leaves_no_pair():
     (line,) = lines(rows, "gap_to_elt_percent")
     assert (line["seeds"], line["mean"]) == (1, pytest.approx(-50))
     assert not lines(model({4: [1, 1]}, trainer="no-ilsd"), "gap_to_elt_percent")
-    assert not arms.compared(frame(ELT)[:0])
+    assert not curves.compared(frame(ELT)[:0])
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])

@@ -10,8 +10,6 @@ FITS, OTHER_STEPS = "fits", "fits only with another step count"
 NONE_FITS, NOT_RECOMPUTED, NOTHING_REPORTED = "no convention fits", "cannot be recomputed", "nothing reported"
 HOLDS, FAILS = "holds", "does not hold"
 
-Line = Observation
-
 
 def rows_fitted(counted: Sequence[Observation]) -> dict[str, int]:
     """How many of the observed rows each convention fits, in the conventions' order."""
@@ -22,7 +20,7 @@ def rows_fitted(counted: Sequence[Observation]) -> dict[str, int]:
     return fitted
 
 
-def judged(counted: Sequence[Observation]) -> Iterator[Line]:
+def judged(counted: Sequence[Observation]) -> Iterator[Observation]:
     """One line per table row and quantity, in the tables' order: its verdict, and the convention that it rests on.
 
     Of several conventions that fit a row, the one is named that fits most rows of its table, the first where equal.
@@ -36,14 +34,14 @@ def judged(counted: Sequence[Observation]) -> Iterator[Line]:
             yield _line(row, fitted)
 
 
-def followed(consequences: Sequence[Observation]) -> Iterator[Line]:
+def followed(consequences: Sequence[Observation]) -> Iterator[Observation]:
     """One line per statement: it holds, it does not, or it cannot be recomputed."""
     for it in consequences:
         verdict = NOT_RECOMPUTED if it.get("value") is None else HOLDS if it["fits"] else FAILS
         yield {**it, "verdict": verdict}
 
 
-def _line(row: Sequence[Observation], fitted: dict[str, int]) -> Line:
+def _line(row: Sequence[Observation], fitted: dict[str, int]) -> Observation:
     """The line of one row and quantity, given how many rows of its table each convention fits."""
     found = [it for it in row if it.get("value") is not None]
     reported = row[0]["reported"] is not None

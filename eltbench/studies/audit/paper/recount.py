@@ -22,6 +22,7 @@ from eltbench.studies.audit.paper.conventions import (
     ParameterConvention,
     Setting,
 )
+from eltbench.studies.audit.paper.printed import Printed
 
 DIT_FREQUENCIES = 256  # inputs of the first layer of DiT's timestep MLP
 NO_LAYERS = "the row gives no number of layers or loops"
@@ -50,6 +51,11 @@ class Shape(NamedTuple):
         if rest:
             raise ValueError(f"mlp_width must be a multiple of width {self.width}, given {self.mlp_width}")
         return ratio
+
+    @property
+    def architecture(self) -> Architecture:
+        """As this package builds it."""
+        return Architecture(self.unique_layers, self.loops, width=self.width, mlp_ratio=self.mlp_ratio, block="bert")
 
 
 def rows_of(table: str) -> dict[str, dict[str, str]]:
@@ -88,10 +94,7 @@ def parameters(shape: Shape, setting: Setting, convention: ParameterConvention) 
 def gigaflops(shape: Shape, setting: Setting, convention: ComputeConvention, steps: int) -> float:
     """Thousands of GFLOPs of one sample of a row's network under a convention, in `steps` sampling steps."""
     spec = setting.spec if convention.condition_token else replace(setting.spec, classes=0)
-    architecture = Architecture(
-        shape.unique_layers, shape.loops, width=shape.width, mlp_ratio=shape.mlp_ratio, block="bert"
-    )
-    network = accounting.NetworkSpec(architecture, "looped", spec, timed=False)
+    network = accounting.NetworkSpec(shape.architecture, "looped", spec, timed=False)
     parts = accounting.macs_by_part(network, shape.loops)
     counted = ["layers", *(name for name in ("attention", "head") if getattr(convention, name))]
     per_call = (2 if convention.unit == "FLOP" else 1) * sum(parts[name] for name in counted)
@@ -134,16 +137,17 @@ def _described(
 
 
 def _given(row: Mapping[str, str], quantity: str) -> Observation:
-    """What the row prints of a quantity; the layers of its scale for a row that names a scale."""
-    if "scale" in row and quantity == "effective_depth":
-        layers = SCALES[row["scale"]]
-        return {"reported": layers, "reported_low": layers, "reported_high": layers}
-    if not row.get(quantity):
-        return {"reported": None, "reported_low": None, "reported_high": None}
-    figure = printed.read(row[quantity])
-    if quantity == "effective_depth":  # a count, not a rounded figure
-        figure = printed.Printed(figure.value, figure.value, figure.value)
-    return {"reported": figure.value, "reported_low": figure.low, "reported_high": figure.high}
+    """The printed figure of a quantity; the layers of its scale for a row that names a scale."""
+    text = str(SCALES[row["scale"]]) if "scale" in row and quantity == "effective_depth" else row.get(quantity)
+    if not text:
+        return reported(None)
+    figure = printed.read(text)
+    return reported(Printed(*[figure.value] * 3) if quantity == "effective_depth" else figure)  # a count is exact
+
+
+def reported(figure: Printed | None) -> Observation:
+    """A printed figure with its interval as the columns of an observation."""
+    return dict(zip(("reported", "reported_low", "reported_high"), figure or (None, None, None), strict=True))
 
 
 def _counted(
@@ -178,14 +182,14 @@ def _counted(
 
 def _judged(known: Observation, found: Observation) -> Observation:
     """The value beside what was printed: deviation, fit, and the number of steps that would bring it nearest."""
-    value, reported = found.get("value"), known["reported"]
-    if value is None or reported is None:
+    value = found.get("value")
+    if value is None or known["reported"] is None:
         return found
-    figure = printed.Printed(reported, known["reported_low"], known["reported_high"])
-    judged = {**found, "deviation_percent": 100 * (value / reported - 1), "fits": figure.contains(value)}
+    figure = Printed(known["reported"], known["reported_low"], known["reported_high"])
+    judged = {**found, "deviation_percent": 100 * (value / figure.value - 1), "fits": figure.contains(value)}
     if known["metric"] == "gflops_k":
         per_step = value / known["sampling_steps"]
-        steps = max(1, round(reported / per_step))
+        steps = max(1, round(figure.value / per_step))
         judged |= {"nearest_steps": steps, "value_at_nearest_steps": steps * per_step}
         judged["fits_at_nearest_steps"] = figure.contains(steps * per_step)
     return judged
