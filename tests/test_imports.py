@@ -57,7 +57,8 @@ from eltbench.training.identity import run_id
 assert "elt" in eltbench.trainers.names()
 for registry in (eltbench.trainers, eltbench.tasks, eltbench.data):
     for name in registry.names():
-        registry.create(name)
+        if not name.endswith("-file"):  # which needs a file
+            registry.create(name)
 run_id(eltbench.Run("elt", "masked", "digits-codes"))
 print(*{name.partition('.')[0] for name in sys.modules})
 """).split()

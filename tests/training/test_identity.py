@@ -298,7 +298,8 @@ def test_a_changed_file_is_another_run(table, tmp_path):
 
 
 def test_what_a_generator_makes_follows_from_its_options_and_version():
-    assert {data.create(name).fingerprint() for name in data.names()} == {""}
+    made = [data.create(name) for name in data.names() if not name.endswith("-file")]
+    assert {world.fingerprint() for world in made} == {""}
 
 
 def test_files_that_cannot_be_read_are_a_plain_message(table):
