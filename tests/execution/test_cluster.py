@@ -31,9 +31,9 @@ COMMAND = """
 import json, sys
 from dataclasses import asdict
 from faulty_plugin import job
-from eltbench.executors import opened
-from eltbench.runs import RunStore
-from eltbench.sweep import sweep
+from eltbench.execution.executors import opened
+from eltbench.execution.store import RunStore
+from eltbench.execution.sweep import sweep
 file, store, options = sys.argv[1], RunStore(sys.argv[2]), json.loads(sys.argv[3])
 jobs = [job(seed, **its) for seed, its in enumerate(options)]
 with opened("dask", file, workers=1) as batch:
@@ -204,7 +204,7 @@ import sys
 from pathlib import Path
 import psutil
 from distributed import Client
-from eltbench.cluster import described
+from eltbench.execution.cluster import described
 with described(Path(sys.argv[1])).cluster() as made, Client(made) as client:
     made.scale(jobs=1)
     client.wait_for_workers(1, 300)
@@ -231,10 +231,10 @@ def test_a_local_cluster_listens_on_this_machine_alone(tmp_path):
 WORKERLESS = """
 import sys
 from faulty_plugin import job
-from eltbench.executors import opened
-from eltbench.progress import Lines
-from eltbench.runs import RunStore
-from eltbench.sweep import sweep
+from eltbench.execution.executors import opened
+from eltbench.execution.progress import Lines
+from eltbench.execution.store import RunStore
+from eltbench.execution.sweep import sweep
 with opened("dask", sys.argv[1], 1) as executor:
     print(sweep([job()], RunStore(sys.argv[2]), progress=Lines(), executor=executor).failed)
 """

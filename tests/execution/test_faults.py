@@ -21,9 +21,9 @@ COMMAND = """
 import json, sys
 from dataclasses import asdict
 from faulty_plugin import job
-from eltbench import processes
-from eltbench.runs import RunStore
-from eltbench.sweep import sweep
+from eltbench.execution import processes
+from eltbench.execution.store import RunStore
+from eltbench.execution.sweep import sweep
 processes.PATIENCE = 5  # what a gate holds cannot pause
 jobs = [job(seed, **options) for seed, options in json.loads(sys.argv[2])]
 options = json.loads(sys.argv[3])
