@@ -5,8 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import pandas as pd
 import pyarrow as pa
@@ -21,14 +20,6 @@ from eltbench.studies.base import Measured, Study
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training.job import Job, measurement_hash
 from eltbench.training.model import Model
-
-
-class Options(Protocol):
-    """The command line of such a study, a dataclass; its docstring is the help."""
-
-    @property
-    def results(self) -> Path:
-        """Where the study's folder is written."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +62,7 @@ class Untrained(Study):
     claims: ClassVar[tuple[Claim, ...]] = ()
     trained: ClassVar[bool] = False
     library: ClassVar[str]  # or backend, whose versions are stamped on rows that name no backend
-    options: ClassVar[type[Any]]  # its `Options`
+    options: ClassVar[type[Any]]  # the dataclass of its command line, with `results`; its docstring is the help
 
     @abstractmethod
     def prepared(self, options: Any) -> Prepared:
