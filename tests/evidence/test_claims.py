@@ -219,11 +219,6 @@ def test_a_claim_without_an_interval_is_refused_with_its_reason():
         decide(claim("operating-point"), {}, comparisons=6)
 
 
-def test_a_claim_without_an_interval_is_refused_with_its_reason():
-    with pytest.raises(ValueError, match=r"operating-point.*3 tiers of devices"):
-        decide(claim("operating-point"), {}, comparisons=6)
-
-
 def test_percentages_stand_beside_log_ratios_only():
     evidence = Evidence({"half": around(math.log(1.5))}, Witness("kernel_distance", {"half": TIGHT}, margin=0.1))
     cell = decide(claim("elastic"), {DIGITS: evidence}, comparisons=6).to_dict()["cells"][0]
