@@ -16,13 +16,12 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
 from eltbench import data
-from eltbench.core.streams import stream
+from eltbench.core.streams import held_out, stream
 from eltbench.core.validation import whole
 from eltbench.data.base import Clean, Dataset, DataSpec
 
 WALL, FREE, START, GOAL = range(4)
 TRAINING_ITEMS = 1024
-HELDOUT_SHARE = 8  # one maze in so many is held out
 MOST_ROOMS = 64
 TRIES = 200  # batches drawn before lengths are taken for too rare
 
@@ -117,7 +116,7 @@ def _drawn(
     cells, paths, count = [], [], 0
     for _ in range(TRIES):
         drawn, on_path = _mazes(rng, max(32, size), rooms, lengths)
-        kept = (_hash(drawn) % HELDOUT_SHARE == 0) == heldout
+        kept = held_out("maze", drawn) == heldout
         cells.append(drawn[kept])
         paths.append(on_path[kept])
         count += int(kept.sum())
@@ -183,14 +182,6 @@ def _between(first: np.ndarray, second: np.ndarray, rooms: int) -> tuple[np.ndar
     """Maze, row and column of the cell between two neighbouring rooms."""
     ends = [(node % rooms**2 // rooms, node % rooms) for node in (first, second)]
     return first // rooms**2, ends[0][0] + ends[1][0] + 1, ends[0][1] + ends[1][1] + 1
-
-
-def _hash(cells: np.ndarray) -> np.ndarray:
-    """A number for each maze (B,), the same whenever and wherever it is drawn."""
-    flat = cells.reshape(len(cells), cells.shape[1] * cells.shape[2]).astype(np.uint64)
-    weights = stream("maze", 0, f"hash of {flat.shape[1]}").integers(1 << 62, size=flat.shape[1], dtype=np.uint64)
-    mixed = (flat * weights).sum(axis=1, dtype=np.uint64)
-    return mixed >> np.uint64(17)
 
 
 @lru_cache

@@ -21,12 +21,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import shortest_path
 
 from eltbench import data
+from eltbench.core.streams import HELDOUT_SHARE
 from eltbench.data.base import Clean, Dataset, DataSpec
 from eltbench.data.maze import FREE, GOAL, START, WALL
-from eltbench.data.sudoku import BOXES, filled_in, solutions, symmetric
+from eltbench.data.sudoku import BOXES, filled_in, rounds_of, solutions, symmetric
 
 QUESTIONS, ANSWERS = ("quizzes", "question", "puzzle", "quiz"), ("solutions", "answer", "solution")
-HELDOUT_SHARE = 8  # one puzzle in so many is held out where there is no second file
 CELLS = {"#": WALL, " ": FREE, "S": START, "G": GOAL}
 
 
@@ -123,15 +123,11 @@ class SudokuFile(PuzzleFile):
 
     def strata(self, clean: Clean) -> np.ndarray | None:
         """The round of plain elimination that fills each cell (B, T): 0 where seen, n² + 1 where it takes a guess."""
-        if clean.hidden is None:
-            return None
-        side = math.isqrt(clean.values.shape[1])
-        square = -1, side, side
-        return filled_in(clean.values.reshape(square), clean.hidden.reshape(square)).reshape(clean.values.shape)
+        return rounds_of(clean)
 
     def difficulty(self, clean: Clean) -> np.ndarray | None:
         """Rounds of plain elimination (B,), n² + 1 where one has to guess."""
-        rounds = self.strata(clean)
+        rounds = rounds_of(clean)
         return None if rounds is None else rounds.max(axis=1)
 
 

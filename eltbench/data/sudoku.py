@@ -14,6 +14,7 @@ training puzzle under a symmetry: at size 4 that cannot be avoided, at 6 and 9 i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,12 +22,11 @@ from functools import lru_cache
 import numpy as np
 
 from eltbench import data
-from eltbench.core.streams import stream
+from eltbench.core.streams import held_out, stream
 from eltbench.core.validation import whole
 from eltbench.data.base import Clean, Dataset, DataSpec
 
 BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}  # rows and columns of a box
-HELDOUT_SHARE = 8  # one puzzle in so many is held out
 DUG_AT_ONCE = 512
 BATCHES = 200  # dug before puzzles of a difficulty are taken for too rare
 
@@ -67,7 +67,7 @@ class Sudoku(Dataset):
         chosen = rng.integers(len(values), size=size)
         values, hidden = values[chosen], hidden[chosen]
         drawn = symmetric(values, hidden, rng)
-        held = _held_out(*drawn)[:, None, None]  # these stay as they were dug
+        held = held_out(self.name, _seen(*drawn))[:, None, None]  # these stay as they were dug
         return _clean(np.where(held, values, drawn[0]), np.where(held, hidden, drawn[1]))
 
     def training(self) -> Clean:
@@ -84,11 +84,12 @@ class Sudoku(Dataset):
 
     def strata(self, clean: Clean) -> np.ndarray | None:
         """The round of plain elimination that fills each cell (B, T): 0 where seen, n² + 1 where it takes a guess."""
-        return None if clean.hidden is None else filled_in(*self._square(clean)).reshape(clean.values.shape)
+        return rounds_of(clean)
 
     def difficulty(self, clean: Clean) -> np.ndarray | None:
         """Rounds of plain elimination (B,), n² + 1 where one has to guess."""
-        return None if clean.hidden is None else filled_in(*self._square(clean)).max(axis=(1, 2))
+        rounds = rounds_of(clean)
+        return None if rounds is None else rounds.max(axis=1)
 
     @property
     def hardest_trained(self) -> int:
@@ -98,8 +99,14 @@ class Sudoku(Dataset):
     def _training(self) -> tuple[np.ndarray, np.ndarray]:
         return _dug(self.size, "training", self.puzzles, (1, self.hardest), heldout=False, guess=False)
 
-    def _square(self, clean: Clean) -> list[np.ndarray]:
-        return [np.asarray(each).reshape(-1, self.size, self.size) for each in (clean.values, clean.hidden)]
+
+def rounds_of(clean: Clean) -> np.ndarray | None:
+    """`filled_in` of puzzles as items (B, T); None where the items do not say what they hide."""
+    if clean.hidden is None:
+        return None
+    side = math.isqrt(clean.values.shape[1])
+    square = -1, side, side
+    return filled_in(clean.values.reshape(square), clean.hidden.reshape(square)).reshape(clean.values.shape)
 
 
 def filled_in(values: np.ndarray, hidden: np.ndarray) -> np.ndarray:
@@ -211,7 +218,11 @@ def _dug(
         if guess:
             _dig_further(values[: DUG_AT_ONCE // 4], hidden[: DUG_AT_ONCE // 4], rng)
         difficulty = filled_in(values, hidden).max(axis=(1, 2))
-        fits = (difficulty >= rounds[0]) & (difficulty <= rounds[1]) & (_held_out(values, hidden) == heldout)
+        fits = (
+            (difficulty >= rounds[0])
+            & (difficulty <= rounds[1])
+            & (held_out("sudoku", _seen(values, hidden)) == heldout)
+        )
         for place in np.flatnonzero(fits):
             kept.setdefault(_seen(values[place], hidden[place]).tobytes(), (values[place], hidden[place]))
         if len(kept) >= count:
@@ -264,14 +275,6 @@ def _dig_further(values: np.ndarray, hidden: np.ndarray, rng: np.random.Generato
             holes[divmod(place, size)] = True
             if len(solutions(_seen(square, holes).tolist())) != 1:
                 holes[divmod(place, size)] = False
-
-
-def _held_out(values: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Whether each puzzle (B,) belongs to the held-out ones, by what is seen of it."""
-    seen = _seen(values, hidden).reshape(len(values), -1).astype(np.int64).astype(np.uint64)
-    weights = stream("sudoku", 0, f"hash of {seen.shape[1]}").integers(1 << 62, size=seen.shape[1], dtype=np.uint64)
-    mixed: np.ndarray = (seen * weights).sum(axis=1, dtype=np.uint64) >> np.uint64(17)
-    return np.asarray(mixed % HELDOUT_SHARE == 0)
 
 
 def _seen(values: np.ndarray, hidden: np.ndarray) -> np.ndarray:

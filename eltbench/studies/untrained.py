@@ -62,7 +62,7 @@ class Untrained(Study):
     claims: ClassVar[tuple[Claim, ...]] = ()
     trained: ClassVar[bool] = False
     library: ClassVar[str]  # or backend, whose versions are stamped on rows that name no backend
-    options: ClassVar[type[Any]]  # its command line, a dataclass with `results`; its docstring is the help
+    options: ClassVar[type[Any]]  # the dataclass of its command line, with `results`; its docstring is the help
 
     @abstractmethod
     def prepared(self, options: Any) -> Prepared:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eltbench.core.streams import stream
+from eltbench.core.streams import held_out, stream
 
 keys = st.tuples(
     st.sampled_from(["digits", "relay"]),
@@ -53,3 +53,13 @@ def test_the_streams_are_those_of_published_results():
         [-0.848442523689039, 0.8617864021716971, 1.4449559722881054],
         rtol=1e-12,
     )
+
+
+def test_whether_an_item_is_held_out_does_not_depend_on_what_is_drawn_with_it():
+    items = np.random.default_rng(0).integers(-1, 9, size=(4096, 4, 4))
+    whole = held_out("sudoku", items)
+    assert np.array_equal(whole, np.concatenate([held_out("sudoku", items[:7]), held_out("sudoku", items[7:])]))
+    assert np.array_equal(whole[::-1], held_out("sudoku", items[::-1]))
+    assert 0.1 < whole.mean() < 0.15  # one in eight
+    assert not np.array_equal(whole, held_out("maze", items))
+    assert held_out("maze", items[:0]).shape == (0,)

@@ -9,9 +9,10 @@ import pytest
 from pysat.solvers import Minisat22
 
 from eltbench import data
+from eltbench.core.streams import held_out
 from eltbench.data.base import Clean
 from eltbench.data.form import check_splits
-from eltbench.data.sudoku import BOXES, Sudoku, _held_out, filled_in, solutions, symmetric
+from eltbench.data.sudoku import BOXES, Sudoku, filled_in, solutions, symmetric
 
 SIZES = {4: {"hardest": 2, "puzzles": 64}, 6: {"puzzles": 64}, 9: {"hardest": 8, "puzzles": 16}}
 
@@ -143,9 +144,7 @@ def test_no_puzzle_of_the_stream_is_held_out():
     trained, held = ({row.tobytes() for row in each} for each in seen)
     assert len(trained) > 5000
     assert not trained & held
-    shape = -1, 4, 4
-    items = made.heldout()
-    assert _held_out(items.values.reshape(shape), items.hidden.reshape(shape)).all()
+    assert held_out("sudoku", seen[1]).all()
 
 
 def test_a_search_finds_every_solution_that_there_is():

@@ -311,3 +311,15 @@ def test_files_that_cannot_be_read_are_a_plain_message(table):
 def test_a_backend_that_is_none_is_refused_by_name(backend):
     with pytest.raises(UnknownNameError, match=f"unknown backend '{backend}'.*known: jax, torch"):
         run_id(replace(RUN, backend=backend))
+
+
+def test_a_study_of_eltbench_s_that_is_run_as_a_module_is_still_its_own(tmp_path):
+    """Its class is never one of __main__, whose source would be hashed as a plug-in's."""
+    (tmp_path / "planned.py").write_text(
+        "import runpy\nfrom eltbench import studies\nfrom eltbench.cli import run_study\n"
+        "from eltbench.training.identity import source\n"
+        "run_study.main = lambda name: print(repr(source(type(studies.create(name)))))\n"
+        "runpy._run_module_as_main('eltbench.studies.extrapolation')\n"
+    )
+    answer = subprocess.run([sys.executable, tmp_path / "planned.py"], capture_output=True, text=True, timeout=120)
+    assert answer.stdout.strip() == "''", answer.stderr

@@ -26,7 +26,7 @@ def compare(tmp_path_factory):
 
     @functools.cache
     def ask(trainer: str) -> list[dict]:
-        script, folder = Path(__file__).with_name("divided.py"), tmp_path_factory.mktemp("divided")
+        script, folder = Path(__file__).parents[2] / "support" / "divided.py", tmp_path_factory.mktemp("divided")
         process = subprocess.run(
             [sys.executable, "-W", "error", script, folder, trainer],
             env={**os.environ, "XLA_FLAGS": f"{FLAG}=4"},

@@ -53,7 +53,7 @@ def test_a_grid_is_trained_measured_decided_drawn_and_not_trained_again(tmp_path
     assert ask(tmp_path) == 0
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (line["runs_done"], line["runs_cached"], line["runs_failed"]) == (3, 0, 0)
-    assert set(line["claims"]) == set(DepthGrid.claims)
+    assert set(line["claims"]) == {claim.id for claim in DepthGrid.claims}
     folder = tmp_path / "results" / "depth_grid" / "tiny"
     files = ["claims.json", "figure.pdf", "figure.png", "provenance.json", "rows.parquet", "summary.csv"]
     assert sorted(path.name for path in folder.iterdir()) == [".lock", *files]
