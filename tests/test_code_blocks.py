@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import tomllib
@@ -79,7 +80,10 @@ def check(words: list[str]) -> None:
     if "-m" in rest:  # python -m …, torchrun … -m …
         assert head in ("python", "torchrun"), words
         head, *rest = rest[rest.index("-m") + 1 :]
-    if head.startswith("eltbench.studies."):
+    if head == "python":  # of an example; examples/ is on the path of tests
+        assert (ROOT / rest[0]).is_file(), words
+        taken(lambda: importlib.import_module(Path(rest[0]).stem).main(rest[1:]))
+    elif head.startswith("eltbench.studies."):
         asked = taken(lambda: command.main(head.rpartition(".")[2], rest))
         preset = getattr(asked, "preset", None)
         if preset and ".toml" not in preset and "$" not in preset:

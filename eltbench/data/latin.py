@@ -2,7 +2,7 @@
 
 A square is a 4x4 grid in which every row and every column holds each of four symbols once. The task masks cells as it
 likes. Counting the squares that agree with the seen cells gives the exact posterior of a hidden one, and with it the
-irreducible part of a model's loss (`evaluation.signals.exact`).
+irreducible part of a model's loss (`evaluation.signals.per_sample`).
 
 Renaming the symbols of a square gives a square; under it the 576 fall into 24 classes of 24. Whole classes are held
 out, so no held-out square is a training square under other names. Permuted rows or columns lead from one split into the
@@ -33,6 +33,8 @@ NEVER = CELLS + 1  # the rounds of a cell that naked singles leave open
 @dataclass(frozen=True)
 class Latin(Dataset):
     """Latin squares of order 4, 384 to train on and 192 held out, without classes; the task masks cells."""
+
+    solvable = True
 
     @property
     def spec(self) -> DataSpec:

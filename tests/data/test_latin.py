@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 
 from eltbench import data, tasks
 from eltbench.data import latin
-from eltbench.evaluation.signals.exact import loss_apart
+from eltbench.evaluation.signals.per_sample import loss_apart
 
 WORLD = latin.Latin()
 SQUARES = latin.squares()

@@ -8,7 +8,7 @@ import pytest
 from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.data import latin
 from eltbench.evaluation.heldout import evaluate
-from eltbench.evaluation.signals.exact import loss_apart
+from eltbench.evaluation.signals.per_sample import loss_apart
 from eltbench.training.loop import fit, parts
 from eltbench.training.model import Model
 
