@@ -73,6 +73,7 @@ class Dataset(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int]
+    solvable: ClassVar[bool] = False  # whether items are puzzles, right or wrong as a whole, whose solving is measured
 
     @property
     @abstractmethod
@@ -113,4 +114,8 @@ class Dataset(ABC):
     @property
     def hardest_trained(self) -> int | None:
         """The greatest difficulty of the training stream, where held-out items go beyond it."""
+        return None
+
+    def larger(self) -> Clean | None:
+        """Held-out items that are larger than any of the training stream, in the same form, or None."""
         return None

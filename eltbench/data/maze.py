@@ -35,6 +35,8 @@ class Maze(Dataset):
     have longer ones, up to `furthest`. `larger` are held-out mazes that fill the frame.
     """
 
+    solvable = True
+
     rooms: int = 4
     frame: int = 0
     shortest: int = 1
@@ -88,10 +90,10 @@ class Maze(Dataset):
         ]
         return Clean._make(None if each[0] is None else np.concatenate(each) for each in zip(*parts, strict=True))
 
-    def larger(self) -> Clean:
-        """Held-out mazes that fill the frame, with any path; ValueError where the frame is no larger than the rooms."""
+    def larger(self) -> Clean | None:
+        """Held-out mazes that fill the frame, with any path; None where the frame is no larger than the rooms."""
         if self.frame <= self.rooms:
-            raise ValueError(f"maze: a larger maze needs a frame above {self.rooms} rooms a side, given {self.frame}")
+            return None
         rng = stream(self.name, 0, "larger")
         return _drawn(rng, self.heldout_items, self.frame, self.side, (1, self.frame**2 - 1), heldout=True)
 

@@ -37,6 +37,8 @@ class PuzzleFile(Dataset):
     Every line is checked: the first that is no puzzle, or that stands in both splits, is named in a ValueError.
     """
 
+    solvable = True
+
     path: str = field(default="", metadata={"location": True})
     heldout_path: str = field(default="", metadata={"location": True})
 
@@ -71,6 +73,12 @@ class PuzzleFile(Dataset):
     def heldout(self) -> Clean:
         """All held-out puzzles."""
         return self._splits()[1].select(slice(None))
+
+    @property
+    def hardest_trained(self) -> int | None:
+        """The greatest difficulty of the training puzzles."""
+        difficulty = self.difficulty(self.training())
+        return None if difficulty is None else int(difficulty.max())
 
     def fingerprint(self) -> str:
         """A hash of the files' content."""

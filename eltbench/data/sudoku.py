@@ -41,6 +41,8 @@ class Sudoku(Dataset):
     among the harder ones are some that elimination does not solve.
     """
 
+    solvable = True
+
     size: int = 6
     puzzles: int = 2048
     hardest: int = 4

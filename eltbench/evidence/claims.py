@@ -5,8 +5,9 @@ supported when the interval of its effect lies inside the region, contradicted w
 inconclusive otherwise, so interval and verdict cannot disagree.
 
 What an interval covers: training seeds only, conditional on one data split and one feature extractor. It is widened
-(Bonferroni) over the claims of one study, not over cells (task × dataset × backend): a cell's verdict holds at the
-stated rate by itself; a claim's verdict, for which all its cells must agree, holds at it for any number of cells.
+(Bonferroni) over the claims of one study and family, not over cells (task × dataset × backend): a cell's verdict holds
+at the stated rate by itself; a claim's verdict, for which all its cells must agree, holds at it for any number of
+cells.
 
 Signs: an effect is its estimand's first part against its second ("loss at L_max/2 over L_max"), ln(first/second) or
 first − second. Loss and kernel distance are lower-is-better: in both a positive effect says the first is worse.
@@ -69,6 +70,7 @@ class Claim:
     reference: str = ""
     needs: tuple[Mapping[str, Any], ...] = ({"role": "main"},)
     undecidable: str = ""
+    family: str = ""  # the claims of a study whose intervals are widened together
 
     def __post_init__(self) -> None:
         if not self.conditions and not self.undecidable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,9 @@ MOST_ROWS = 500_000  # that are decided anew when a folder is read: ten seconds 
 
 
 def decide_all(study: Study, rows: pd.DataFrame, *, presets: Sequence[Preset] | None, smoke: bool) -> list[Decision]:
-    """One decision per claim of the study, intervals widened over all of them, decided or not.
+    """One decision per claim of the study, intervals widened over all of its family, decided or not.
+
+    A family of which these rows measure nothing is left out, but for the nameless one.
 
     presets: those that the rows were made by, so that models which have not learned get no verdict (`studies.learned`);
     None where nothing is known of them, as of effects that are made up.
@@ -32,8 +35,10 @@ def decide_all(study: Study, rows: pd.DataFrame, *, presets: Sequence[Preset] | 
     evidence = study.evidence(rows)
     if presets is not None and study.trained:
         evidence = learned.withheld(study, rows, presets, evidence)
-    comparisons, found = len(study.claims), []
-    for claim in study.claims:
+    families, found = Counter(claim.family for claim in study.claims), []
+    measured = {"", *(claim.family for claim in study.claims if evidence.get(claim.id))}
+    for claim in (claim for claim in study.claims if claim.family in measured):
+        comparisons = families[claim.family]
         if claim.undecidable:
             found.append(Decision(claim, "inconclusive", claim.undecidable, LEVEL, comparisons, ()))
             continue

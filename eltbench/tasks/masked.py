@@ -155,10 +155,7 @@ class Masked(Task):
             start = np.where(given.hidden, spec.vocabulary, given.values).astype(np.int32)
         context = None if given is None or given.context is None else ops.asarray(given.context)
         device_labels = ops.asarray(np.asarray(labels, np.int32))
-        unknown_per_item = (start == spec.vocabulary).sum(axis=1)
-        if np.ptp(unknown_per_item):
-            raise ValueError("sample: every item must hide the same number of tokens")
-        unknown = initially = int(unknown_per_item[0])
+        unknown = initially = (start == spec.vocabulary).sum(axis=1)
         tokens = ops.asarray(start)
         for step in range(settings.steps):
             remaining = 1 - (step + 1) / settings.steps
@@ -171,7 +168,7 @@ class Masked(Task):
                 ops.asarray(gumbel(rng, shape)),
                 settings.temperature + settings.temperature_slope * remaining,
                 settings.choice_temperature * remaining,
-                unknown,
+                ops.asarray(unknown[:, None].astype(np.int32)),
                 ops,
             )
             loops = (yield tokens) or loops
@@ -197,12 +194,13 @@ def reveal(
     choice_noise: Array,
     temperature: float,
     choice_temperature: float,
-    still_masked: int,
+    still_masked: Array | int,
     ops: Ops,
 ) -> Array:
     """One decoding step: sample every masked token, then mask the `still_masked` least confident again.
 
-    tokens (B, T) with `vocabulary` at masked positions, logits (B, T, V), Gumbel noise (B, T, V) and (B, T).
+    tokens (B, T) with `vocabulary` at masked positions, logits (B, T, V), Gumbel noise (B, T, V) and (B, T);
+    still_masked is one number, or one for each item (B, 1).
     Confidence is ln p(token) + choice_temperature·Gumbel; known tokens have infinite confidence, and the number to mask
     again is counted over all positions, so they stay (arXiv 2202.04200).
     """

@@ -44,14 +44,14 @@ def masked_count(level: np.ndarray, positions: int, minimum_rate: float = 0.0) -
     return np.clip(np.ceil(rate * positions), 1, positions).astype(np.int64)
 
 
-def still_masked(unknown: int, initially_unknown: int, step: int, steps: int) -> int:
-    """Positions left masked after decoding step k of K: max(1, min(unknown - 1, ⌊n₀ cos(π/2 · (k+1)/K)⌋)).
+def still_masked(unknown: np.ndarray, initially_unknown: np.ndarray, step: int, steps: int) -> np.ndarray:
+    """Positions of each item left masked after decoding step k of K: max(1, min(unknown - 1, ⌊n₀ cos(π/2 · (k+1)/K)⌋)).
 
     0 after the last step, and where nothing is unknown, so that no known token is masked.
     """
-    if step == steps - 1 or unknown == 0:
-        return 0
-    return max(1, min(unknown - 1, math.floor(initially_unknown * math.cos(math.pi / 2 * (step + 1) / steps))))
+    planned = np.floor(initially_unknown * math.cos(math.pi / 2 * (step + 1) / steps)).astype(np.int64)
+    left = np.maximum(1, np.minimum(unknown - 1, planned))
+    return np.where((step == steps - 1) | (unknown == 0), 0, left)
 
 
 def spread_levels(items: int, draws: int, rng: np.random.Generator) -> np.ndarray:

@@ -79,11 +79,15 @@ def test_items_that_hide_nothing_come_back_as_they_are(numpy_ops):
         assert np.array_equal(state, clean.values)
 
 
-def test_items_that_hide_unequal_numbers_are_refused(numpy_ops):
-    hidden = np.zeros((2, TOKENS), bool)
-    hidden[0, :3] = hidden[1, :4] = True
-    with pytest.raises(ValueError, match="same number"):
-        next(states(random_network, numpy_ops, items=2, given=clean_items(2)._replace(hidden=hidden)))
+def test_items_that_hide_different_numbers_each_follow_their_own_schedule(numpy_ops):
+    hidden = np.zeros((3, TOKENS), bool)
+    hidden[0, :3] = hidden[1, :10] = True
+    clean = clean_items(3)
+    trajectory = list(states(random_network, numpy_ops, items=3, given=clean._replace(hidden=hidden), steps=4))
+    left = [(state == MASK).sum(axis=1).tolist() for state in trajectory]
+    assert left == [[2, 9, 0], [1, 7, 0], [1, 3, 0], [0, 0, 0]]  # ⌊10 cos(π/8)⌋, ⌊10 cos(π/4)⌋, ⌊10 cos(3π/8)⌋
+    for state in trajectory:
+        assert np.array_equal(state[~hidden], clean.values[~hidden])
 
 
 @settings(deadline=None)

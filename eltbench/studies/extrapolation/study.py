@@ -18,11 +18,12 @@ from eltbench.backends import check_exits
 from eltbench.core.config import Run
 from eltbench.core.streams import stream
 from eltbench.core.validation import build
-from eltbench.evaluation import heldout, trajectory
+from eltbench.evaluation import heldout, solving, trajectory
 from eltbench.evaluation.quality.samples import sample_scores
 from eltbench.evidence.claims import Cell, Claim, Evidence
 from eltbench.studies import curves, register
 from eltbench.studies.base import Measured, Study
+from eltbench.studies.extrapolation import harder
 from eltbench.studies.extrapolation.claims import CLAIMS, UNASKED, At
 from eltbench.studies.heldout_rows import Observation, check_least, heldout_rows, item_table
 from eltbench.studies.paired import SAMPLE_SCORES, log_ratios, ratio_evidence, without_ratio
@@ -42,10 +43,11 @@ class Measurement(Observation):
 
     sample_loops: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12)  # where samples are scored
     diagnose_loops: tuple[int, ...] = ()  # where spectral radius and recovery are measured; none: no diagnostics
+    fill_loops: tuple[int, ...] = ()  # where puzzles are also filled by the task's sampler, in several steps
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, sample_loops=1, diagnose_loops=1)
+        check_least(self, sample_loops=1, diagnose_loops=1, fill_loops=1)
 
 
 @register("extrapolation", version=1)
@@ -60,7 +62,7 @@ class Extrapolation(Study):
         "sampling_steps": pa.int64(),
         "guidance_scale": pa.float64(),
     }
-    claims = CLAIMS
+    claims = CLAIMS + harder.CLAIMS
     unasked = UNASKED
     sample_pictures = True
 
@@ -81,38 +83,48 @@ class Extrapolation(Study):
         elif arm.role == "dedicated":  # a control for one depth is asked at that depth
             exits = [deepest]
         else:
-            exits = list(check_exits(range(1, REACH * deepest + 1)))
+            reach = harder.REACH if made.dataset.solvable else REACH
+            exits = list(check_exits(range(1, reach * deepest + 1)))
         observed = asked.settings(run, made)  # refuses unknown options before any training
         sample_loops = [loops for loops in asked.sample_loops if loops in exits]
         if asked.samples and not sample_loops:
             if len(exits) > 1:
                 raise ValueError(f"measurement: none of sample_loops {asked.sample_loops} is among the exits {exits}")
             sample_loops = exits  # a control has one depth
+        puzzles = {}
+        if made.dataset.solvable:
+            puzzles = {"solving": True, "fill_loops": [loops for loops in asked.fill_loops if loops in exits]}
         return {
             **observed,
             "exits": exits,
             "sample_loops": sample_loops if asked.samples else [],
             "diagnose_loops": [loops for loops in asked.diagnose_loops if loops in exits and len(exits) > 1],
+            **puzzles,
         }
 
     def measure(self, model: Model, run: Run, settings: Mapping[str, Any]) -> Measured:
         losses = heldout.evaluate(model, settings["exits"], settings["heldout_draws"])
         measured = Measured(heldout_rows(losses, run.architecture), {"items": item_table(losses)})
         measured = measured.with_part(SAMPLE_SCORES, lambda: sample_scores(model, settings))
+        if settings.get("solving"):
+            how = settings["exits"], settings["fill_loops"], settings["sampling"]
+            measured = measured.with_part("solved", lambda: solving.rows(model, *how))
         if settings["diagnose_loops"]:
             measured = measured.with_part("diagnostics", lambda: _diagnostics(model, settings))
         return measured
 
     def open_questions(self, jobs: Sequence[Job]) -> dict[str, str]:
         sizes = [(job.run.trainer, job.run.architecture.max_loops) for job in jobs if job.keys["role"] == "main"]
-        found = {claim.id: _between_loops(claim, sizes).values() for claim in self.claims}
+        found = {claim.id: _between_loops(claim, sizes).values() for claim in CLAIMS}
         return {claim: "; ".join(dict.fromkeys(reasons)) for claim, reasons in found.items() if reasons}
 
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
         found: dict[str, dict[Cell, Evidence]] = {claim.id: {} for claim in self.claims}
         for where, cell in self.cells(rows):
+            for claim, shown in harder.evidence(cell):
+                found[claim.id][where] = shown
             main = cell[cell["role"] == "main"]
-            for claim in self.claims:
+            for claim in CLAIMS:
                 named = {side.trainer for condition in claim.conditions for side in condition.compares}
                 if named and named <= set(main["trainer"]):
                     seeds = set(main[main["trainer"].isin(named)]["seed"])
