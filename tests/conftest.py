@@ -1,9 +1,21 @@
 """What all tests share."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import pytest
 from hypothesis import settings
+
+# compiling would dominate what is run a few times only: XLA leaves optimisations out, and programs are kept for every
+# process that the tests start (also of xdist, whose workers inherit this)
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs = tempfile.mkdtemp(prefix="eltbench-programs-")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # no test asserts wall-clock, hypothesis' own included; new examples are sought by people, not by CI
 settings.register_profile("eltbench", deadline=None, derandomize=bool(os.environ.get("CI")))

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from eltbench.core.streams import stream
 from eltbench.data.base import Clean, Dataset
@@ -125,4 +124,6 @@ def _correlation(first: np.ndarray, difficulty: np.ndarray) -> dict[str, Any]:
         return {"value": None, "n_samples": count, "reason": f"{count} items are solved at any exit, too few"}
     if not (np.ptp(first[known]) and np.ptp(difficulty[known])):
         return {"value": None, "n_samples": count, "reason": "the solved items are all of one exit or one difficulty"}
+    from scipy import stats  # half a second to load, which what only plans does without
+
     return {"value": float(stats.spearmanr(first[known], difficulty[known]).statistic), "n_samples": count}

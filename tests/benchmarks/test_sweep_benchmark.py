@@ -27,6 +27,7 @@ def test_two_workers_against_one(request, tmp_path: Path):
     # a tenth of the steps and one sampled loop count: start-up weighs more than in the whole preset
     optimisation = {**preset.optimisation, "steps": 100 if measuring else 2}
     measurement = {**preset.measurement, "sample_loops": [4], "samples": 20, "diagnose_loops": []}
+    measurement |= {} if measuring else {"heldout_draws": 1, "samples": 0}
     preset = replace(preset, optimisation=optimisation, measurement=measurement, seeds=(0, 1, 2) if measuring else (0,))
     jobs = studies.create("extrapolation").plan(preset)
     seconds = {}

@@ -20,10 +20,10 @@ PATIENCE = 90  # seconds for what takes a few on an idle machine
 PRESET = """
 [tiny]
 seeds = 2
-architecture = { unique_layers = 1, max_loops = 2, width = 16, heads = 2 }
-optimisation = { steps = 400, batch_size = 8, log_every = 5, checkpoint_every = 20 }
+architecture = { unique_layers = 1, max_loops = 2, width = 16, heads = 2, block = "bert" }
+optimisation = { steps = 300, batch_size = 8, log_every = 5, checkpoint_every = 20, label_dropout = 0.0 }
 measurement = { heldout_draws = 1, samples = 0 }
-worlds = [{ task = "diffusion", dataset = "digits" }]
+worlds = [{ task = "masked", dataset = "relay", dataset_options = { length = 4, strips = 2 } }]
 arms = [{ trainer = "elt" }]
 """
 
@@ -93,7 +93,7 @@ def test_a_killed_command_leaves_no_process_and_its_repetition_finishes_the_rest
     rows = eltbench.load_rows(tmp_path / "results")
     assert sorted(rows["seed"].unique()) == [0, 1]
     for log in (tmp_path / "runs").glob("*/log.jsonl"):
-        assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == list(range(400))
+        assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == list(range(300))
 
 
 def test_two_commands_on_one_results_folder_publish_what_both_made(tmp_path):

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from faulty_plugin import STEPS, install, job, logged, plug_in
+from faulty_plugin import RUN, STEPS, install, job, logged, plug_in
 
 from eltbench.execution.progress import Lines
 from eltbench.execution.store import RunStore
@@ -156,9 +156,12 @@ def test_an_interrupted_command_pauses_its_runs_and_its_repetition_resumes_them(
     options = [
         f"trainer.{name}={value}" for name, value in {"log": tmp_path / "log", "gate": tmp_path / "gate"}.items()
     ]
+    options += [f"dataset.{name}={value}" for name, value in RUN.dataset_options]
+    world = ["--task", RUN.task, "--dataset", RUN.dataset, "--optimisation.label-dropout", "0"]
     shape = ["--architecture.unique-layers", "1", "--architecture.width", "8", "--architecture.heads", "2"]
+    shape += ["--architecture.block", "bert"]
     size = ["--optimisation.steps", "6", "--optimisation.batch-size", "4", "--runs", str(tmp_path / "runs")]
-    command = [sys.executable, "-m", "eltbench", "train", "--trainer", "faulty", *shape, *size]
+    command = [sys.executable, "-m", "eltbench", "train", "--trainer", "faulty", *world, *shape, *size]
     for option in options:
         command += ["--option", option]
     keywords = {"env": install(tmp_path / "plugin"), "stderr": subprocess.PIPE, "text": True}

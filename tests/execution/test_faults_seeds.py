@@ -5,15 +5,9 @@ import signal
 
 import pytest
 from faulty_plugin import STEPS
-from jax_processes import compile_quickly
 from test_faults import ids, plugin, started, steps, wait  # noqa: F401, the fixtures of the same name
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def compiled_quickly(monkeypatch, tmp_path):
-    compile_quickly(monkeypatch, tmp_path / "programs")
 
 
 def held(tmp_path, line, *seeds):

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 from faulty_plugin import RUN, STEPS, Weighing, job, logged, plug_in
-from jax_processes import compile_quickly
 
 from eltbench.execution.collect import collect
 from eltbench.execution.progress import Lines
@@ -33,27 +32,26 @@ def no_process(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", refuse)
 
 
-def first_labels(seed):
-    """The label of the first item of every batch."""
+def first_sums(seed):
+    """The sum of the tokens of the first item of every batch."""
     made = parts(RUN)
-    return [int(draw(replace(RUN, seed=seed), made, step)[0].labels[0]) for step in range(STEPS)]
+    return [int(draw(replace(RUN, seed=seed), made, step)[0].target[0].sum()) for step in range(STEPS)]
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """Three seeds in one process, of which the first meets a label that makes its loss no number; and at which step."""
+    """Three seeds in one process, of which the first meets an item that makes its loss no number; and at which step."""
     folder = tmp_path_factory.mktemp("swept")
     with pytest.MonkeyPatch.context() as monkeypatch:
         plug_in(monkeypatch, folder / "plugin")
-        compile_quickly(monkeypatch, folder / "programs")
-        labels = {seed: first_labels(seed) for seed in range(3)}
-        label = next(label for label in labels[0][1:] if all(label not in labels[seed] for seed in (1, 2)))
+        sums = {seed: first_sums(seed) for seed in range(3)}
+        odd = next(each for each in sums[0][1:] if all(each not in sums[seed] for seed in (1, 2)))
         store, log = RunStore(folder / "runs"), folder / "log"
-        jobs = [job(seed, backend="jax", log=str(log), nan_label=label) for seed in range(3)]
+        jobs = [job(seed, backend="jax", log=str(log), nan_sum=odd) for seed in range(3)]
         stderr = []
         monkeypatch.setattr(Lines, "_say", lambda self, text: stderr.append(text))
         outcome = sweep(jobs, store, workers=2, progress=Lines(), vectorise_seeds=True)
-    return jobs, store, outcome, stderr, log, labels[0].index(label)
+    return jobs, store, outcome, stderr, log, sums[0].index(odd)
 
 
 @pytest.mark.slow

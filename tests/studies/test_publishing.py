@@ -18,15 +18,21 @@ RESULTS = Path(__file__).parents[2] / "results"
 RELAY = RESULTS / "extrapolation" / "relay"
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
     """Published results as this version writes them, from the rows that are there."""
-    made = tmp_path / "results" / "extrapolation" / "relay"
+    made = tmp_path_factory.mktemp("written") / "results" / "extrapolation" / "relay"
     made.mkdir(parents=True)
     commands = publishing.read_commands(RELAY / "provenance.json")
     rows = results.read_rows(RELAY / "rows.parquet")
     deciding.publish(made, studies.create("extrapolation"), "relay", rows, commands, smoke=False)
     return made
+
+
+@pytest.fixture
+def folder(tmp_path, written) -> Path:
+    """A copy of them to change."""
+    return Path(shutil.copytree(written.parents[1], tmp_path / "results")) / "extrapolation" / "relay"
 
 
 def retold(folder):

@@ -6,7 +6,6 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from jax_processes import compile_quickly
 
 import eltbench
 from eltbench.cli import run_study as command
@@ -22,13 +21,11 @@ def made(tmp_path_factory):
     common = ["--preset", "smoke", "--tasks", "diffusion", "--trainers", "elt"]
     common += ["--runs", str(folder / "runs"), "--results", str(folder / "results")]
     results = folder / "results" / "extrapolation" / "smoke"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        compile_quickly(monkeypatch, folder / "programs")
-        assert command.main("extrapolation", [*common, "--backend", "torch,jax"]) == 0
-        first = eltbench.load_rows(results)
-        claims = json.loads((results / "claims.json").read_text())["claims"]
-        further = ["--backend", "jax", "--seeds", "0:3", "--vectorise-seeds"]
-        assert command.main("extrapolation", [*common, *further]) == 0
+    assert command.main("extrapolation", [*common, "--backend", "torch,jax"]) == 0
+    first = eltbench.load_rows(results)
+    claims = json.loads((results / "claims.json").read_text())["claims"]
+    further = ["--backend", "jax", "--seeds", "0:3", "--vectorise-seeds"]
+    assert command.main("extrapolation", [*common, *further]) == 0
     commands = json.loads((results / "provenance.json").read_text())["commands"]
     return SimpleNamespace(
         store=RunStore(folder / "runs"), first=first, claims=claims, rows=eltbench.load_rows(results), commands=commands

@@ -29,7 +29,7 @@ def compare(tmp_path_factory):
         script, folder = Path(__file__).parents[2] / "support" / "divided.py", tmp_path_factory.mktemp("divided")
         process = subprocess.run(
             [sys.executable, "-W", "error", script, folder, trainer],
-            env={**os.environ, "XLA_FLAGS": f"{FLAG}=4"},
+            env={**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {FLAG}=4"},
             capture_output=True,
             text=True,
             timeout=900,
