@@ -9,6 +9,8 @@ STAMP := .venv/.installed
 
 NEWEST ?= python3.13
 
+unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles what it imports again
+
 .PHONY: setup run report docs test lint floors newest benchmark clean
 
 setup: $(STAMP)

@@ -22,7 +22,11 @@ settings.register_profile("eltbench", deadline=None, derandomize=bool(os.environ
 settings.load_profile("eltbench")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that hold slow tests, so that no processor waits for another's last file."""
+    """Notebooks are slow; begin with the files that hold slow tests, so that no processor waits for a last file."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker("slow")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)

@@ -49,6 +49,7 @@ def test_importing_the_package_loads_no_library():
     assert not {*FRAMEWORKS, "numpy", "pandas", "tyro"} & set(loaded)
 
 
+@pytest.mark.slow
 def test_naming_describing_and_identifying_runs_loads_neither_torch_nor_jax():
     loaded = ask("""
 import sys

@@ -24,12 +24,14 @@ def folder(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_the_verdicts_are_those_of_the_rows(folder):
     decisions = deciding.decide_published(folder)
     content = verdicts.content(folder.parent.name, folder.name, decisions)
     assert (folder / "claims.json").read_text() == json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
+@pytest.mark.slow
 def test_every_run_of_the_preset_is_there_from_a_clean_commit_with_its_command(folder):
     rows = eltbench.load_rows(folder)
     study = studies.create(folder.parent.name)

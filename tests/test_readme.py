@@ -19,6 +19,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_every_generated_table_is_that_of_the_committed_results(page):
     assert GENERATE["refreshed"](PAGES[page]) == PAGES[page]

@@ -65,6 +65,7 @@ def test_the_root_holds_three_files_and_the_twelve_rooms():
     assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.glob("*.py"))} == set(ROOMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=module)
 def test_imports_run_one_way(path):
     here = room(module(path))
@@ -74,6 +75,7 @@ def test_imports_run_one_way(path):
     assert not above
 
 
+@pytest.mark.slow
 def test_no_modules_import_one_another_in_a_circle():
     arrows = {name: imported(path) - {name, "eltbench"} for name, path in MODULES.items()}
     arrows = {name: {to for to in its if not name.startswith(f"{to}.")} for name, its in arrows.items()}

@@ -47,6 +47,7 @@ def test_parameters_equal_torchs_by_part(architecture, depth, spec, timed):
     assert accounting.parameters(NetworkSpec(architecture, depth, spec, timed)) == parts
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(architectures, st.sampled_from(DEPTHS), specs, timing, st.sets(st.integers(1, 5), min_size=1))
 def test_flops_equal_torchs_counter(architecture, depth, spec, timed, exits):
@@ -55,6 +56,7 @@ def test_flops_equal_torchs_counter(architecture, depth, spec, timed, exits):
     assert 2 * accounting.flops(NetworkSpec(architecture, depth, spec, timed), exits[-1], len(exits)) == counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", ["dit", "bert"])
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("spec", [CONTINUOUS, TOKENS, RELAY], ids=["continuous", "tokens", "relay"])
@@ -78,6 +80,7 @@ def test_parameter_count_does_not_depend_on_the_number_of_loops(depth):
     assert len(counts) == 1
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     architectures,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxpr_macs import macs
@@ -14,6 +15,7 @@ from eltbench.backends.jax.network import Network
 from eltbench.tasks.base import Batch
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(calls(), st.integers(1, 3))
 def test_macs_equal_those_of_the_traced_program(call, batch):

@@ -83,6 +83,7 @@ def largest_alive(call: Call, batch: int) -> int:
     return max(alive)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, derandomize=True)
 @given(calls(), st.integers(1, 3))
 def test_activation_bytes_equal_what_autograd_saves(call, batch):
@@ -103,6 +104,7 @@ def test_activation_bytes_with_dropout_are_its_factors_more_whatever_the_loops(d
     assert sum(parts.values()) == saved_by_autograd(plain, 5) + 4 * dropped.numel()
 
 
+@pytest.mark.slow
 @settings(max_examples=40, derandomize=True)
 @given(calls().filter(lambda call: call.depth != "equilibrium"), st.integers(1, 3))
 def test_peak_bytes_equal_the_most_that_torch_has_alive(call, batch):

@@ -31,6 +31,7 @@ def counted(call: Call, learns: tuple[int, ...]) -> tuple[int, int]:
     return forward // BATCH, (counter.get_total_flops() - forward) // BATCH
 
 
+@pytest.mark.slow
 @settings(max_examples=25, derandomize=True)
 @given(calls())
 def test_a_training_step_equals_torchs_counter_over_forward_and_backward(call):
@@ -38,6 +39,7 @@ def test_a_training_step_equals_torchs_counter_over_forward_and_backward(call):
     assert (closed["forward"], closed["backward"]) == counted(call, call.exits)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, derandomize=True)
 @given(calls(), st.data())
 def test_a_backward_pass_from_some_of_the_exits_equals_torchs_counter(call, data):

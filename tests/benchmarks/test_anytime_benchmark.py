@@ -42,6 +42,7 @@ def model_of(backend: str, width: int, loops: int) -> Model:
     return Model(run, build_engine(run, made), made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_the_time_falls_with_the_mean_exit(backend, request, monkeypatch):
     enabled = request.config.getoption("--benchmark-enable")
@@ -88,6 +89,7 @@ def test_the_time_falls_with_the_mean_exit(backend, request, monkeypatch):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_what_all_signals_cost_by_width(backend, request):
     enabled = request.config.getoption("--benchmark-enable")

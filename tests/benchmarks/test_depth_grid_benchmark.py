@@ -61,6 +61,7 @@ def share_of_products(work: Callable[[], object], rounds: int) -> tuple[float, f
     return inside / profiled_seconds, each
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run.architecture.unique_layers}x{run.architecture.max_loops}")
 def test_share_of_matrix_products(run: Run, rounds):
     made = parts(run)

@@ -86,6 +86,7 @@ def test_compile_time_of_the_step_by_loops(sized, measuring):
     say("compiling a step of 32 loops over one of 4", np.array([long / short for short, long in each]), 1.2)
 
 
+@pytest.mark.slow
 def test_a_run_with_random_exits_compiles_its_step_once(sized, measuring, tmp_path, monkeypatch):
     events, steps, original = [], [], JaxEngine.step
 

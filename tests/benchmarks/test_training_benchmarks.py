@@ -76,6 +76,7 @@ def stepper(trainer: str, task: str) -> Callable[[], object]:
     return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "target"), [("diffusion", 1.05), ("masked", 1.15)])
 def test_cost_of_an_ilsd_step_over_a_plain_one(task, target, rounds):
     elt, plain = stepper("elt", task), stepper("no-ilsd", task)
@@ -85,6 +86,7 @@ def test_cost_of_an_ilsd_step_over_a_plain_one(task, target, rounds):
     say(f"{task}: ILSD step over no-ILSD step", interleaved(elt, plain, rounds), target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["diffusion", "masked"])
 def test_share_of_training_outside_network_loss_and_optimiser(task, rounds, tmp_path, monkeypatch):
     spent = {"step": 0.0, "upload": 0.0, "average": 0.0}
@@ -112,6 +114,7 @@ def test_share_of_training_outside_network_loss_and_optimiser(task, rounds, tmp_
     print(f"\n{task}: outside network, loss, optimiser {1 - inside / total:.1%} (of it {shares}; target 5 %)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["diffusion", "masked"])
 def test_cost_of_heldout_losses_at_all_exits_over_one_pass_of_the_deepest(task, rounds):
     run = quick_run("elt", task)

@@ -32,6 +32,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "dataset"), WORLDS)
 def test_all_signals_of_one_pass_beside_the_pass(task, dataset, request):
     block = "dit" if task == "diffusion" else "bert"

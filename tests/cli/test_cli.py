@@ -291,6 +291,7 @@ def drawn_rows(monkeypatch):
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loops", "rows"), [((), [*range(1, 13)]), (("--loops", "1:3"), [1, 2, 3]), (("--loops", "2,5"), [2, 5])]
 )
@@ -306,6 +307,7 @@ def test_sample_draws_a_row_of_pictures_a_loop_count(ask, runs, tmp_path, monkey
     assert imread(out).shape[0] > 20 * len(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -375,6 +377,7 @@ def test_study_refuses_what_it_cannot_name(ask, arguments, message):
 # compare
 
 
+@pytest.mark.slow
 def test_compare_prints_every_condition_and_one_json_line(ask):
     folder = Path(__file__).parents[2] / "results" / "extrapolation" / "digits"
     code, said, _ = ask("compare", folder, folder)

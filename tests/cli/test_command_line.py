@@ -66,6 +66,7 @@ def test_the_home_of_nobody_is_refused_in_plain_words(capsys):
     assert "error: ~no-such-user-here/x: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_report_is_written_into_the_home_folder(home):
     (home / "results").mkdir()
     (home / "results" / "relay").symlink_to(RELAY)

@@ -39,6 +39,7 @@ def elastic(found):
     return entry
 
 
+@pytest.mark.slow
 def test_the_difference_is_that_of_welch(tmp_path):
     one, two = [0.01, 0.02, 0.03, 0.02], [0.05, 0.08, 0.11]
     entry = elastic(compare(published(tmp_path / "a", one), published(tmp_path / "b", two)))
@@ -58,6 +59,7 @@ def test_a_result_set_did_not_move_from_itself(tmp_path):
     assert entry.difference.estimate == 0
 
 
+@pytest.mark.slow
 def test_two_sets_of_one_truth_seldom_move():
     """At the stated rate: 5 % of pairs of samples of one distribution."""
     rng = np.random.default_rng(0)
@@ -83,6 +85,7 @@ def test_a_cell_of_one_side_is_shown_and_not_compared(tmp_path):
     assert comparison.in_short(found)["only_first"] == comparison.in_short(found)["only_second"] == 1
 
 
+@pytest.mark.slow
 def test_one_seed_or_a_diverged_one_gives_no_difference(tmp_path):
     whole = published(tmp_path / "a", [0.1, 0.11, 0.12])
     for name, halves in (("one", [0.1]), ("diverged", [0.1, math.inf, 0.1])):
@@ -106,6 +109,7 @@ def test_names_that_look_like_markup_are_printed_as_they_are(tmp_path, capsys):
     assert "[/red] digits torch" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

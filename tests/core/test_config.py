@@ -168,6 +168,7 @@ runs = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(runs)
 @settings(deadline=None)
 def test_a_run_survives_a_trip_through_json(run):

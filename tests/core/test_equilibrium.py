@@ -127,6 +127,7 @@ def test_a_solution_once_found_is_kept_for_ever():
         assert np.array_equal(state, constant)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [0, 1, 4])
 @pytest.mark.parametrize("library", [torch.asarray, jnp.asarray], ids=["torch", "jax"])
 def test_every_librarys_arrays_give_the_same_iterates(memory, library):
@@ -143,6 +144,7 @@ def test_every_librarys_arrays_give_the_same_iterates(memory, library):
     np.testing.assert_allclose(np.asarray(theirs), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", [torch.asarray, jnp.asarray], ids=["torch", "jax"])
 def test_steps_in_one_direction_for_ever_and_values_that_are_none_raise_nothing(library):
     """All differences are parallel, as near a fixed point; and a diverged run is for its log to report."""

@@ -190,6 +190,7 @@ def test_python_code_allows_a_class_by_name(mine):
         registry.allow("mine")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", [0, 1, 2, 5])
 def test_a_plus_anywhere_on_the_command_line_allows_a_class(mine, word, capsys):
     (mine / "own.toml").write_text(PRESET.format(trainer="mine:Mine", task="diffusion", dataset="digits"))
@@ -199,11 +200,13 @@ def test_a_plus_anywhere_on_the_command_line_allows_a_class(mine, word, capsys):
     assert "mine:Mine" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_plus_is_understood_by_a_study_s_own_command_too(mine, capsys):
     (mine / "own.toml").write_text(PRESET.format(trainer="mine:Mine", task="diffusion", dataset="digits"))
     assert study_command("extrapolation", ["--preset", "own.toml", "+mine:Mine", "--runs", "runs", "--dry-run"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [["--trainers", "elt", "+mine:Mine"], ["--trainers", "elt,+mine:Mine"]])
 def test_a_plus_among_trainers_adds_an_arm_and_allows_it(mine, given, capsys):
     (mine / "own.toml").write_text(PRESET.format(trainer="elt", task="diffusion", dataset="digits"))
@@ -262,6 +265,7 @@ def test_worker_processes_are_told_what_is_allowed(mine):
 STRAYS = ("tyro", "numpy", "filelock", "json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -281,6 +285,7 @@ def test_a_stray_file_of_the_current_folder_does_not_stand_for_a_library(tmp_pat
     assert "error: --option: give for example trainer.decay=cosine" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     ["eltbench.execution.worker", "eltbench.execution.step_cost", "eltbench.studies.throughput.timing_process"],
@@ -301,6 +306,7 @@ def test_a_stray_file_does_not_stand_for_a_library_in_a_process_of_our_own(tmp_p
     assert (done.returncode, done.stderr) == (3, "")  # its sender is gone, which it finds once it has loaded all
 
 
+@pytest.mark.slow
 def test_a_class_in_the_current_folder_is_found_after_everything_that_is_installed(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     environment = {**os.environ, "PYTHONPATH": str(Path(eltbench.__file__).parents[1])}

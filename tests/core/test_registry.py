@@ -110,6 +110,7 @@ def plugin_answers(tmp_path_factory):
     return json.loads(process.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name", "builtin"),
     [("trainer", "first-exit", "elt"), ("task", "unmasked", "masked"), ("dataset", "coins", "digits")],

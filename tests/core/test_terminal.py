@@ -19,6 +19,7 @@ def ask(command, **environment):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=known)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["list"], ["train", "--help"], ["study", "audit", "--help"]])
 def test_a_reader_who_leaves_ends_a_command_without_a_word(arguments):
     reading, writing = os.pipe()
@@ -40,6 +41,7 @@ def test_streams_that_were_never_open_are_done_without():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_a_stderr_that_nobody_reads_ends_nothing(tmp_path):
     reading, writing = os.pipe()
     os.close(reading)

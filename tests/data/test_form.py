@@ -19,6 +19,7 @@ SYMBOLS = np.array([[0, 1, 2, 3], [4, 4, 4, 4]], np.int32)
 HIDDEN = np.array([[True, False, False, False], [False] * 4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["digits", "digits-codes", "digits-levels", "group", "latin", "maze", "relay", "sudoku"]
 )

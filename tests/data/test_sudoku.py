@@ -116,6 +116,7 @@ def test_half_of_the_held_out_puzzles_are_harder_than_any_trained():
     assert (held[8:] > made.hardest_trained).all()
 
 
+@pytest.mark.slow
 def test_with_guessing_some_puzzles_are_beyond_elimination_and_still_have_one_solution():
     made = world(6, guess=True, heldout_items=64)
     held = made.heldout()
@@ -125,6 +126,7 @@ def test_with_guessing_some_puzzles_are_beyond_elimination_and_still_have_one_so
     assert (made.strata(held)[beyond] == 37).any(axis=1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_a_symmetry_keeps_rules_holes_and_difficulty(size):
     made, rng = world(size), np.random.default_rng(0)

@@ -55,6 +55,7 @@ def recorded(model, monkeypatch):
 # One pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 def test_all_exits_from_one_pass_are_those_of_a_pass_each(world):
     model, exits = untrained(world), (1, 2, 5, 9)
@@ -232,6 +233,7 @@ def out_of_reach(found, model):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layers", "radius"), [(1, 1), (2, 1), (1, 2)])
 def test_no_untrained_network_knows_a_cell_beyond_its_depth(layers, radius):
     options = (("heldout_items", 2048),)

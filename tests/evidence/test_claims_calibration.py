@@ -42,6 +42,7 @@ def nearly(region, towards):
     return bound + inwards * 1e-9 if towards == "inside" else bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_two_copies_of_one_trainer_differ_at_the_stated_rate(seeds):
     rng = np.random.default_rng(seeds)
@@ -54,6 +55,7 @@ def test_two_copies_of_one_trainer_differ_at_the_stated_rate(seeds):
     assert_rate(differ, 0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize("level", [0.9, 0.95])
 def test_intervals_cover_the_true_effect_at_the_stated_rate(seeds, level):
@@ -69,6 +71,7 @@ def test_a_percentile_bootstrap_would_not_cover_at_three_seeds():
     assert_rate(int(np.sum((low <= 0.3) & (high >= 0.3))), 0.75)  # from least to greatest: 1 - 2/2³
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_six_intervals_of_a_study_all_cover_at_the_stated_rate(seeds):
     rng = np.random.default_rng(10 + seeds)
@@ -80,6 +83,7 @@ def test_six_intervals_of_a_study_all_cover_at_the_stated_rate(seeds):
     assert_rate(some_miss, 0.05, at_most=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("towards", "wrong"), [("inside", "contradicted"), ("outside", "supported")])
 def test_a_study_of_six_claims_is_wrong_anywhere_at_no_more_than_the_stated_rate(towards, wrong):
     rng = np.random.default_rng(20)
@@ -93,6 +97,7 @@ def test_a_study_of_six_claims_is_wrong_anywhere_at_no_more_than_the_stated_rate
     assert_rate(any_wrong, 0.05, at_most=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("claim", SIX, ids=lambda claim: claim.id)
 @pytest.mark.parametrize(("towards", "wrong"), [("inside", "contradicted"), ("outside", "supported")])
 def test_one_claim_on_its_bound_is_wrong_at_no_more_than_the_stated_rate(claim, towards, wrong):
@@ -107,6 +112,7 @@ def test_one_claim_on_its_bound_is_wrong_at_no_more_than_the_stated_rate(claim, 
         assert_rate(found, 0.025, draws=draws)  # one bound: half of the two-sided rate, and no less
 
 
+@pytest.mark.slow
 def test_a_second_witness_does_not_make_wrong_verdicts_more_frequent():
     rng = np.random.default_rng(40)
     (elastic,) = (claim for claim in SIX if claim.id == "elastic")
@@ -121,6 +127,7 @@ def test_a_second_witness_does_not_make_wrong_verdicts_more_frequent():
     assert_rate(both, 0.025, at_most=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "distance"), [(3, 6.3), (5, 2.2), (5, 4.0), (10, 1.0)])
 def test_power_is_that_of_the_noncentral_t(seeds, distance):
     rng = np.random.default_rng(50 + seeds)

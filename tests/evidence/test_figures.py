@@ -103,12 +103,14 @@ def test_built_in_trainers_have_looks_of_their_own():
     assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == len(names)
 
 
+@pytest.mark.slow
 def test_more_variants_than_colours_are_still_drawn(tmp_path):
     axis = drawn(pd.concat([curve(role=f"variant {number}") for number in range(30)]))
     figures.save(axis.figure, tmp_path / "figure")  # warnings are errors here
     assert len([line for line in axis.lines if line.get_label()[0] != "_"]) == 30
 
 
+@pytest.mark.slow
 def test_a_long_legend_stands_below_its_panel(tmp_path):
     def place(count):
         axis = drawn(pd.concat([curve(role=f"variant {number}") for number in range(count)]))
@@ -161,6 +163,7 @@ def test_pictures_have_a_row_a_name_and_a_column_an_image(tmp_path):
     assert figures.pictures(np.zeros((1, 1, 8, 8, 3)), ["colour"], "").axes[0].images[0].get_array().shape == (8, 8, 3)
 
 
+@pytest.mark.slow
 def test_a_figure_is_written_whole_twice_the_same_and_readable(tmp_path):
     for name in ("first", "second"):
         figures.save(drawn(curve()).figure, tmp_path / name)

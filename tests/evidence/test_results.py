@@ -103,6 +103,7 @@ class TestSchema:
 
 
 class TestFiles:
+    @pytest.mark.slow
     @given(
         st.lists(
             st.tuples(
@@ -175,6 +176,7 @@ class TestFiles:
         with pytest.raises(ValueError, match=r"rows.parquet is damaged or no parquet file"):
             results.load_rows(path)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", COLUMNS)
     def test_a_column_that_is_missing_or_of_another_type_is_refused_by_name(self, tmp_path, name):
         whole = table()

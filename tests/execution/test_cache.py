@@ -161,6 +161,7 @@ class TestStrangers:
             or any(r"\x1b]0;owned\x07\u202e\r\n\ud800" in line for line in lines)
         )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "action", [(), ("verify",), ("verify", "--repair"), ("prune", "--states", "done", "partial")]
     )
@@ -194,6 +195,7 @@ class TestVerify:
         assert (code, lines) == (0, [])
         assert (total["verified"], total["damaged"], total["unused"]) == (4, 0, 0)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", [WEIGHTS, "checkpoint.json", "done.json", "rows", "items"])
     def test_a_damaged_file_is_named_with_its_run(self, ask, store, mixed, name):
         directory = store.directory(mixed["elt"])

@@ -162,6 +162,7 @@ def tree(root):
     return {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_merge_that_is_killed_anywhere_is_noticed_and_the_repeated_one_ends_as_one_that_was_not(
     merging, tmp_path, monkeypatch, capsys
 ):

@@ -48,6 +48,7 @@ def plain(frame, leave=()):
 
 
 class TestRows:
+    @pytest.mark.slow
     @settings(max_examples=20)
     @given(st.lists(st.sampled_from(["a", "b", "both"]), min_size=8, max_size=8))
     def test_however_rows_are_divided_the_merge_is_the_whole(self, owners):

@@ -37,6 +37,7 @@ def test_every_kind_is_timed_once_whatever_its_seeds_and_leaves_nothing_behind(t
     assert os.listdir() == []
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_is_refused_with_what_its_process_said():
     with pytest.raises(ValueError, match=r"a training could not be timed: ValueError: .*dataset 'relay' gives tokens"):
         step_cost.calibrate([replace(RUN, dataset="relay")], workers=1)
@@ -73,6 +74,7 @@ OPTIONS = [  # every choice of terms that elt takes
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainer", "options"),
     [

@@ -107,6 +107,7 @@ def line(command: str, random: Random) -> Iterator[str]:
         yield from ("--dry-run", "--results", "here")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", OPTIONS)
 def test_any_options_end_in_an_answer_or_a_refusal(place, runs, capsys, command):
     def cases():
@@ -121,6 +122,7 @@ def test_any_first_word_ends_in_an_answer_or_a_refusal(place, capsys):
     tried(((repr(text), lambda text=text: asked(capsys, [text])) for text in TEXTS), place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", REFUSED)
 def test_what_a_command_forbids_is_refused(place, capsys, command):
     with watched(place), bounded():

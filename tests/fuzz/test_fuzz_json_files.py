@@ -74,6 +74,7 @@ def results(place, published) -> Path:
     return published
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UPWARDS)
 def test_a_name_of_a_file_in_a_record_leads_nowhere_else(place, cache, capsys, name):
     record = json.loads((cache / "done.json").read_bytes())
@@ -96,6 +97,7 @@ def test_a_link_in_a_cache_is_not_copied_from(place, cache, capsys, name):
     assert secret.read_bytes() not in copied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trap", TRAPS)
 @pytest.mark.parametrize("part", ["trainer", "task", "dataset", "backend"])
 def test_a_class_that_only_a_cache_names_is_not_imported(place, cache, capsys, part, trap):
@@ -106,6 +108,7 @@ def test_a_class_that_only_a_cache_names_is_not_imported(place, cache, capsys, p
         opened(capsys, place, "runs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trap", TRAPS)
 def test_a_study_that_only_results_name_is_not_imported(place, results, capsys, trap):
     about = json.loads((results / "claims.json").read_bytes())
@@ -115,6 +118,7 @@ def test_a_study_that_only_results_name_is_not_imported(place, results, capsys, 
         opened(capsys, place, "results")
 
 
+@pytest.mark.slow
 def test_a_forged_verdict_is_not_believed(place, results):
     text = (results / "claims.json").read_text()
     flipped = {"supported": "contradicted", "contradicted": "supported", "inconclusive": "supported"}
@@ -141,6 +145,7 @@ FORBIDDEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", FORBIDDEN)
 def test_claims_of_another_form_are_refused(place, results, capsys, label):
     name, path, value = FORBIDDEN[label]
@@ -170,12 +175,14 @@ def opening(kind: str, name: str, folder: Path, content: bytes, capsys, place: P
         yield "a number", lambda: case(b"3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["structure", "bytes"])
 @pytest.mark.parametrize("name", OF_CACHE)
 def test_any_file_of_a_cache_ends_in_an_answer_or_a_refusal(place, cache, capsys, name, kind):
     tried(opening(kind, name, cache, (cache / name).read_bytes(), capsys, place), place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["structure", "bytes"])
 @pytest.mark.parametrize("name", OF_RESULTS)
 def test_any_file_of_results_ends_in_an_answer_or_a_refusal(place, results, capsys, name, kind):

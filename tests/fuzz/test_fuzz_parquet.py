@@ -72,6 +72,7 @@ def write(folder: Path, rows: pa.Table) -> Path:
     return folder / "rows.parquet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", FORBIDDEN)
 def test_what_the_schema_forbids_is_refused(place, label):
     write(place, FORBIDDEN[label](table()))
@@ -130,6 +131,7 @@ def read(place: Path, original: Path) -> None:
         recommending.quality(rows, world)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["table", "bytes"])
 def test_any_table_is_read_or_refused(published, place, kind):
     original, rows, content = PUBLISHED, table(), (PUBLISHED / "rows.parquet").read_bytes()

@@ -121,6 +121,7 @@ def test_what_is_no_preset_file_is_refused(place, content):
         planned("extrapolation", place / "preset.toml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", SMOKE)
 def test_any_structure_is_planned_or_refused(place, study):
     def cases():

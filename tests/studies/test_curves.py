@@ -48,6 +48,7 @@ def test_one_seed_has_a_mean_and_no_interval():
     assert (row.mean, row.low, row.high, row.seeds) == (0.3, -math.inf, math.inf, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [None, math.nan, math.inf])
 def test_a_seed_that_is_not_finite_empties_its_point_alone(broken):
     rows = elastic({**LOSSES, 2: [0.4, broken, 0.7]}) + elastic({2: [0.4, 0.5, 0.6]}, trainer="no-ilsd", max_loops=2)
@@ -213,6 +214,7 @@ def test_a_world_without_samples_has_an_empty_second_panel():
     assert not figure.axes[1].axison
 
 
+@pytest.mark.slow
 def test_one_seed_draws_its_curves_without_bands_or_warnings(tmp_path):
     figure = curves.figure(frame(images(seeds=1) + relay(seeds=1)))
     figures.save(figure, tmp_path / "figure")  # warnings are errors here
@@ -220,6 +222,7 @@ def test_one_seed_draws_its_curves_without_bands_or_warnings(tmp_path):
     assert 0 < low < 0.1 < high < 10
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_files(tmp_path):
     rows = frame(images() + relay())
     for name in ("first", "second"):

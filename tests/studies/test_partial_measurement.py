@@ -42,6 +42,7 @@ def collected(job, store):
     return collect([job], store, job.study, "tiny", studies.get(job.study).columns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "changes"),
     [(extrapolation, {}), (depth_grid, {"timed_batch": 0}), (convergence, {})],

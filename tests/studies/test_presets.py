@@ -377,6 +377,7 @@ def test_a_preset_without_runs_is_refused():
         STUDY.plan(replace(load_preset("extrapolation", "quick"), seeds=()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["extrapolation", "depth_grid", "convergence", "disagreement"])
 def test_no_two_runs_of_a_packaged_preset_have_one_name(study):
     for name in preset_names(study):

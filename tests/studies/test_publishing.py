@@ -53,11 +53,13 @@ def test_commands_take_turns_in_the_folder_itself_wherever_temporary_files_lie(t
             publishing.lock(tmp_path).acquire(timeout=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", list(published.folders(RESULTS)), ids=lambda it: f"{it.parent.name}-{it.name}")
 def test_what_is_published_follows_from_its_rows(path):
     assert retold(path).notes == ()
 
 
+@pytest.mark.slow
 def test_the_provenance_holds_the_checksum_of_the_rows_and_the_claims_are_those_published(folder):
     assert (folder / "claims.json").read_bytes() == (RELAY / "claims.json").read_bytes()
     *earlier, last = publishing.read_commands(folder / "provenance.json")
@@ -65,6 +67,7 @@ def test_the_provenance_holds_the_checksum_of_the_rows_and_the_claims_are_those_
     assert not any(results.CHECKSUM in entry for entry in earlier)
 
 
+@pytest.mark.slow
 def test_verdicts_that_do_not_follow_from_the_rows_are_told_and_not_shown(folder):
     content = retold(folder).content
     forge(folder)
@@ -73,6 +76,7 @@ def test_verdicts_that_do_not_follow_from_the_rows_are_told_and_not_shown(folder
     assert told.notes == ("claims.json does not follow from the rows; what is shown was decided from the rows anew",)
 
 
+@pytest.mark.slow
 def test_rows_of_another_state_than_the_files_beside_them_are_noticed(folder, capsys):
     rows = results.read_published(folder / "rows.parquet")
     results.write_table(folder / "rows.parquet", rows.slice(0, len(rows) - 1))  # as if the last step had not been made
@@ -83,6 +87,7 @@ def test_rows_of_another_state_than_the_files_beside_them_are_noticed(folder, ca
     assert "are of two states" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_too_many_rows_are_not_decided_anew_which_is_told(folder):
     forge(folder)
     commands = publishing.read_commands(folder / "provenance.json")
@@ -91,6 +96,7 @@ def test_too_many_rows_are_not_decided_anew_which_is_told(folder):
     assert list(told.rows.columns) == ["run_id"]
 
 
+@pytest.mark.slow
 def test_a_study_that_is_not_here_is_neither_imported_nor_decided(folder):
     rows = results.read_published(folder / "rows.parquet")
     named = results.pa.array(["http.server:test"] * len(rows))
@@ -107,6 +113,7 @@ def test_a_provenance_of_another_form_is_refused_with_its_path(tmp_path, text):
         publishing.read_commands(tmp_path / "provenance.json")
 
 
+@pytest.mark.slow
 def test_comparing_two_presets_says_first_how_they_were_trained_differently(tmp_path, capsys):
     other = tmp_path / "other"
     shutil.copytree(RELAY, other)
@@ -120,6 +127,7 @@ def test_comparing_two_presets_says_first_how_they_were_trained_differently(tmp_
     assert json.loads(last)["differences"] == [first]
 
 
+@pytest.mark.slow
 def test_comparing_shows_the_verdicts_of_the_rows(folder, capsys):
     forge(folder)
     assert cli.main(["compare", str(folder), str(RELAY)]) == 0

@@ -77,6 +77,7 @@ def test_worlds_that_a_column_tells_apart_may_be_treated_in_two_ways_and_others_
         recipes.differences(STUDY, [replace(PRESET, worlds=(once, then))], [PRESET])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["extrapolation", "depth_grid", "convergence", "disagreement"])
 def test_every_packaged_preset_treats_its_worlds_in_one_way(study):
     for name in preset_names(study):
@@ -85,6 +86,7 @@ def test_every_packaged_preset_treats_its_worlds_in_one_way(study):
             assert recipes.differences(studies.create(study), [preset], [preset]) == []
 
 
+@pytest.mark.slow
 def test_the_published_recipes_are_those_of_the_packaged_presets():
     for path in Path(__file__).parents[2].glob("results/*/*/provenance.json"):
         study, name = path.parts[-3:-1]

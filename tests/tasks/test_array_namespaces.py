@@ -68,6 +68,7 @@ def draw(name: str, ops, **options) -> list[np.ndarray]:
     return [np.asarray(state) for state in states]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_the_same_draws_give_the_same_tokens(ops, numpy_ops, scale):
     expected = draw("masked", numpy_ops, guidance_scale=scale)
@@ -122,6 +123,7 @@ def test_guided_calls_can_be_jitted(numpy_ops):
     assert np.allclose(jax.jit(partial(call, JAX))(inputs, LABELS), expected, rtol=1e-6, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["masked", "diffusion"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_losses_errors_and_distillation_agree(name, smoothing, ops, numpy_ops):

@@ -141,6 +141,7 @@ def test_unique_depth_refuses_loops():
 # ELT to the letter (arXiv 2604.09168 eq. 1-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("least", "most"), [(1, 2), (1, 4), (2, 6), (1, 12)])
 def test_the_intermediate_loop_covers_exactly_its_range_uniformly(least, most):
     architecture, draws = Architecture(min_loops=least, max_loops=most), 6000

@@ -129,6 +129,7 @@ def test_the_identity_does_not_depend_on_the_host(monkeypatch):
     assert run_id(RUN) == before
 
 
+@pytest.mark.slow
 def test_the_identity_is_the_same_in_every_process(tmp_path):
     """Other hash seeds, another directory, host name and user, options in another order."""
     code = """
@@ -192,6 +193,7 @@ def test_a_whole_number_stands_for_the_decimal_that_a_field_takes():
     assert isinstance(trainers.create("universal-transformer", ponder_cost=1).ponder_cost, float)
 
 
+@pytest.mark.slow
 def test_no_published_run_was_named_anew():
     """Every run whose rows are published is planned, under its id, by the presets that its command ran."""
     folders = [path.parent for path in PUBLISHED.glob("*/*/rows.parquet")]
@@ -254,6 +256,7 @@ def imported(folder, text, **names):
     return answer.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "name", "before", "after"),
     [
@@ -313,6 +316,7 @@ def test_a_backend_that_is_none_is_refused_by_name(backend):
         run_id(replace(RUN, backend=backend))
 
 
+@pytest.mark.slow
 def test_a_study_of_eltbench_s_that_is_run_as_a_module_is_still_its_own(tmp_path):
     """Its class is never one of __main__, whose source would be hashed as a plug-in's."""
     (tmp_path / "planned.py").write_text(

@@ -76,6 +76,7 @@ def record_calls(model: Model, monkeypatch) -> list[tuple]:
 # Predictions
 
 
+@pytest.mark.slow
 @every_looped_model
 def test_predictions_at_any_exits_are_those_that_sampling_uses(model, monkeypatch):
     calls = record_calls(model, monkeypatch)

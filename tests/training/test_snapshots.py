@@ -105,6 +105,7 @@ class KilledError(BaseException):
     """Stands for the end of the process: no handler of the code under test catches it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", range(8))
 def test_a_run_killed_before_any_of_its_files_appears_ends_as_an_uninterrupted_one(
     written, whole, tmp_path, monkeypatch

@@ -30,6 +30,7 @@ def given(batch) -> dict:
     return {"inputs": batch.inputs, "labels": batch.labels, "log_snr": batch.log_snr, "context": batch.context}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trainer", "block"), CASES)
 def test_every_prediction_is_that_of_predict_also_where_items_leave(trainer, block, tmp_path):
     pair = pair_of(small_run(trainer, "diffusion" if block == "dit" else "masked", block=block), tmp_path)
@@ -55,6 +56,7 @@ def test_every_prediction_is_that_of_predict_also_where_items_leave(trainer, blo
         assert now.nonfinite == ()
 
 
+@pytest.mark.slow
 def test_the_signals_are_those_of_torch(tmp_path):
     pair = pair_of(small_run("universal-transformer", "masked", block="bert"), tmp_path)
     ours, theirs = (list(anytime(model_of(pair, backend), **given(pair.batch()))) for backend in ("torch", "jax"))
@@ -64,6 +66,7 @@ def test_the_signals_are_those_of_torch(tmp_path):
             assert np.allclose(right.signals[name], values, rtol=1e-3, atol=1e-5, equal_nan=True), name
 
 
+@pytest.mark.slow
 def test_there_are_as_many_programs_as_powers_of_two_whatever_leaves_when(tmp_path):
     pair = pair_of(small_run("elt", "diffusion"), tmp_path)
     noise = np.random.default_rng(0).normal(size=(5, 8, 8, 1)).astype(np.float32)

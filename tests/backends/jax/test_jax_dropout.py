@@ -19,6 +19,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trainer", "task", "shape"), CASES)
 def test_the_same_masks_give_the_same_outputs_and_losses(trainer, task, shape, tmp_path):
     pair = pair_of(small_run(trainer, task, dropout=0.3, **shape), tmp_path)

@@ -37,6 +37,7 @@ def batch_of(run, step: int = 0):
     return made.task.corrupt(clean, made.dataset.spec, stream(run.dataset, 0, "corruption", step))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trainer", "task", "block"), [case.values for case in CASES])
 def test_the_closed_form_counts_what_the_program_computes(trainer, task, block):
     injected, conditioned = block == "dit" or trainer == "deq", task == "diffusion" and trainer != "deq"
@@ -65,6 +66,7 @@ def test_the_closed_form_counts_what_the_program_computes(trainer, task, block):
     assert sum(accounting.parameters(spec).values()) == engine_of(run).parameter_count()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trainer", "task", "block"), [case.values for case in CASES])
 def test_the_closed_form_counts_a_training_step(trainer, task, block):
     injected, conditioned = block == "dit" or trainer == "deq", block == "dit" and trainer != "deq"
@@ -82,6 +84,7 @@ def test_the_closed_form_counts_a_training_step(trainer, task, block):
     assert macs(step(engine.state.network).jaxpr, loops) == expected * len(batch.labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["elt", "universal-transformer"])
 @pytest.mark.parametrize(("task", "block"), [("diffusion", "dit"), ("masked", "bert")])
 def test_every_weight_starts_from_the_distribution_of_torchs(trainer, task, block):
@@ -159,6 +162,7 @@ def test_an_unrolled_step_is_the_same_step(tmp_path):
         assert float(other[name]) == pytest.approx(float(value), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trainer", "task", "block"), [("elt", "diffusion", "dit"), ("elt", "masked", "bert")])
 def test_the_recurrence_is_the_loop_of_predict_and_its_jacobian_torchs(trainer, task, block, tmp_path):
     pair = pair_of(small_run(trainer, task, block=block, input_injection=True), tmp_path)

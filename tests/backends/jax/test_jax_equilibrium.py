@@ -29,6 +29,7 @@ def pair(request, tmp_path):
     return pair_of(replace(small_run("deq", "masked", block="bert"), trainer_options=request.param), tmp_path)
 
 
+@pytest.mark.slow
 def test_far_exits_agree_with_torch_and_need_no_new_program(pair):
     pair.jax.predict(pair.jax.upload(pair.batch()), (1, 2, 3), ("prediction", "state"))
     with compilations() as compiled:
@@ -39,6 +40,7 @@ def test_far_exits_agree_with_torch_and_need_no_new_program(pair):
         assert relative(ours[1], theirs[1]) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_trajectory_is_that_of_predict(pair):
     batch = pair.jax.upload(pair.batch())
     recurrence = pair.jax.recurrence(batch)
@@ -48,6 +50,7 @@ def test_a_trajectory_is_that_of_predict(pair):
         assert relative(np.asarray(output.state), np.asarray(states[exit][:, -output.state.shape[1] :])) < 1e-5
 
 
+@pytest.mark.slow
 def test_training_gives_the_values_of_inference_and_torchs_gradient_at_several_exits(pair):
     exits = np.array([1, 3], np.int32)
     engine, batch = pair.jax, pair.jax.upload(pair.batch())
@@ -72,6 +75,7 @@ def test_training_gives_the_values_of_inference_and_torchs_gradient_at_several_e
         assert np.abs(np.asarray(slope) - expected[name]).max() < 1e-4 * largest, name
 
 
+@pytest.mark.slow
 def test_the_loops_before_the_phantom_steps_are_constant_to_differentiation(pair):
     """Nothing of them is kept: of a scan's results only its last state and what it stacks for the exits."""
     engine = pair.jax

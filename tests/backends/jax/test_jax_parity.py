@@ -45,11 +45,13 @@ def assert_same_outputs(pair):
             assert left is None or relative(left, right) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trainer", "task", "block"), CASES[4:])
 def test_the_same_weights_give_the_same_outputs_at_every_exit(trainer, task, block, tmp_path):
     assert_same_outputs(pair_of(small_run(trainer, task, block=block), tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_the_architecture_means_the_same(option, tmp_path):
     block, task, options = OPTIONS[option]
@@ -57,10 +59,12 @@ def test_every_option_of_the_architecture_means_the_same(option, tmp_path):
     assert_same_outputs(pair_of(small_run(trainer, task, block=block, **options), tmp_path))
 
 
+@pytest.mark.slow
 def test_labels_and_codes_mean_the_same(tmp_path):
     assert_same_outputs(pair_of(small_run("elt", "masked", "digits-codes", block="bert"), tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trainer", "task", "block"), CASES)
 def test_each_objective_has_the_same_loss_and_gradients(trainer, task, block, tmp_path):
     pair = pair_of(small_run(trainer, task, block=block), tmp_path)

@@ -12,6 +12,7 @@ from eltbench.evaluation.signals.per_sample import observe
 from eltbench.training.model import Model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trainer", "task"), [("universal-transformer", "masked"), ("elt", "diffusion")])
 def test_errors_and_signals_of_every_item_and_exit_are_those_of_the_other_backend(trainer, task, tmp_path):
     run = small_run(trainer, task, block="bert" if task == "masked" else "dit")

@@ -74,6 +74,7 @@ def assert_same_training(ours: Path, theirs: Path) -> None:
     assert_same_weights(expected, weights, STEPS)
 
 
+@pytest.mark.slow
 def test_the_step_of_all_seeds_is_compiled_once_whatever_their_exits():
     made, runs = parts(RUN), [of(3), of(8)]
     seeds, seen = JaxSeeds([build_engine(run) for run in runs]), set()
@@ -87,6 +88,7 @@ def test_the_step_of_all_seeds_is_compiled_once_whatever_their_exits():
     assert len(seen) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", PAIRS)
 def test_each_seed_equals_its_own_separate_run(run, tmp_path):
     trainees = together(tmp_path / "together", 3, 8, run=run)
@@ -100,6 +102,7 @@ def test_each_seed_equals_its_own_separate_run(run, tmp_path):
         assert any(ours["exits"] != theirs["exits"] for ours, theirs in zip(*lines, strict=True))
 
 
+@pytest.mark.slow
 def test_the_engine_of_a_seed_is_that_of_its_checkpoint(tmp_path):
     for trainee in together(tmp_path, 3, 8):
         loaded = build_engine(trainee.run)
@@ -112,6 +115,7 @@ def test_the_engine_of_a_seed_is_that_of_its_checkpoint(tmp_path):
 # Interrupted and resumed
 
 
+@pytest.mark.slow
 def test_a_run_begun_among_others_is_finished_alone(tmp_path):
     fit(of(3), tmp_path / "whole")
     with pytest.raises(InterruptedError):
@@ -120,6 +124,7 @@ def test_a_run_begun_among_others_is_finished_alone(tmp_path):
     assert_same_training(tmp_path / "3", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_runs_begun_alone_are_finished_together_each_from_its_own_step(tmp_path):
     for seed in (3, 8):
         fit(of(seed), tmp_path / "whole" / str(seed))
@@ -133,6 +138,7 @@ def test_runs_begun_alone_are_finished_together_each_from_its_own_step(tmp_path)
         assert_same_training(tmp_path / str(seed), tmp_path / "whole" / str(seed))
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(tmp_path):
     together(tmp_path, 3, 8)
     before = {path: path.read_bytes() for path in tmp_path.glob("*/*")}
@@ -153,6 +159,7 @@ def spoil(monkeypatch, at: dict[int, int]) -> None:
     monkeypatch.setattr(training, "draw", spoilt)
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverges_fails_alone_with_its_step(tmp_path, monkeypatch):
     together(tmp_path / "sound", 3, 8)
     spoil(monkeypatch, {8: 6})
@@ -176,6 +183,7 @@ def test_nothing_goes_on_when_all_have_diverged(tmp_path, monkeypatch):
     assert told == [(8, 4)]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_fails_its_own_seed(tmp_path):
     (tmp_path / "8").mkdir()
     (tmp_path / "8" / WEIGHTS).write_bytes(b"no checkpoint")

@@ -21,6 +21,7 @@ BODY = Body(
 )
 
 
+@pytest.mark.slow
 def test_the_loop_and_its_unrolled_form_give_one_prediction():
     made = JaxSpeed("cpu", 1)
     scanned, unrolled = (np.asarray(made.call(BODY._replace(mode=mode))()) for mode in made.modes)

@@ -66,6 +66,7 @@ def weights_of(pair: Pair):
         yield {name: value.detach().numpy() for name, value in module.named_parameters()}, named(tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", RUNS)
 def test_twenty_steps_stay_together_and_compile_once(trainer, tmp_path):
     pair = pair_of(RUNS[trainer], tmp_path)
@@ -88,6 +89,7 @@ def test_twenty_steps_stay_together_and_compile_once(trainer, tmp_path):
     assert clipped > 0
 
 
+@pytest.mark.slow
 def test_new_loop_counts_do_not_compile_and_equal_torchs(tmp_path):
     pair = pair_of(RUNS["universal-transformer"], tmp_path)
     batch = pair.jax.upload(pair.batch())
@@ -100,12 +102,14 @@ def test_new_loop_counts_do_not_compile_and_equal_torchs(tmp_path):
         assert relative(ours[0], theirs[0]) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_loss_is_not_waited_for(tmp_path):
     pair = pair_of(RUNS["elt"], tmp_path)
     values = pair.jax.step(pair.batch(), (1, 3), 0.0, RATE)
     assert all(isinstance(value, jax.Array) and value.shape == () for value in values.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["elt", "random-loops"])
 def test_checkpoints_cross_over_both_ways_and_training_goes_on(trainer, tmp_path):
     """Moments, average and the step of both bias corrections included: all enter the next steps."""
@@ -127,6 +131,7 @@ def test_checkpoints_cross_over_both_ways_and_training_goes_on(trainer, tmp_path
             assert_same_weights(*weights, 6)
 
 
+@pytest.mark.slow
 def test_a_run_resumed_in_its_middle_ends_bit_identical_to_an_uninterrupted_one(tmp_path):
     run = replace(RUNS["elt"], backend="jax")
 
@@ -145,6 +150,7 @@ def test_a_run_resumed_in_its_middle_ends_bit_identical_to_an_uninterrupted_one(
     assert any(not np.array_equal(array, kept[name]) for name, array in whole.items())
 
 
+@pytest.mark.slow
 def test_snapshots_cross_over_both_ways(tmp_path):
     pair = pair_of(RUNS["elt"], tmp_path)
     for engine in pair.engines:
@@ -159,6 +165,7 @@ def test_snapshots_cross_over_both_ways(tmp_path):
     assert relative(predicted(pair.torch, pair)[0], predicted(build_engine(pair.run), pair)[0]) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"sampler": "ddpm", "guidance_scale": 2.0}], ids=str)
 def test_samplers_fed_the_same_draws_give_the_same_images(options, tmp_path):
     pair = pair_of(RUNS["elt"], tmp_path)
@@ -168,6 +175,7 @@ def test_samplers_fed_the_same_draws_give_the_same_images(options, tmp_path):
     assert relative(ours, theirs) < 1e-4  # four steps, each with the rounding of a call
 
 
+@pytest.mark.slow
 def test_samplers_fed_the_same_draws_give_the_same_tokens(tmp_path):
     pair = pair_of(RUNS["no-ilsd"], tmp_path)
     models = [Model(replace(pair.run, backend=name), getattr(pair, name), pair.made) for name in ("torch", "jax")]
@@ -177,6 +185,7 @@ def test_samplers_fed_the_same_draws_give_the_same_tokens(tmp_path):
     assert len(np.unique(ours)) > 1
 
 
+@pytest.mark.slow
 def test_a_recurrence_outlives_the_next_step(tmp_path):
     pair = pair_of(RUNS["elt"], tmp_path)
     recurrence = pair.jax.recurrence(pair.jax.upload(pair.batch()))
@@ -185,6 +194,7 @@ def test_a_recurrence_outlives_the_next_step(tmp_path):
     assert np.array_equal(recurrence.loop(recurrence.initial, 1), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [0.0, 0.9, 0.9999])
 def test_a_debiased_average_weighs_every_step_as_the_closed_form_does(decay, tmp_path):
     """w̄_t = Σ_k d^(t-k) (1 - d) w_k / (1 - d^t), at decays near 1 too, where float32 has few digits of 1 - d^t."""

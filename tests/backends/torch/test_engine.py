@@ -57,6 +57,7 @@ def fit_until(run: Run, directory, step: int) -> None:
 # Checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainer", "task", "dataset"),
     [("elt", "diffusion", "digits"), ("elt", "masked", "digits-codes"), ("random-loops", "diffusion", "digits")],

@@ -105,6 +105,7 @@ def test_a_network_without_adapters_holds_none():
     assert not [name for name in network.state_dict() if "adapters" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of torch's own tracing
 def test_a_new_loop_count_never_recompiles_the_block():
     network, call = network_of(layers=1, spread=0.2)

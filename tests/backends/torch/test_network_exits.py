@@ -60,6 +60,7 @@ def build(depth="looped", block="dit", data="continuous", seed=0, **options):
     return network, (inputs, labels, context, log_snr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "options"),
     [
@@ -263,6 +264,7 @@ def test_bfloat16_autocast_keeps_a_float32_state(block):
     assert 0 < relative < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of torch's own tracing
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_new_loop_count_never_recompiles_the_block(block):

@@ -35,6 +35,7 @@ def halting_with(bias, seed=0):
     return halting, states
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [-4.0, -1.0, 1.0, 8.0])
 def test_outputs_ponder_and_what_is_left_equal_the_reference_at_every_cap(bias):
     halting, states = halting_with(bias)

@@ -19,6 +19,7 @@ WORLDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radius", [0, 1, 2])
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("block", ["dit", "bert"])

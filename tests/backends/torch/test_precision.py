@@ -155,6 +155,7 @@ def test_compiled_blocks_give_the_numbers_of_autocast_on_compiled_blocks(case):
         assert same(engine.predict(batch, exits, EVERYTHING), under_autocast(engine, batch, exits))
 
 
+@pytest.mark.slow
 def test_blocks_of_the_copy_are_compiled_where_the_run_s_are():
     for compile in (False, True):
         engine, _ = tiny("dit", compile=compile)
@@ -164,6 +165,7 @@ def test_blocks_of_the_copy_are_compiled_where_the_run_s_are():
 # Conversions
 
 
+@pytest.mark.slow
 @cases
 def test_no_weight_is_converted_in_a_second_call(case):
     engine, batch = tiny(case)

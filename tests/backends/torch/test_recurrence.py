@@ -76,6 +76,7 @@ def test_reading_after_some_loops_equals_predict_at_that_exit(case):
         assert torch.equal(state[:, -output.state.shape[1] :], output.state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("index", [1, 3])
 def test_jacobian_product_equals_the_dense_jacobian(case, index):
@@ -89,6 +90,7 @@ def test_jacobian_product_equals_the_dense_jacobian(case, index):
     torch.testing.assert_close(product, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_arnoldi_finds_the_largest_eigenvalue_of_the_dense_jacobian(case):
     engine, batch = tiny(case, items=1)

@@ -170,6 +170,7 @@ def test_calls_on_cuda_are_captured_after_a_warm_up_and_replayed_at_one_launch(m
     assert (cuda.launches, done.item() - before) == (1, 5)
 
 
+@pytest.mark.slow
 def test_a_replay_holds_all_that_its_call_read_and_lets_go_of_it_with_itself(monkeypatch):
     Cuda(monkeypatch)
     read = torch.zeros(1)

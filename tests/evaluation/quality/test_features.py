@@ -179,6 +179,7 @@ def test_inception_features_are_read_where_its_weights_lie_in_torch_hubs_cache(n
     assert read.logits.shape == (2, 1008)
 
 
+@pytest.mark.slow
 def test_the_training_command_prints_the_file_and_its_accuracy(tmp_path, monkeypatch, capsys):
     import runpy
 

@@ -50,6 +50,7 @@ def test_real_images_are_nearer_to_real_ones_than_spoilt_images(ladder, metric, 
     assert ladder["real"][metric] < ladder[worse][metric]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("worse", ["noisy", "independent"])
 def test_spoilt_images_lie_beyond_chance_and_real_ones_within(ladder, worse):
     null = kernel_null(data.create("digits"), HELDOUT)
@@ -62,6 +63,7 @@ def test_spoilt_images_are_less_precise(ladder, worse):
     assert ladder[worse]["precision"] < ladder["real"]["precision"] - 0.05
 
 
+@pytest.mark.slow
 def test_the_logits_are_blind_to_independent_pixels_where_the_maps_are_not():
     digits = data.create("digits")
     training, heldout = digits.training(), digits.heldout()
@@ -217,6 +219,7 @@ def test_too_few_images_are_refused():
         quality(images[:4], images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "digits-codes", "digits-levels"])
 def test_the_floor_compares_disjoint_real_images_with_like_classes(name):
     floor = real_floor(data.create(name), HELDOUT)
@@ -231,6 +234,7 @@ def test_more_images_than_are_held_out_are_refused():
         reference(data.create("digits"), 358)
 
 
+@pytest.mark.slow
 def test_the_null_is_the_spread_of_the_kernel_distance_of_random_halves():
     digits = data.create("digits")
     pool = extract(np.concatenate([digits.training().values, digits.heldout().values])).maps
@@ -246,6 +250,7 @@ def test_the_null_is_the_spread_of_the_kernel_distance_of_random_halves():
     assert kernel_null(digits, n, draws=1500) == pytest.approx(np.std(drawn), rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_null_is_deterministic_and_shrinks_with_size():
     digits = data.create("digits")
     small, large = kernel_null(digits, 180), kernel_null(digits, 720)

@@ -52,6 +52,7 @@ def there(jobs, store):
     return [job for job in jobs if store.state(job.run_id) == "done"]
 
 
+@pytest.mark.slow
 def test_each_world_with_samples_has_a_picture_of_elt_from_the_first_seed_that_is_done(jobs, store, tmp_path):
     (path,) = pictures.write(tmp_path, there(jobs, store), store.root, trained=())
     assert path.name == "samples-diffusion-digits-torch.png"  # and none of relay, which holds no images
@@ -66,6 +67,7 @@ def test_each_world_with_samples_has_a_picture_of_elt_from_the_first_seed_that_i
     assert path.read_bytes() == whole  # one model draws one picture
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_picture_with_its_words(jobs, store, tmp_path):
     folder = tmp_path / "results" / "extrapolation" / "relay"
     shutil.copytree(RESULTS / "extrapolation" / "relay", folder)

@@ -50,6 +50,7 @@ def sampler(monkeypatch):
     return choose
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "dataset", "block", "sampler"),
     [("diffusion", "digits", "dit", "ddim"), ("masked", "digits-codes", "bert", "maskgit")],
@@ -71,6 +72,7 @@ def test_every_loop_count_has_every_score_and_what_it_depends_on(task, dataset, 
     assert len(results.stamp(rows, model.run, "0" * 16, "0" * 12, columns)) == len(rows)
 
 
+@pytest.mark.slow
 def test_real_images_at_the_same_size_stand_beside_every_score():
     model = model_of()
     rows = by(sample_scores(model, SETTINGS), loops=None)
@@ -79,6 +81,7 @@ def test_real_images_at_the_same_size_stand_beside_every_score():
     assert {row["metric"]: row["value"] for row in rows} == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_labels_are_those_of_the_images_that_samples_are_compared_with(sampler):
     digits = model_of().dataset.heldout()
     model, asked = sampler(lambda labels, loops: digits.values[: len(labels)])
@@ -93,6 +96,7 @@ def test_labels_are_those_of_the_images_that_samples_are_compared_with(sampler):
     assert scores["nearest_training_distance"] == scores["heldout_nearest_training_distance"] > 0
 
 
+@pytest.mark.slow
 def test_copies_of_training_images_are_told_by_their_distance(sampler):
     training_images = model_of().dataset.training().values
     model, _ = sampler(lambda labels, loops: training_images[: len(labels)])
@@ -101,6 +105,7 @@ def test_copies_of_training_images_are_told_by_their_distance(sampler):
     assert scores["heldout_nearest_training_distance"] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
 def test_samples_that_are_not_finite_leave_every_score_empty_with_the_reason(sampler, broken):
     def make(labels, loops):
@@ -119,6 +124,7 @@ def test_samples_that_are_not_finite_leave_every_score_empty_with_the_reason(sam
     assert stamped["value"].isna().sum() == len(empty)
 
 
+@pytest.mark.slow
 def test_white_samples_are_bad_samples_and_not_refused(sampler):
     model, _ = sampler(lambda labels, loops: np.ones((len(labels), 8, 8, 1), np.float32))
     assert all(np.isfinite(row["value"]) for row in sample_scores(model, SETTINGS))

@@ -47,6 +47,7 @@ def test_the_event_is_a_quarter_of_the_items_in_every_stratum():
     np.testing.assert_allclose(shares, 0.25, atol=0.06)
 
 
+@pytest.mark.slow
 def test_a_signal_of_the_level_alone_orders_all_items_and_tells_nothing_within_strata():
     observed = made_up(
         corruption_level=lambda level, own, noise: level,

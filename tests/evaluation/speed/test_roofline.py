@@ -50,6 +50,7 @@ class Weights(TorchDispatchMode):
         return operation(*arguments, **(keywords or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_flops_and_weights_of_the_kernels_are_those_that_torch_counts(case, batch):

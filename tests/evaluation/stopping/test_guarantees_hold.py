@@ -24,6 +24,7 @@ def graded(rng, items, settings):
     return (boldness[:, None] ** 2) * rng.random(items) ** 2, boldness**2 / 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("losses_of", "alpha", "items"), [(failing_from, 0.1, 60), (graded, 0.1, 30), (failing_from, 0.2, 9)]
 )
@@ -38,6 +39,7 @@ def test_the_mean_risk_of_conformal_risk_control_is_at_most_alpha_and_not_far_be
     assert chosen.mean() >= alpha - 2 / (items + 1) - error  # arXiv 2208.02814, theorem 2
 
 
+@pytest.mark.slow
 def test_conformal_risk_control_bounds_the_mean_and_not_the_share_of_sets():
     rng = np.random.default_rng(1)
     above = []
@@ -47,6 +49,7 @@ def test_conformal_risk_control_bounds_the_mean_and_not_the_share_of_sets():
     assert np.mean(above) > 0.2
 
 
+@pytest.mark.slow
 def test_learn_then_test_lets_at_most_delta_of_the_sets_exceed_alpha():
     rng, delta = np.random.default_rng(2), 0.1
     above, used = [], []
@@ -59,6 +62,7 @@ def test_learn_then_test_lets_at_most_delta_of_the_sets_exceed_alpha():
     assert np.mean(used) > 0.05  # and it dares something
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("delta", [0.1, 0.3])
 def test_learn_then_test_holds_for_losses_that_rise_and_fall(binary, delta):

@@ -35,6 +35,7 @@ def found(rows, **wanted):
     return [row for row in rows if all(row.get(name) == asked for name, asked in wanted.items())]
 
 
+@pytest.mark.slow
 def test_signals_foretell_samples_no_better_than_the_error_itself(rows):
     assert {row["target"] for row in rows if "signal" in row} == {"invalid"}
     gains = {row["signal"]: row["value"] for row in found(rows, metric="selection_gain")}
@@ -86,6 +87,7 @@ def test_guarantees_hold_and_savings_are_also_those_over_a_fixed_depth(rows):
             assert over["value"] == pytest.approx(mine["value"] - fixed["value"])
 
 
+@pytest.mark.slow
 def test_a_universal_transformer_stops_by_its_halting_and_too_few_samples_say_how_many_it_takes():
     model, rows = scored("universal-transformer", levels=[0.05], samples=160)
     (never, *earlier) = found(rows, metric="distance_to_full_loops", rule="halting")

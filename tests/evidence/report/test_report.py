@@ -35,6 +35,8 @@ PROBE = """<script>addEventListener("load", () => {
   document.title = JSON.stringify({images, rows, fetched, overflow});
 });</script>"""
 
+pytestmark = pytest.mark.slow  # every published result is decided anew
+
 
 class Page(HTMLParser):
     """A strict reader: every element is closed in order; gathers links, pictures and the text of cells."""
@@ -152,7 +154,6 @@ def test_the_booklet_holds_every_figure(written):
     assert len(reader.outline) == len(folders)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no chromium here")
 @pytest.mark.parametrize("width", [500, 1200])
 def test_a_browser_shows_tables_and_pictures_and_fetches_nothing(written, tmp_path, width):

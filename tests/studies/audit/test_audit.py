@@ -37,6 +37,7 @@ def published(tmp_path_factory):
     return folder / "audit"
 
 
+@pytest.mark.slow
 def test_the_settings_of_a_user_s_matplotlibrc_change_no_figure(published, tmp_path):
     with matplotlib.rc_context({"text.usetex": True, "figure.facecolor": "red", "savefig.bbox": "tight"}):
         assert command.main("audit", ["--results", str(tmp_path)]) == 0
@@ -49,6 +50,7 @@ def verdicts(summary: pd.DataFrame, quantity: str) -> dict[tuple[str, str], str]
     return dict(zip(zip(lines["table"], lines["model"], strict=True), lines["verdict"], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_every_row_of_every_table_has_a_verdict_on_each_figure_that_it_prints(summary, table):
     rows = paper.table(table)
@@ -94,6 +96,7 @@ def test_a_fit_lies_within_the_rounding_of_the_printed_figure(summary):
     assert (fits["conventions_fitting"] >= 1).all()
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_every_study_writes(published, summary):
     assert sorted(path.name for path in published.iterdir() if path.name != ".lock") == FILES
     assert imread(published / "figure.png").shape[2] == 4
@@ -108,6 +111,7 @@ def test_the_command_writes_what_every_study_writes(published, summary):
     assert entry["runs"] == {"done": [], "cached": [], "failed": {}}
 
 
+@pytest.mark.slow
 def test_the_other_command_gives_the_same_files_and_prints_every_verdict(published, tmp_path, capsys):
     assert cli.main(["study", "audit", "--results", str(tmp_path)]) == 0
     for name in ("summary.csv", "claims.json", "figure.png", "figure.pdf"):

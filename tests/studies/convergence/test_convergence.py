@@ -177,6 +177,7 @@ def test_a_seed_that_one_side_lacks_leaves_no_verdict_and_is_named():
     assert len(STUDY.evidence(table(rows))["convergence"][DIGITS].primary["steps"]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [None, math.nan, math.inf])
 def test_a_loss_that_is_no_number_gives_no_verdict_but_a_reason_and_stops_nothing(broken):
     rows = race() + halves() + variant("cosine", [0.001, -0.001, 0.0, 0.001, 0.0])
@@ -193,6 +194,7 @@ def test_a_loss_that_is_no_number_gives_no_verdict_but_a_reason_and_stops_nothin
     assert STUDY.summarise(lost)["mean"].isna().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5, 20])
 @pytest.mark.parametrize(("exponent", "spread"), [(0.02, 0.03), (0.1, 0.03), (0.3, 0.01)])
 def test_two_copies_of_one_trainer_are_not_told_apart_at_the_stated_rate(seeds, exponent, spread):
@@ -258,6 +260,7 @@ def test_nothing_is_said_where_some_model_reached_its_target_or_none_was_set():
     assert line(rows, "steps_to_target").reason.count("never reached") == 4
 
 
+@pytest.mark.slow
 def test_the_figure_draws_every_model_once_and_its_variants_below(tmp_path):
     rows = race() + halves() + variant("cosine", [0.001] * 5) + variant("no-teacher", [0.5] * 5)
     rows += race(task="masked", dataset="relay")
@@ -282,6 +285,7 @@ def test_the_figure_draws_every_model_once_and_its_variants_below(tmp_path):
     canvas.savefig(tmp_path / "figure.png")
 
 
+@pytest.mark.slow
 def test_one_seed_draws_its_figure_without_intervals_or_warnings(tmp_path):
     canvas = STUDY.figure(table(race(seeds=[0]) + halves(seeds=[0]) + variant("cosine", [0.1], seeds=[0])))
     canvas.savefig(tmp_path / "figure.png")
@@ -308,6 +312,7 @@ def test_a_gradual_decay_that_changes_nothing_supports_the_claim(changes, verdic
         assert condition.primary.interval.estimate == pytest.approx(np.mean(changes))
 
 
+@pytest.mark.slow
 def test_the_claim_looks_at_the_cosine_alone_and_every_variant_is_reported():
     rows = race() + halves() + variant("cosine", SAME) + variant("constant-0", WORSE)
     assert decided(rows)["lambda-insensitive"].verdict == "supported"
@@ -317,6 +322,7 @@ def test_the_claim_looks_at_the_cosine_alone_and_every_variant_is_reported():
         assert found.low < found.mean < found.high
 
 
+@pytest.mark.slow
 def test_the_table_of_documents_has_every_variant_with_students_t_over_paired_seeds():
     rows = race() + halves() + variant("constant-0", WORSE) + variant("cosine", SAME, loops=(4,))
     _, _, *body = variants.markdown(STUDY.summarise(table(rows))).splitlines()

@@ -139,6 +139,7 @@ def measured(trained):
     return model, STUDY.measure(model, model.run, asked)
 
 
+@pytest.mark.slow
 def test_the_rows_hold_the_loss_at_every_snapshot_and_exit_and_its_cost(measured, trained):
     model, found = measured
     losses = [row for row in found.rows if row["metric"] == "heldout_loss"]
@@ -152,6 +153,7 @@ def test_the_rows_hold_the_loss_at_every_snapshot_and_exit_and_its_cost(measured
     assert len({row["value"] for row in losses}) == 6
 
 
+@pytest.mark.slow
 def test_the_samples_are_those_of_the_end_and_all_rows_fit_the_schema(measured):
     model, found = measured
     drawn = [row for row in found.rows if row["metric"] == "kernel_distance"]

@@ -79,6 +79,7 @@ def test_the_evidence_of_every_claim_is_found_seed_by_seed_at_each_models_own_de
             assert np.allclose(shown.primary[name], effects, rtol=0, atol=1e-12), (claim, name)
 
 
+@pytest.mark.slow
 def test_rows_in_any_order_give_the_same_evidence():
     ordered = table(rows())
     shuffled = ordered.sample(frac=1, random_state=1)
@@ -101,6 +102,7 @@ def test_models_in_other_roles_or_of_other_sizes_are_no_evidence():
             assert np.array_equal(alone[claim][DIGITS].primary[name], beside[claim][DIGITS].primary[name])
 
 
+@pytest.mark.slow
 def test_worlds_and_widths_have_verdicts_of_their_own():
     other = {model: [2 * value for value in values] for model, values in EFFECTS.items()}
     large = {"task": "masked", "dataset": "relay", "world": "relay colours=24"}
@@ -161,6 +163,7 @@ def test_a_seed_that_one_side_lacks_leaves_no_verdict_and_is_named(model):
         assert (decision.verdict == "inconclusive") == (claim in affected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [None, math.nan, math.inf])
 def test_a_value_that_is_not_finite_gives_no_verdict_but_a_reason_and_stops_nothing(broken):
     made = rows()

@@ -104,6 +104,7 @@ def measured():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["digits", "relay"])
 def test_measured_rows_fit_the_schema(measured, dataset):
     run, found = measured[dataset]

@@ -75,6 +75,7 @@ def test_the_front_by_seconds_holds_the_timed_points_alone():
     assert found.to_dict() == {(1, 1): 1.0, (1, 8): 0.0, (8, 1): 1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unlike", [{"host": "elsewhere"}, {"threads": 2}, {"batch_size": 64}, {"device": "cuda"}])
 def test_times_of_unlike_conditions_are_not_compared(unlike):
     alike = grid() + seconds(ELT_1X8, {8: 9.0}, 0) + seconds(UNIQUE, {1: 8.0}, 0)
@@ -140,6 +141,7 @@ def test_what_is_said_of_trainers_has_intervals_over_seeds():
     assert (line.mean, line.low, line.high) == pytest.approx((0.1, low, high))
 
 
+@pytest.mark.slow
 def test_a_seed_that_lost_a_run_does_not_speak_for_its_trainer():
     rows = [row for row in grid(seeds=(0, 1, 2)) if (row["seed"], row["unique_layers"]) != (1, 2)]
     for metric in ("hypervolume", "area_under_curve", "monotonicity_violations"):
@@ -159,6 +161,7 @@ def test_rows_without_losses_give_a_table_all_the_same():
     assert list(lines(seconds(ELT_1X8, {8: 0.1}), "call_seconds")["mean"]) == [0.1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [None, math.nan, math.inf])
 def test_a_model_that_diverged_is_on_no_front_and_dominates_nothing(broken):
     rows = grid(seeds=(0,)) + curve(DEDICATED[4], {4: broken})
@@ -224,6 +227,7 @@ def test_blocks_have_colours_widths_have_sizes_and_both_are_in_the_key():
     assert sorted({line.get_markersize() for line in lone}) == [4, 10]
 
 
+@pytest.mark.slow
 def test_every_world_has_a_row_of_three_panels_and_nothing_at_all_is_drawn_too(tmp_path):
     rows = grid() + losses({1: 0.5, 8: 0.2}, world="relay", task="masked", dataset="relay", max_loops=8, params=9)
     canvas = frontier_figure.figure(frontier.summary(table([{"macs": 5, **row} for row in rows])))

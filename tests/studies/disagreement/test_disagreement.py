@@ -117,6 +117,7 @@ def measured(arm, world=LATIN, **changes):
     return results.stamp(found.rows, run, "0" * 16, "0" * 12, STUDY.columns, lambda loops: {}), found.tables
 
 
+@pytest.mark.slow
 def test_a_looped_model_has_scores_rules_and_guarantees_and_a_table_a_unit():
     rows, tables = measured(Arm("universal-transformer"))
     assert list(rows.columns) == part_schema(STUDY.columns).names
@@ -178,6 +179,7 @@ def of_elt():
     return measured(Arm("elt"), samples=180, sampling={"steps": 2})[0].assign(role="main")
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page_reads_the_curves_of_what_is_measured(of_elt, monkeypatch):
     page = (Path(__file__).parents[3] / "docs" / "disagreement.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
@@ -188,6 +190,7 @@ def test_the_example_of_the_page_reads_the_curves_of_what_is_measured(of_elt, mo
     assert space["along"].loc["masked", "fixed", 0]["loops_per_batch"].tolist() == [3, 3]
 
 
+@pytest.mark.slow
 def test_the_summary_has_one_line_a_score_over_all_seeds_and_the_figure_a_row_a_world(of_elt):
     first = of_elt
     rows = pd.concat([first.assign(seed=seed, study="disagreement", preset="made-up") for seed in range(2)])
@@ -218,6 +221,7 @@ def test_an_arm_trained_with_dropout_is_asked_with_dropout_left_on():
     assert len({job.run_id for job in jobs} - shared) == 10  # trainings of its own
 
 
+@pytest.mark.slow
 def test_a_model_trained_with_dropout_has_its_passes_among_the_signals_and_contenders():
     rows, _ = measured(Arm("elt", "dropout", {"dropout": 0.1}), heldout_draws=1)
     assert {"dropout_entropy", "dropout_information"} <= set(rows["signal"])

@@ -81,6 +81,7 @@ def test_the_evidence_of_every_claim_is_the_log_ratio_seed_by_seed():
             assert np.allclose(shown.primary[name], effects, rtol=0, atol=1e-12), (claim, name)
 
 
+@pytest.mark.slow
 def test_rows_in_any_order_give_the_same_evidence():
     rows = frame(curves(**EVERYTHING))
     shuffled = rows.sample(frac=1, random_state=1)
@@ -153,6 +154,7 @@ def test_a_loop_count_that_is_no_whole_number_is_not_measured():
     assert decisions["over-iteration"].verdict == "supported"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [None, math.nan, math.inf])
 def test_a_value_that_is_not_finite_gives_no_verdict_but_a_reason_and_stops_nothing(broken):
     rows = curves(**EVERYTHING)
@@ -170,6 +172,7 @@ def test_a_value_that_is_not_finite_gives_no_verdict_but_a_reason_and_stops_noth
     assert math.isnan(point)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0.0, -0.5])
 def test_a_loss_of_which_no_ratio_can_be_taken_leaves_one_cell_open_and_names_seed_and_value(value):
     other = curves(**EVERYTHING, dataset="digits-codes", task="masked")
@@ -213,6 +216,7 @@ def test_the_second_witness_is_the_difference_of_kernel_distances_with_the_null_
     assert evidence["update-norms"][DIGITS].second is None
 
 
+@pytest.mark.slow
 def test_a_seed_that_one_side_lacks_leaves_no_verdict_and_is_named():
     rows = frame(curves(**EVERYTHING | {"no_ilsd": {0.5: WORSE, 1: BETTER, 2: WORSE}}))
     failed = rows[(rows["trainer"] != "no-ilsd") | (rows["seed"] != 1)]

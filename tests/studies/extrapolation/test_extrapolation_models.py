@@ -157,6 +157,7 @@ def completed(measured, dataset):
     return results.stamp(found.rows, run, "0" * 16, "0" * 12, STUDY.columns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["digits", "relay"])
 def test_measured_rows_fit_the_schema(measured, dataset):
     rows = completed(measured, dataset)
@@ -166,6 +167,7 @@ def test_measured_rows_fit_the_schema(measured, dataset):
     assert rows["value"].notna().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["digits", "relay"])
 def test_the_raw_items_average_to_the_published_losses(measured, dataset):
     _, found = measured[dataset]

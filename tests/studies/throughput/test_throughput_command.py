@@ -54,6 +54,7 @@ def arguments(tmp_path):
     return ["--preset", f"{tmp_path / 'my.toml'}:paper", "--results", str(tmp_path / "results")]
 
 
+@pytest.mark.slow
 def test_one_command_measures_decides_and_writes_everything_into_one_folder(paper, arguments, tmp_path, capsys):
     assert command.main("throughput", arguments) == 0
     folder = tmp_path / "results" / "throughput" / "paper"
@@ -86,6 +87,7 @@ def test_one_command_measures_decides_and_writes_everything_into_one_folder(pape
     assert entry["presets"][0]["name"] == "paper"
 
 
+@pytest.mark.slow
 def test_the_published_files_make_the_page_s_table_and_the_report(paper, undrawn, arguments, tmp_path):
     missing = preset_from_table(*load_table("throughput", arguments[1])).cells[-1]
     paper.skipped = [missing.id]
@@ -115,6 +117,7 @@ def test_the_published_files_make_the_page_s_table_and_the_report(paper, undrawn
     assert "supported if above +10.00 %" in told
 
 
+@pytest.mark.slow
 def test_a_second_command_replaces_nothing_unless_forced(paper, undrawn, arguments, tmp_path, capsys):
     assert command.main("throughput", arguments) == 0
     asked = len(paper.asked)

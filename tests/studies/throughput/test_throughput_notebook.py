@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jupytext
 import matplotlib.pyplot as plt
+import pytest
 from made_up import Paper
 
 from eltbench.cli import run_study as command
@@ -28,6 +29,7 @@ class Every:
         return True
 
 
+@pytest.mark.slow
 def test_the_notebook_shows_what_was_measured_and_why_some_was_not(tmp_path, monkeypatch, capsys):
     (tmp_path / "my.toml").write_text(PRESETS)
     (tmp_path / "notebooks").mkdir()

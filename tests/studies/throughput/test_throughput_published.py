@@ -67,6 +67,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "results" / "throughput" / "paper"
 
 
+@pytest.mark.slow
 def test_a_folder_follows_from_its_rows_and_they_from_the_raw_timings(folder):
     check(folder)
     raw = pd.read_parquet(folder / "timings.parquet")

@@ -30,6 +30,7 @@ def message(cell, what="race", **more):
     return {**SETTINGS, "what": what, "cell": asdict(cell), **more}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cell",
     [
@@ -178,6 +179,7 @@ def test_the_peak_of_training_begins_before_the_model_and_ends_after_its_steps(m
     assert happened == [small, "step", "begin", (trainer, layers, 16), *["step"] * contenders.PEAK_STEPS, "end"]
 
 
+@pytest.mark.slow
 def test_what_a_nursery_loads_starts_no_threads_that_a_fork_would_lose():
     code = "import os, sys; from eltbench.studies.throughput import timing_process as worker; worker._load(); "
     code += "print(*{name.partition('.')[0] for name in sys.modules}); "

@@ -31,7 +31,7 @@ def consequences(counted: Sequence[Observation]) -> Iterator[Observation]:
     yield from map(_quoted, statements.QUOTES)
     for table, model in statements.STEP_COSTS:
         yield _step_cost(table, model)
-    for claim in (claim for its in studies.claims().values() for claim in its):
+    for claim in (claim for its in studies.claims().values() for claim in its if claim.paper_section):
         if reason := statements.UNCHECKED.get(claim.id) or statements.WITHOUT_FIGURE.get(claim.reference):
             yield _said("claims", claim.id, "reference", claim.reference, claim=claim.id, reason=reason)
 
