@@ -32,12 +32,14 @@ def step_flops(
     exits: int = 1,
     phantom_steps: int = Solver.phantom_steps,
     learns: Collection[int] | None = None,
+    since: int = 0,
 ) -> dict[str, int]:
     """FLOPs per item of a training step, `forward` and `backward`, that runs `loops` loops and reads `exits` heads.
 
     learns: the exits whose outputs carry a gradient (`Trainer.learns`), all by default; the backward pass begins at the
     deepest of them and goes through their heads. At equilibrium depth every exit is followed by `phantom_steps` more
-    loops, and the backward pass goes through these alone. Raises ValueError for impossible loops and exits.
+    loops, and the backward pass goes through these alone. since: the state after so many loops is constant (0: none).
+    Raises ValueError for impossible loops and exits.
     """
     deepest, heads = (loops, exits) if learns is None else (max(learns, default=0), len(learns))
     if not (0 < deepest <= loops and heads <= exits):
@@ -48,8 +50,17 @@ def step_flops(
         further = macs_by_part(network, phantom_steps * exits, exits)
         forward += further["layers"] + further["attention"]
         deepest = phantom_steps * heads
-    parts = macs_by_part(network, deepest, heads)  # that the backward pass goes through
-    constant_inputs = parts["embedding"] + parts["conditioning"] // 2
+    if not 0 <= since < deepest:
+        raise ValueError(f"since must be 0 to {deepest - 1}, one of the loops before the deepest, given {since}")
+    parts = macs_by_part(network, deepest - since, heads)  # that the backward pass goes through
+    constant_inputs = 0
+    if since and not network.architecture.input_injection:  # what enters by the first state alone
+        parts["embedding"] = 0
+        parts["conditioning"] *= network.architecture.block == "dit"
+        if network.architecture.norm == "post":  # the first maps see that state itself
+            (inputs, outputs), rank = network.maps[0], network.architecture.loop_adapter_rank
+            constant_inputs += network.length * inputs * (outputs + rank)
+    constant_inputs += parts["embedding"] + parts["conditioning"] // 2
     if not (network.timed or network.data.classes):
         constant_inputs += parts["modulation"]
     late = network.depth != "equilibrium" and deepest == 1  # the injection is first added before the second loop

@@ -21,7 +21,7 @@ from eltbench.core.atomic import replacing
 SOLVED = 0.9  # a distance counts as solved above this accuracy
 PALETTE = sns.color_palette("colorblind")
 _BUILT_IN = ("elt", "no-ilsd", "unique-depth", "deq", "universal-transformer", "random-loops")
-TRAINERS = {**{name: place for place, name in enumerate(_BUILT_IN)}, "deep-supervision": 9}
+TRAINERS = {**{name: place for place, name in enumerate(_BUILT_IN)}, "deep-supervision": 9, "progressive": 7}
 MARKERS = "osD^vP*Xdh"
 CONTROLS = ("dedicated", "equal-compute", "equal-parameters")  # roles; what is neither of them nor main is a variant
 ABOUT = "eltbench"  # the text of a picture that says what it shows

@@ -17,6 +17,7 @@ registry: Registry[Trainer] = Registry(
         "deq": "eltbench.trainers.deq:DEQ",
         "elt": "eltbench.trainers.elt:ELT",
         "no-ilsd": "eltbench.trainers.no_ilsd:NoILSD",
+        "progressive": "eltbench.trainers.progressive:Progressive",
         "random-loops": "eltbench.trainers.random_loops:RandomLoops",
         "unique-depth": "eltbench.trainers.unique_depth:UniqueDepth",
         "universal-transformer": "eltbench.trainers.universal_transformer:UniversalTransformer",

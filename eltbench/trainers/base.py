@@ -43,7 +43,11 @@ class Trainer(ABC):
 
     @abstractmethod
     def exits(self, architecture: Architecture, rng: np.random.Generator) -> tuple[int, ...]:
-        """The loop counts at which the head is read at this step, strictly increasing."""
+        """The loop counts at which the head is read at this step, strictly increasing.
+
+        Where the gradient of one is to flow through the last loops alone, it is an `Exit`; neighbours with one `since`
+        are read by one pass through the network, others by a further one.
+        """
 
     def learns(self, exits: tuple[int, ...]) -> tuple[int, ...]:
         """Those of a step's exits whose outputs carry a gradient, all by default; for counting FLOPs alone."""

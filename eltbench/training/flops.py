@@ -10,6 +10,7 @@ import numpy as np
 from eltbench import accounting
 from eltbench.core.config import Run
 from eltbench.core.streams import stream
+from eltbench.trainers.exits import Pass, passes
 from eltbench.training.loop import Parts
 
 
@@ -18,9 +19,12 @@ def item_flops(run: Run, made: Parts, steps: Sequence[int]) -> np.ndarray:
     phantom_steps = made.trainer.solver(run.architecture).phantom_steps
 
     @cache
-    def count(exits: tuple[int, ...]) -> float:
-        learns = made.trainer.learns(exits)
-        return float(sum(accounting.step_flops(made.network, exits[-1], len(exits), phantom_steps, learns).values()))
+    def count(exits: Pass) -> float:
+        read, since = exits
+        learns = made.trainer.learns(read)
+        return float(
+            sum(accounting.step_flops(made.network, read[-1], len(read), phantom_steps, learns, since).values())
+        )
 
     streams = (stream(run.dataset, run.seed, "exits", step) for step in steps)
-    return np.array([count(tuple(made.trainer.exits(run.architecture, each))) for each in streams])
+    return np.array([sum(map(count, passes(made.trainer.exits(run.architecture, each)))) for each in streams])

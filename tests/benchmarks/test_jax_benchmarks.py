@@ -70,7 +70,7 @@ def test_compile_time_of_the_step_by_loops(sized, measuring):
     def compiler(loops: int) -> Callable[[], object]:
         run = sized("diffusion", max_loops=loops)
         engine, (batch, exits) = jax_engine(run), draw(run, parts(run), 0)
-        numbers = engine.recipe.exits(exits), np.float32(0.5), np.float32(1e-3)
+        numbers = engine.recipe.passes(exits), np.float32(0.5), np.float32(1e-3)
 
         def compile() -> object:
             jax.clear_caches()

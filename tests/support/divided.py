@@ -56,7 +56,7 @@ class Side:
         engine, (batch, exits, *numbers) = self.engine, self.arguments(0)
         placed = room._placed(batch, engine.divided)
         lowered = room.train_step.lower(
-            engine.recipe, engine.state, placed, np.asarray(exits, np.int32), *map(np.float32, numbers)
+            engine.recipe, engine.state, placed, engine.recipe.passes(exits), *map(np.float32, numbers)
         )
         return lowered.compile().cost_analysis()["flops"]
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import pytest
 import torch
 
 from eltbench import trainers
@@ -23,10 +22,20 @@ from eltbench.training.loop import Parts, build_engine, parts
 
 DATASETS = {"diffusion": "digits", "masked": "relay"}
 EIGHT_TOKENS = (("length", 4), ("strips", 2))
-TRAINERS = ("elt", "no-ilsd", "unique-depth", "universal-transformer", "deep-supervision", "random-loops", "deq")
-CASES = [
-    pytest.param(trainer, task, block, marks=() if (task == "diffusion") == (block == "dit") else pytest.mark.slow)
+TRAINERS = (
+    "elt",
+    "no-ilsd",
+    "unique-depth",
+    "universal-transformer",
+    "deep-supervision",
+    "random-loops",
+    "progressive",
+    "deq",
+)
+CASES = [  # each trainer where its block is at home, and depth schemes in the other block too
+    (trainer, task, block)
     for trainer, task, block in product(TRAINERS, ("diffusion", "masked"), ("dit", "bert"))
+    if (task == "diffusion") == (block == "dit") or trainer in ("elt", "universal-transformer", "deq")
 ]
 
 

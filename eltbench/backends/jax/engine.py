@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,10 @@ from eltbench.core.config import Optimisation, Run
 from eltbench.core.streams import stream
 from eltbench.tasks.base import Batch, ExitOutput, Task
 from eltbench.trainers.base import Trainer
+from eltbench.trainers.exits import passes, truncates
+
+Passes = tuple[tuple[Any, Any], ...]
+"""Of every pass of a step its exits (E,) and the loop since which gradients flow, None where all do."""
 
 
 class Training(NamedTuple):
@@ -50,11 +54,14 @@ class Recipe:
     precision: str
     unroll: bool
 
-    def exits(self, exits: tuple[int, ...]) -> np.ndarray:
-        """The exits of a step (E,), checked on the host (ValueError): a gather would clamp what is out of range."""
-        if (exits := check_exits(exits))[-1] > self.loops:
-            raise ValueError(f"exits: a training step ends at max_loops = {self.loops}, given {list(exits)}")
-        return np.asarray(exits, np.int32)
+    def passes(self, exits: tuple[int, ...]) -> Passes:
+        """The passes of a step, checked on the host (ValueError): a gather would clamp what is out of range."""
+        found = []
+        for read, since in passes(exits):
+            if check_exits(read)[-1] > self.loops:
+                raise ValueError(f"exits: a training step ends at max_loops = {self.loops}, given {list(exits)}")
+            found.append((np.asarray(read, np.int32), np.int32(since) if truncates(exits) else None))
+        return tuple(found)
 
 
 class JaxEngine(Engine):
@@ -93,7 +100,7 @@ class JaxEngine(Engine):
         return np.array(array, np.float32 if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype)
 
     def step(self, batch: Batch, exits: tuple[int, ...], progress: float, learning_rate: float) -> dict[str, Array]:
-        numbers = self.recipe.exits(exits), np.float32(progress), np.float32(learning_rate)
+        numbers = self.recipe.passes(exits), np.float32(progress), np.float32(learning_rate)
         self.state, values = train_step(self.recipe, self.state, _placed(batch, self.divided), *numbers)
         return values
 
@@ -135,7 +142,7 @@ class JaxEngine(Engine):
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def train_step(
-    recipe: Recipe, state: Training, batch: Batch, exits: Array, progress: Array, learning_rate: Array
+    recipe: Recipe, state: Training, batch: Batch, exits: Passes, progress: Array, learning_rate: Array
 ) -> tuple[Training, dict[str, Array]]:
     """One step of AdamW on the clipped gradient (torch's formulas), and the average of the weights."""
     optimisation, old = recipe.optimisation, state.network
@@ -154,11 +161,14 @@ def train_step(
 
 
 def objective(
-    network: Network, recipe: Recipe, batch: Batch, exits: Array, progress: Array
+    network: Network, recipe: Recipe, batch: Batch, exits: Passes, progress: Array
 ) -> tuple[Array, dict[str, Array]]:
     """The trainer's loss and its terms, for weights in float32."""
     trainer, network = recipe.trainer, in_precision(network, recipe.precision)
-    outputs = network.train(batch, exits, trainer.fields, loops=recipe.loops, unroll=recipe.unroll)
+    how: dict[str, Any] = {"loops": recipe.loops, "unroll": recipe.unroll}
+    outputs = [
+        output for read, since in exits for output in network.train(batch, read, trainer.fields, since=since, **how)
+    ]
     terms = trainer.objective(outputs, batch, progress, recipe.task, recipe.ops)
     return jnp.stack(list(terms.values())).sum(), terms
 

@@ -137,14 +137,27 @@ class Network(eqx.Module):
         return self.spec.prefix
 
     def train(
-        self, batch: Batch, exits: Array, fields: tuple[str, ...], *, loops: int, unroll: bool = False
+        self,
+        batch: Batch,
+        exits: Array,
+        fields: tuple[str, ...],
+        *,
+        loops: int,
+        unroll: bool = False,
+        since: Array | None = None,
     ) -> list[ExitOutput]:
-        """One output per exit (E,) from a scan of `loops` loops, which may be unrolled: longer to compile."""
+        """One output per exit (E,) from a scan of `loops` loops, which may be unrolled: longer to compile.
+
+        The state after loop `since`, where that is given and not 0, is constant to differentiation.
+        """
         begun, conditioning = self.begin(batch)
         scanned = self, begun, conditioning
         network, carry, shared = scanned if self.solver is None else lax.stop_gradient(scanned)
 
         def body(carry: Carry, index: Array) -> tuple[Carry, Reading]:
+            if since is not None:
+                constant = lax.stop_gradient(carry.state)
+                carry = carry._replace(state=jnp.where((since > 0) & (index == since + 1), constant, carry.state))
             return network.advance(carry, shared, index, fields)
 
         _, readings = lax.scan(body, carry, jnp.arange(1, loops + 1), unroll=unroll)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eltbench.backends.jax.engine import JaxEngine, Recipe, Training, train_step
+from eltbench.backends.jax.engine import JaxEngine, Passes, Recipe, Training, train_step
 from eltbench.tasks.base import Batch
 
 
@@ -31,16 +31,17 @@ class JaxSeeds:
     def step(
         self, batches: Sequence[Batch], exits: Sequence[tuple[int, ...]], progress: float, learning_rate: float
     ) -> dict[str, Array]:
-        if len({len(each) for each in exits}) > 1:
+        checked = [self._recipe.passes(each) for each in exits]
+        if len({tuple(len(read) for read, _ in each) for each in checked}) > 1:
             raise ValueError(
                 f"vectorised seeds read equally many exits at a step, given {[list(each) for each in exits]}; train "
                 "the seeds of this trainer apart"
             )
-        checked = np.stack([self._recipe.exits(each) for each in exits])  # (S, E)
+        read = jax.tree.map(lambda *each: np.stack(each), *checked)  # exits (S, E) of every pass
         fields = zip(*batches, strict=True)  # each (S, B, ...)
         batch = Batch(*(None if field[0] is None else self._ops.asarray(np.stack(field)) for field in fields))
         numbers = np.float32(progress), np.float32(learning_rate)
-        self._state, values = _train_steps(self._recipe, self._state, batch, checked, *numbers)
+        self._state, values = _train_steps(self._recipe, self._state, batch, read, *numbers)
         return values
 
     def engine(self, place: int) -> JaxEngine:
@@ -51,7 +52,7 @@ class JaxSeeds:
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _train_steps(
-    recipe: Recipe, states: Training, batches: Batch, exits: Array, progress: Array, learning_rate: Array
+    recipe: Recipe, states: Training, batches: Batch, exits: Passes, progress: Array, learning_rate: Array
 ) -> tuple[Training, dict[str, Array]]:
     """`train_step` of every seed; states, batches and exits have a leading axis (S,)."""
     step = jax.vmap(partial(train_step, recipe), in_axes=(0, 0, 0, None, None))

@@ -25,6 +25,7 @@ from eltbench.core.config import Run
 from eltbench.core.streams import stream
 from eltbench.tasks.base import Batch, ExitOutput, Task
 from eltbench.trainers.base import Trainer
+from eltbench.trainers.exits import passes
 
 
 class TorchEngine(Engine):
@@ -88,7 +89,9 @@ class TorchEngine(Engine):
         part, task = self.ranks.share(batch, self.task)
         part = self.upload(part)
         self.network.train()
-        outputs = self._call(self.called, part, exits, self.trainer.fields)
+        outputs = []
+        for read, since in passes(exits):
+            outputs += self._call(self.called, part, read, self.trainer.fields, since)
         terms = self.trainer.objective(outputs, part, progress, task, self.ops)
         loss = torch.stack(list(terms.values())).sum()
         self.optimiser.zero_grad(set_to_none=True)
@@ -122,9 +125,11 @@ class TorchEngine(Engine):
         self.average.eval()
         return self.converted() if self.run.precision == "bf16" else cast(Network, self.average.module)
 
-    def _call(self, network: Any, batch: Batch, exits: tuple[int, ...], fields: tuple[str, ...]) -> list[ExitOutput]:
+    def _call(
+        self, network: Any, batch: Batch, exits: tuple[int, ...], fields: tuple[str, ...], since: int = 0
+    ) -> list[ExitOutput]:
         with self.autocast():
-            outputs = network(*batch.given, exits, fields, batch.dropped)
+            outputs = network(*batch.given, exits, fields, batch.dropped, since)
         if self.run.precision == "fp32":
             return outputs
         return [ExitOutput(*(None if field is None else field.float() for field in output)) for output in outputs]

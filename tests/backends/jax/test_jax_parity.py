@@ -11,6 +11,7 @@ from two_backends import CASES, pair_of, relative, small_run
 from eltbench.backends.jax.engine import objective
 from eltbench.backends.jax.initialisation import named
 from eltbench.core.streams import stream
+from eltbench.trainers.exits import passes
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -71,7 +72,11 @@ def test_each_objective_has_the_same_loss_and_gradients(trainer, task, block, tm
     exits = pair.made.trainer.exits(pair.run.architecture, stream("exits", 0, "exits"))
     ours = pair.torch
     batch = ours.upload(pair.batch())
-    outputs = ours.network(batch.inputs, batch.labels, batch.context, batch.log_snr, exits, ours.trainer.fields)
+    outputs = [
+        output
+        for read, since in passes(exits)
+        for output in ours.network(*batch.given, read, ours.trainer.fields, None, since)
+    ]
     terms = ours.trainer.objective(outputs, batch, 0.3, ours.task, ours.ops)
     torch.stack(list(terms.values())).sum().backward()
 
@@ -79,7 +84,7 @@ def test_each_objective_has_the_same_loss_and_gradients(trainer, task, block, tm
     differentiated = jax.jit(jax.value_and_grad(objective, has_aux=True), static_argnums=1)
     batch = engine.upload(pair.batch())
     (_, there), gradient = differentiated(
-        engine.state.network, engine.recipe, batch, np.asarray(exits, np.int32), np.float32(0.3)
+        engine.state.network, engine.recipe, batch, engine.recipe.passes(exits), np.float32(0.3)
     )
     assert set(terms) == set(there)
     for name, term in terms.items():
