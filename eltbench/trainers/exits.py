@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import NamedTuple
 
 
 class Exit(int):
-    """A loop count whose gradient goes back to loop `since` alone: the state after that loop is taken as constant."""
+    """A loop count whose gradient goes back to loop `since` alone: the state after that loop is taken as constant.
+
+    0: to the first loop. Each is read by a pass of its own through the network.
+    """
 
     since: int
 
-    def __new__(cls, loops: int, since: int = 0) -> Exit:
+    def __new__(cls, loops: int, since: int) -> Exit:
         """Raises ValueError unless 0 ≤ since < loops."""
         if not 0 <= since < loops:
             raise ValueError(f"an exit at loop {loops} has a gradient since one of loops 0 to {loops - 1}, not {since}")
@@ -22,17 +24,23 @@ class Exit(int):
 
 
 class Pass(NamedTuple):
-    """Exits that one pass through the network reads, its state detached after loop `since` (0: nowhere)."""
+    """Exits that one pass through the network reads; its state is detached after loop `since`, None where it never is.
+
+    A step has as many passes, and as many exits in each, as any other of its trainer, so that JAX compiles it once.
+    """
 
     exits: tuple[int, ...]
-    since: int
+    since: int | None
 
 
 def passes(exits: Sequence[int]) -> list[Pass]:
-    """The passes of a step, in the order of its exits: neighbours with one `since` are read by the same."""
-    return [Pass(tuple(map(int, its)), since) for since, its in groupby(exits, lambda each: getattr(each, "since", 0))]
-
-
-def truncates(exits: Sequence[int]) -> bool:
-    """Whether the trainer of these exits stops gradients at some steps, and here perhaps at none."""
-    return any(isinstance(each, Exit) for each in exits)
+    """The passes of a step, in the order of its exits: one for each `Exit`, and one for neighbours that are none."""
+    found: list[Pass] = []
+    for each in exits:
+        if isinstance(each, Exit):
+            found.append(Pass((int(each),), each.since))
+        elif found and found[-1].since is None:
+            found[-1] = Pass((*found[-1].exits, each), None)
+        else:
+            found.append(Pass((each,), None))
+    return found

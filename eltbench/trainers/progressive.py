@@ -34,7 +34,7 @@ class Progressive(Trainer):
         partial = Exit(start + int(rng.integers(1, deepest - start + 1)), start)
         if self.alpha == 1:
             return (partial,)
-        return (deepest,) if self.alpha == 0 else (partial, Exit(deepest))
+        return (deepest,) if self.alpha == 0 else (partial, deepest)
 
     def objective(self, outputs, batch, progress, task, ops):
         weights = {"progressive": self.alpha, "last": 1 - self.alpha}

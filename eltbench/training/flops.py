@@ -23,7 +23,7 @@ def item_flops(run: Run, made: Parts, steps: Sequence[int]) -> np.ndarray:
         read, since = exits
         learns = made.trainer.learns(read)
         return float(
-            sum(accounting.step_flops(made.network, read[-1], len(read), phantom_steps, learns, since).values())
+            sum(accounting.step_flops(made.network, read[-1], len(read), phantom_steps, learns, since or 0).values())
         )
 
     streams = (stream(run.dataset, run.seed, "exits", step) for step in steps)

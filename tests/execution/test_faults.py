@@ -149,8 +149,11 @@ def test_ctrl_c_ends_the_running_processes_and_keeps_their_checkpoints(tmp_path,
     assert [command.store.state(run_id) for run_id in ids(*runs)] == ["partial", "partial", "missing"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("tell", [os.kill, os.killpg], ids=["the command alone", "its process group"])
+@pytest.mark.parametrize(
+    ("number", "tell"),
+    [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)],
+    ids=["Ctrl-C, to its process group", "SIGTERM, to the command alone"],
+)
 def test_an_interrupted_command_pauses_its_runs_and_its_repetition_resumes_them(tmp_path, number, tell):
     (tmp_path / "gate").touch()
     options = [

@@ -19,7 +19,7 @@ from eltbench.backends.torch.network import Network
 from eltbench.core.config import Architecture
 from eltbench.core.streams import stream
 from eltbench.tasks.base import ExitOutput
-from eltbench.trainers.exits import Exit, Pass, passes, truncates
+from eltbench.trainers.exits import Exit, Pass, passes
 from eltbench.training.flops import item_flops
 from eltbench.training.loop import build_engine, draw, parts
 
@@ -62,7 +62,7 @@ def test_progressive_loss_and_its_gradient_are_those_of_the_paper(task, injectio
         for weight in engine.network.parameters():
             weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
     batch, _ = draw(run, made, 0)
-    exits = {0.0: (5,), 0.3: (Exit(4, 2), Exit(5)), 1.0: (Exit(4, 2),)}[alpha]
+    exits = {0.0: (5,), 0.3: (Exit(4, 2), 5), 1.0: (Exit(4, 2),)}[alpha]
 
     uploaded = engine.upload(batch)
     partial, whole = (
@@ -86,7 +86,7 @@ def test_start_and_exit_are_drawn_as_the_paper_says():
     trainer, counts = trainers.create("progressive"), np.zeros((deepest, deepest + 1))
     for step in range(draws):
         partial, whole = trainer.exits(Architecture(max_loops=deepest), stream("relay", 0, "exits", step))
-        assert (whole, whole.since) == (deepest, 0)
+        assert whole == deepest
         counts[partial.since, partial - partial.since] += 1
     expected = np.array([[(1 / deepest / (deepest - n)) * (1 <= k <= deepest - n) for k in range(5)] for n in range(4)])
     assert (counts[expected == 0] == 0).all()
@@ -155,13 +155,24 @@ def test_a_step_costs_the_sum_of_its_passes():
     assert found == sum(sum(its.values()) for its in each)
 
 
-def test_neighbours_with_one_beginning_share_a_pass():
-    assert passes((1, 3)) == [Pass((1, 3), 0)]
-    assert passes((Exit(3, 2), Exit(4, 2), Exit(5), 6)) == [Pass((3, 4), 2), Pass((5, 6), 0)]
-    assert truncates((Exit(5),))
-    assert not truncates((1, 5))
+def test_an_exit_of_its_own_beginning_is_a_pass_and_plain_exits_share_one():
+    assert passes((1, 3)) == [Pass((1, 3), None)]
+    assert passes((Exit(4, 2), 5, 6)) == [Pass((4,), 2), Pass((5, 6), None)]
+    assert passes((Exit(5, 0), 5)) == [Pass((5,), 0), Pass((5,), None)]  # the same exit, read twice
     with pytest.raises(ValueError, match="since one of loops 0 to 2, not 3"):
         Exit(3, 3)
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("jax", marks=pytest.mark.slow)])
+def test_every_draw_of_progressive_loss_can_be_trained(backend):
+    run = replace(run_of("progressive", max_loops=2), backend=backend)
+    made, engine = parts(run), build_engine(run)
+    drawn = {(int(exits[0]), exits[0].since) for _, exits in (draw(run, made, step) for step in range(40))}
+    assert drawn == {(1, 0), (2, 0), (2, 1)}
+    batch, _ = draw(run, made, 0)
+    for loops, since in sorted(drawn):
+        values = engine.step(batch, (Exit(loops, since), 2), 0.0, 1e-3)
+        assert np.isfinite(float(values["loss"]))
 
 
 def test_what_no_loss_can_be_made_of_is_refused():

@@ -28,7 +28,7 @@ from eltbench.core.config import Optimisation, Run
 from eltbench.core.streams import stream
 from eltbench.tasks.base import Batch, ExitOutput, Task
 from eltbench.trainers.base import Trainer
-from eltbench.trainers.exits import passes, truncates
+from eltbench.trainers.exits import passes
 
 Passes = tuple[tuple[Any, Any], ...]
 """Of every pass of a step its exits (E,) and the loop since which gradients flow, None where all do."""
@@ -60,7 +60,7 @@ class Recipe:
         for read, since in passes(exits):
             if check_exits(read)[-1] > self.loops:
                 raise ValueError(f"exits: a training step ends at max_loops = {self.loops}, given {list(exits)}")
-            found.append((np.asarray(read, np.int32), np.int32(since) if truncates(exits) else None))
+            found.append((np.asarray(read, np.int32), None if since is None else np.int32(since)))
         return tuple(found)
 
 

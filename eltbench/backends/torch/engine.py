@@ -126,7 +126,7 @@ class TorchEngine(Engine):
         return self.converted() if self.run.precision == "bf16" else cast(Network, self.average.module)
 
     def _call(
-        self, network: Any, batch: Batch, exits: tuple[int, ...], fields: tuple[str, ...], since: int = 0
+        self, network: Any, batch: Batch, exits: tuple[int, ...], fields: tuple[str, ...], since: int | None = None
     ) -> list[ExitOutput]:
         with self.autocast():
             outputs = network(*batch.given, exits, fields, batch.dropped, since)

@@ -132,12 +132,12 @@ class Network(nn.Module):
         exits: Sequence[int],
         fields: tuple[str, ...] = ("prediction",),
         dropped: Tensor | None = None,
-        since: int = 0,
+        since: int | None = None,
     ) -> list[ExitOutput]:
         """One output per exit, from one run of loops 1 … exits[-1]; the head is read at the exits only.
 
         inputs (B, H, W, C) or (B, T), labels (B,), context (B, T), log_snr (B,), dropped (B, N, 2, P + T, D). The state
-        after loop `since` is constant to differentiation (0: none is). Of
+        after loop `since` is constant to differentiation (None, 0: none is). Of
         ExitOutput's fields only those named are filled; `ponder` and `unhalted` only at universal depth. Raises
         ValueError for exits that are not strictly increasing from 1 on, or lie beyond a unique-depth network, for
         unknown fields, and for masks of dropout where the architecture has none.
