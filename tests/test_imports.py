@@ -50,6 +50,25 @@ def test_importing_the_package_loads_no_library():
 
 
 @pytest.mark.slow
+def test_a_training_step_does_not_load_the_compiler():
+    """It would take a second and more in each of a sweep's many processes."""
+    assert (
+        "torch._dynamo"
+        not in ask("""
+import sys, tempfile
+from pathlib import Path
+from eltbench.core.config import Architecture, Optimisation, Run
+from eltbench.training.loop import fit
+shape = Architecture(unique_layers=1, max_loops=2, width=8, heads=2, block="bert")
+brief = Optimisation(steps=2, batch_size=4, label_dropout=0)
+run = Run("elt", "masked", "relay", architecture=shape, optimisation=brief)
+fit(run, Path(tempfile.mkdtemp()) / "run")
+print(*sys.modules)
+""").split()
+    )
+
+
+@pytest.mark.slow
 def test_naming_describing_and_identifying_runs_loads_neither_torch_nor_jax():
     loaded = ask("""
 import sys

@@ -34,7 +34,12 @@ class Pass(NamedTuple):
 
 
 def passes(exits: Sequence[int]) -> list[Pass]:
-    """The passes of a step, in the order of its exits: one for each `Exit`, and one for neighbours that are none."""
+    """The passes of a step, in the order of its exits: one for each `Exit`, and one for neighbours that are none.
+
+    Raises ValueError where there are no exits.
+    """
+    if not exits:
+        raise ValueError("exits: give at least one loop count")
     found: list[Pass] = []
     for each in exits:
         if isinstance(each, Exit):

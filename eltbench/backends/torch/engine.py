@@ -15,6 +15,7 @@ from eltbench.accounting import NetworkSpec
 from eltbench.backends import checkpoint
 from eltbench.backends.base import Engine, Report
 from eltbench.backends.torch import parallel
+from eltbench.backends.torch.adamw import AdamW
 from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
 from eltbench.backends.torch.precision import Converted, autocast
@@ -47,13 +48,7 @@ class TorchEngine(Engine):
         optimisation = run.optimisation
         averaging = _debiased if optimisation.ema_debias else get_ema_multi_avg_fn
         self.average = AveragedModel(self.network, multi_avg_fn=averaging(optimisation.ema_decay), use_buffers=False)
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=optimisation.learning_rate,
-            betas=optimisation.betas,
-            weight_decay=optimisation.weight_decay,
-            fused=True,
-        )
+        self.optimiser = AdamW(self.network.parameters(), optimisation)
         if run.compile:
             self.network.compile_block()
             cast(Network, self.average.module).compile_block()
@@ -94,15 +89,13 @@ class TorchEngine(Engine):
             outputs += self._call(self.called, part, read, self.trainer.fields, since)
         terms = self.trainer.objective(outputs, part, progress, task, self.ops)
         loss = torch.stack(list(terms.values())).sum()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.network.zero_grad(set_to_none=True)
         loss.backward()
         for parameter in self.network.parameters():
             if parameter.grad is None:  # of a part that no loop of this step used: moments and decay go on, as in JAX
                 parameter.grad = torch.zeros_like(parameter)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.run.optimisation.gradient_clip)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
-        self.optimiser.step()
+        self.optimiser.step(learning_rate)
         self.average.update_parameters(self.network)
         values = {name: term.detach() for name, term in {**terms, "loss": loss}.items()}
         return {**self.ranks.mean(values), "gradient_norm": norm.detach()}
@@ -144,11 +137,9 @@ class TorchEngine(Engine):
 
     def held(self, part: str) -> dict[str, np.ndarray]:
         network = self.average.module if part == "average" else self.network
-        values = dict(network.named_parameters())
-        if part in checkpoint.MOMENTS:
-            states = {name: self.optimiser.state.get(parameter, {}) for name, parameter in values.items()}
-            values = {name: state.get(part, torch.zeros_like(values[name])) for name, state in states.items()}
-        return {name: self.numpy(value) for name, value in values.items()}
+        parameters = dict(network.named_parameters())
+        values = self.optimiser.moments[part] if part in checkpoint.MOMENTS else parameters.values()
+        return {name: self.numpy(value) for name, value in zip(parameters, values, strict=True)}
 
     @torch.no_grad()
     def restore(self, parts: checkpoint.Parts, step: int | None) -> None:
@@ -156,9 +147,12 @@ class TorchEngine(Engine):
             for name, array in parts.get(part, {}).items():
                 network.get_parameter(name).copy_(torch.from_numpy(array))
         if step is not None:
-            for name, parameter in self.network.named_parameters():
-                moments = {moment: self.ops.asarray(parts[moment][name]) for moment in checkpoint.MOMENTS}
-                self.optimiser.state[parameter] = {"step": torch.tensor(float(step), device=self.device), **moments}
+            names = dict(self.network.named_parameters())
+            for part in checkpoint.MOMENTS:
+                for moment, name in zip(self.optimiser.moments[part], names, strict=True):
+                    moment.copy_(torch.from_numpy(parts[part][name]))
+            for taken in self.optimiser.steps:
+                taken.fill_(step)
             self.average.n_averaged.fill_(step)
 
 

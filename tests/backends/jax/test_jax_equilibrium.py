@@ -79,7 +79,7 @@ def test_training_gives_the_values_of_inference_and_torchs_gradient_at_several_e
 def test_the_loops_before_the_phantom_steps_are_constant_to_differentiation(pair):
     """Nothing of them is kept: of a scan's results only its last state and what it stacks for the exits."""
     engine = pair.jax
-    batch, exits = engine.upload(pair.batch()), np.array([3], np.int32)
+    batch, exits = engine.upload(pair.batch()), engine.recipe.passes((3,))
     traced = jax.make_jaxpr(
         jax.grad(lambda network: objective(network, engine.recipe, batch, exits, np.float32(0.3))[0])
     )(engine.state.network)

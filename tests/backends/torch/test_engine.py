@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from eltbench.backends.torch.adamw import AdamW
 from eltbench.backends.torch.engine import TorchEngine
 from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.core.streams import stream
@@ -220,14 +221,30 @@ def test_one_step_is_adamw_on_the_clipped_gradient():
         assert torch.allclose(new, expected, rtol=0, atol=2e-6)
 
 
+def test_steps_are_those_of_torchs_optimiser_to_the_bit():
+    values = [torch.randn(5, 3, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    optimisation = Optimisation(weight_decay=0.1, betas=(0.8, 0.95))
+    ours, theirs = ([torch.nn.Parameter(each.clone()) for each in values] for _ in range(2))
+    mine = AdamW(ours, optimisation)
+    known = torch.optim.AdamW(theirs, betas=(0.8, 0.95), weight_decay=0.1, fused=True)
+    for step in range(5):
+        for each in (*ours, *theirs):
+            each.grad = torch.sin(each.detach() * (step + 1))
+        rate = 0.1 / (step + 1)
+        known.param_groups[0]["lr"] = rate
+        mine.step(rate)
+        known.step()
+        assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+
+
 def test_a_gradient_below_the_limit_is_left_alone():
     """AdamW's step does not depend on the gradient's scale, so clipping shows in its first moment."""
     run = small_run()
     loose, looser = (
         engine_after(replace(run, optimisation=replace(run.optimisation, gradient_clip=clip)), 1) for clip in (1e3, 1e6)
     )
-    for ours, theirs in zip(loose.network.parameters(), looser.network.parameters(), strict=True):
-        assert torch.equal(loose.optimiser.state[ours]["exp_avg"], looser.optimiser.state[theirs]["exp_avg"])
+    for ours, theirs in zip(*(each.optimiser.moments["exp_avg"] for each in (loose, looser)), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_a_part_that_a_step_does_not_use_takes_its_step_without_a_gradient():
@@ -240,8 +257,9 @@ def test_a_part_that_a_step_does_not_use_takes_its_step_without_a_gradient():
             parameter.add_(0.1)
     engine.step(batch_for(run), (3,), 0.5, 1e-3)
     injection = engine.network.injection.weight
-    before, mean = injection.detach().clone(), engine.optimiser.state[injection]["exp_avg"].clone()
-    square = engine.optimiser.state[injection]["exp_avg_sq"].clone()
+    (place,) = [at for at, each in enumerate(engine.optimiser.parameters) if each is injection]
+    mean, square = (moments[place].clone() for moments in engine.optimiser.moments.values())
+    before = injection.detach().clone()
     engine.step(batch_for(run, 1), (1,), 0.5, 1e-3)  # the input is injected from the second loop on
     move = (0.9 * mean / (1 - 0.9**2)) / ((0.99 * square / (1 - 0.99**2)).sqrt() + 1e-8)
     assert torch.allclose(injection, before * (1 - 1e-3 * 0.1) - 1e-3 * move, rtol=0, atol=1e-7)
