@@ -7,7 +7,6 @@ import json
 import math
 import platform
 import sys
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Any, Literal
 import tyro
 
 from eltbench import backends, studies
+from eltbench.cli.command_line import options
 from eltbench.core import tables
 from eltbench.core.atomic import check_writable
-from eltbench.core.config import OPTIONS, Architecture, Optimisation, Run
+from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.core.provenance import provenance
 from eltbench.core.registry import allow_named
-from eltbench.core.validation import unknown
 from eltbench.execution.store import RunStore
 from eltbench.execution.sweep import sweep
 from eltbench.training.identity import run_id
@@ -84,28 +83,6 @@ class Train:
             return 1
         print(run_id(run))
         return 0
-
-
-def options(given: Sequence[str]) -> dict[str, Any]:
-    """The options of a run from texts such as trainer.decay=cosine; values are read as in TOML, else as plain text.
-
-    Raises ValueError for another form, for what is neither trainer, task nor dataset, and for a name given twice.
-    """
-    read: dict[str, Any] = {name: {} for name in OPTIONS}
-    for text in given:
-        place, equals, value = text.partition("=")
-        what, dot, name = place.partition(".")
-        if not (what and dot and name and equals):
-            raise ValueError(f"--option: give for example trainer.decay=cosine, given {text!r}")
-        if (of := read.get(f"{what}_options")) is None:
-            raise ValueError(f"--option: {unknown('part of a run', what, [each.split('_')[0] for each in OPTIONS])}")
-        if name in of:
-            raise ValueError(f"--option: {place} is given twice")
-        try:
-            of[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            of[name] = value
-    return read
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import pandas as pd
+import tyro
 
 from eltbench import backends, studies
 from eltbench.cli import budget, command_line
@@ -48,6 +49,10 @@ class StudyCommand:
     """a packaged preset, or FILE.toml:NAME"""
     tasks: tuple[str, ...] = ()
     """only these tasks"""
+    dataset: str = ""
+    """this dataset in place of the preset's, in the first of its worlds whose task can learn it"""
+    option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """an option of that dataset, such as dataset.path=puzzles.csv; give it again for each further one"""
     trainers: tuple[str, ...] = ()
     """only these trainers; +name adds a trainer that the preset does not have"""
     seeds: tuple[str, ...] = ()
@@ -212,8 +217,10 @@ def _presets(study: str, command: StudyCommand) -> list[Preset]:
             raise ValueError(f"--{option}: give at least one, or leave the option out; given {' '.join(given)!r}")
     seeds = tuple(dict.fromkeys(seed for text in _split(command.seeds) for seed in _seeds(text)))
     preset = load_preset(study, command.preset)
-    allow_named(name.removeprefix("+") for name in _split(command.trainers))
+    allow_named([command.dataset, *(name.removeprefix("+") for name in _split(command.trainers))])
     preset = preset.narrowed(_split(command.tasks), _split(command.trainers), seeds)
+    if command.dataset or command.option:
+        preset = preset.of_dataset(command.dataset, _dataset_options(command.option))
     preset = replace(preset, device=command.device or preset.device, devices=command.devices or preset.devices)
     asked = _split((command.backend or preset.backend,))
     if not asked:
@@ -223,6 +230,14 @@ def _presets(study: str, command: StudyCommand) -> list[Preset]:
         if command.engine == "local" and (preset.device != "cpu" or preset.devices > 1):
             backends.get(backend).check_device(preset.device, preset.devices)
     return [replace(preset, backend=backend) for backend in asked]
+
+
+def _dataset_options(given: Sequence[str]) -> dict[str, Any]:
+    read = command_line.options(given)
+    found: dict[str, Any] = read.pop("dataset_options")
+    if any(read.values()):
+        raise ValueError(f"--option: a study takes options of its --dataset alone, given {' '.join(given)}")
+    return found
 
 
 def _split(given: Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from eltbench import trainers
+from eltbench import data, tasks, trainers
 from eltbench.core.atomic import expanded
 from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.core.validation import build, check_name, nearest, unknown, whole
@@ -123,6 +123,25 @@ class Preset:
             worlds=tuple(world for world in self.worlds if not tasks or world.task in tasks),
             arms=(*(arm for arm in self.arms if not kept or arm.trainer in kept), *added),
             seeds=seeds or self.seeds,
+        )
+
+    def of_dataset(self, dataset: str, options: Mapping[str, Any]) -> Preset:
+        """This dataset in place of the preset's, as the first of its worlds whose task can learn its kind of data.
+
+        An attention radius, which a world of its own asks for, is left out. Raises ValueError where there is no such
+        world, where no dataset is named, and for options that it does not have.
+        """
+        if not dataset:
+            raise ValueError(f"name the dataset that these are options of, given {dict(options)}")
+        kind = data.create(dataset, **options).spec.kind
+        for world in self.worlds:
+            if tasks.get(world.task).data_kind == kind:
+                shape = {name: value for name, value in world.architecture.items() if name != "attention_radius"}
+                return replace(
+                    self, worlds=(replace(world, dataset=dataset, dataset_options=dict(options), architecture=shape),)
+                )
+        raise ValueError(
+            f"preset {self.name!r} has no world for {kind} data such as {dataset!r}; write a preset of your own"
         )
 
 
