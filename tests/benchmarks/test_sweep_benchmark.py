@@ -2,8 +2,7 @@
 
     pytest tests/benchmarks/test_sweep_benchmark.py --benchmark-enable -s
 
-prints the ratio of the wall times (target 0.6). Without --benchmark-enable the runs have a few steps only and the ratio
-says nothing. Nothing is asserted about time.
+prints the ratio of the wall times (target 0.6). Without --benchmark-enable two workers make runs of a few steps. Nothing is asserted about time.
 """
 
 from __future__ import annotations
@@ -31,12 +30,13 @@ def test_two_workers_against_one(request, tmp_path: Path):
     preset = replace(preset, optimisation=optimisation, measurement=measurement, seeds=(0, 1, 2) if measuring else (0,))
     jobs = studies.create("extrapolation").plan(preset)
     seconds = {}
-    for workers in (1, 2):
+    for workers in (1, 2) if measuring else (2,):
         started = time.perf_counter()
         outcome = sweep(jobs, RunStore(tmp_path / str(workers)), workers)
         seconds[workers] = time.perf_counter() - started
         assert len(outcome.done) == len(jobs)
-    print(
-        f"\n{len(jobs)} runs: one worker {seconds[1]:.1f} s, two {seconds[2]:.1f} s, ratio "
-        f"{seconds[2] / seconds[1]:.2f} (target 0.6)"
-    )
+    if measuring:
+        ratio = seconds[2] / seconds[1]
+        print(
+            f"\n{len(jobs)} runs: one worker {seconds[1]:.1f} s, two {seconds[2]:.1f} s, ratio {ratio:.2f} (target 0.6)"
+        )

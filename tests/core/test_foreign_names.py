@@ -191,7 +191,7 @@ def test_python_code_allows_a_class_by_name(mine):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("word", [0, 1, 2, 5])
+@pytest.mark.parametrize("word", [0, 5])
 def test_a_plus_anywhere_on_the_command_line_allows_a_class(mine, word, capsys):
     (mine / "own.toml").write_text(PRESET.format(trainer="mine:Mine", task="diffusion", dataset="digits"))
     given = ["study", "extrapolation", "--preset", "own.toml", "--runs", "runs", "--dry-run"]
@@ -207,7 +207,7 @@ def test_a_plus_is_understood_by_a_study_s_own_command_too(mine, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given", [["--trainers", "elt", "+mine:Mine"], ["--trainers", "elt,+mine:Mine"]])
+@pytest.mark.parametrize("given", [["--trainers", "elt,+mine:Mine"]])
 def test_a_plus_among_trainers_adds_an_arm_and_allows_it(mine, given, capsys):
     (mine / "own.toml").write_text(PRESET.format(trainer="elt", task="diffusion", dataset="digits"))
     assert cli.main(["study", "extrapolation", "--preset", "own.toml", *given, "--runs", "runs", "--dry-run"]) == 0

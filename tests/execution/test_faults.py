@@ -102,17 +102,15 @@ def ids(*runs):
     return [job(seed, **options).run_id for seed, options in runs]
 
 
-@pytest.mark.parametrize(
-    ("kill", "seeds"), [(os.kill, (1, 2)), (os.killpg, (1,))], ids=["the command alone", "its process group"]
-)
-def test_a_killed_command_leaves_no_process_and_is_finished_by_its_repetition(tmp_path, started, plugin, kill, seeds):
+def test_a_killed_command_leaves_no_process_and_is_finished_by_its_repetition(tmp_path, started, plugin):
+    seeds = 1, 2
     runs = held(tmp_path, *seeds)
     command = started(tmp_path, runs)
     wait(lambda: all(len(steps(tmp_path, seed)) == 3 for seed in seeds))
     children = {pid for seed in seeds for pid in steps(tmp_path, seed)}
     assert len(children) == len(seeds)
     assert all(map(alive, children))
-    kill(command.process.pid, signal.SIGKILL)
+    os.kill(command.process.pid, signal.SIGKILL)  # itself alone: its workers must notice
     wait(lambda: not any(map(alive, children)), seconds=5)
 
     (tmp_path / "gate").unlink()

@@ -39,7 +39,6 @@ PAIRS = [
         marks=SLOW,
     ),
     pytest.param(small_run("progressive", "masked", block="bert"), id="progressive masked", marks=SLOW),
-    pytest.param(small_run("deq", "masked", block="bert"), id="deq masked", marks=SLOW),
 ]
 
 
