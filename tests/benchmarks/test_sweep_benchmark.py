@@ -2,7 +2,8 @@
 
     pytest tests/benchmarks/test_sweep_benchmark.py --benchmark-enable -s
 
-prints the ratio of the wall times (target 0.6). Without --benchmark-enable two workers make runs of a few steps. Nothing is asserted about time.
+prints the ratio of the wall times (target 0.6). Without --benchmark-enable two workers make runs of a few steps.
+Nothing is asserted about time.
 """
 
 from __future__ import annotations
