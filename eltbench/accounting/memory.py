@@ -50,7 +50,7 @@ def activation_bytes(
         read = loops if loops > 1 else 0
     if injects and (indexed or equilibrium):
         read += 1  # the embedded input
-    normed = kept_loops * (state + STATISTICS * length) if equilibrium else 0  # at the end of every loop
+    normed = kept_loops * (state + STATISTICS * length) if network.normed else 0  # at the end of every loop
 
     modulation = 0
     if dit:

@@ -74,6 +74,11 @@ class NetworkSpec:
         return int(conditioned and self.architecture.block != "dit")
 
     @property
+    def normed(self) -> bool:
+        """Whether the state is normed at the end of every loop; at equilibrium depth always."""
+        return self.architecture.loop_norm or self.depth == "equilibrium"
+
+    @property
     def length(self) -> int:
         """Tokens of the state, the prefix included."""
         return self.tokens + self.prefix

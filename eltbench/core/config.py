@@ -60,6 +60,7 @@ class Architecture:
     dropout: float = added(0.0)  # share left out of what attention and MLP add, the same in every loop of a pass
     residual_scale: Literal["none", "loops", "layers"] = added("none")  # of what a layer adds; see `residual_factor`
     residual_strength: float = added(1.0)  # λ of the residual scale
+    loop_norm: bool = added(False)  # the state is normed at the end of every loop, without weights
 
     def __post_init__(self) -> None:
         for name, most in SIZES.items():

@@ -14,8 +14,14 @@ from typing import NamedTuple
 from eltbench.core.arrays import Array, namespace
 from eltbench.core.config import Architecture
 
-FIXED_POINT = {"input_injection": True, "loop_embedding": False, "loop_conditioning": False, "loop_adapter_rank": 0}
-"""What it takes for every loop to be the same map of state and input."""
+FIXED_POINT = {
+    "input_injection": True,
+    "loop_embedding": False,
+    "loop_conditioning": False,
+    "loop_adapter_rank": 0,
+    "loop_norm": False,
+}
+"""What it takes for every loop to be the same map of state and input; it ends in a norm by itself."""
 LEAST_RIDGE = 1e-5
 """Of a network, whose differences are known to single precision: less would make the least squares singular."""
 

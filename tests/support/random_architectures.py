@@ -45,6 +45,7 @@ architectures = st.builds(
     input_injection=st.booleans(),
     loop_embedding=st.booleans(),
     loop_conditioning=st.booleans(),
+    loop_norm=st.booleans(),
     attention_radius=st.sampled_from([None, 1]),
 )
 specs = st.sampled_from([CONTINUOUS, UNCONDITIONAL, TOKENS, RELAY])

@@ -218,7 +218,7 @@ class Network(eqx.Module):
         for layer, (block, modulation, update) in enumerate(zip(self.blocks, blocks, updates, strict=True)):
             kept = None if conditioning.kept is None else conditioning.kept[:, layer]
             state = block(state, modulation, mask, update, kept)
-        return state if self.solver is None else LayerNorm(architecture.width, affine=False)(state)
+        return LayerNorm(architecture.width, affine=False)(state) if self.spec.normed else state
 
     def read(self, state: Array, conditioning: Conditioning) -> Array:
         """The predictions (..., B, H, W, C) or (..., B, T, vocabulary) from states (..., B, P + T, D).

@@ -232,7 +232,7 @@ class Network(nn.Module):
         kept = [None] * len(blocks) if conditioning.kept is None else conditioning.kept.unbind(1)
         for block, modulation, update, layer in zip(self.blocks, blocks, updates, kept, strict=True):
             state = block(state, modulation, self.mask, update, layer)
-        return state if self.solver is None else F.layer_norm(state, state.shape[-1:], eps=1e-6)
+        return F.layer_norm(state, state.shape[-1:], eps=1e-6) if self.spec.normed else state
 
     def read(self, state: Tensor, conditioning: Conditioning) -> Tensor:
         """The prediction (B, H, W, C) or (B, T, vocabulary) from a state (B, P + T, D).

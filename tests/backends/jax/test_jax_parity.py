@@ -22,6 +22,8 @@ OPTIONS = {
     "residual scale": ("bert", "masked", {"residual_scale": "loops", "unique_layers": 2}),
     "residual scale of a dit": ("dit", "diffusion", {"residual_scale": "layers", "residual_strength": 0.5}),
     "post-norm, scaled": ("bert", "diffusion", {"norm": "post", "residual_scale": "loops", "dropout": 0.1}),
+    "loop norm": ("bert", "masked", {"loop_norm": True, "input_injection": True}),
+    "loop norm of a dit": ("dit", "diffusion", {"loop_norm": True}),
     "injection": ("dit", "masked", {"input_injection": True}),
     "loop embedding": ("dit", "diffusion", {"loop_embedding": True}),
     "loop conditioning": ("bert", "diffusion", {"loop_conditioning": True}),

@@ -45,6 +45,23 @@ def torchs_layer(block, activation: Callable | str, affine: bool, first: bool = 
     return layer
 
 
+@pytest.mark.parametrize("block", ["dit", "bert"])
+def test_a_loop_norm_leaves_every_state_with_mean_zero_and_variance_one(block):
+    shape = replace(ARCHITECTURE, block=block, unique_layers=2, input_injection=True)
+    plain, normed = (
+        Network(NetworkSpec(each, "looped", TOKENS, False), generator=torch.Generator().manual_seed(0))
+        for each in (shape, replace(shape, loop_norm=True))
+    )
+    assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in normed.parameters())
+    batch = torch.tensor([[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]]), torch.tensor([1]), None, None
+    state, conditioning = normed.embed(*batch)
+    for index in (1, 2, 3):
+        before = plain.loop(state, conditioning, index)
+        state = normed.loop(state, conditioning, index)
+        deviation = before.var(-1, correction=0, keepdim=True).add(1e-6).sqrt()
+        torch.testing.assert_close(state, (before - before.mean(-1, keepdim=True)) / deviation)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("kind", [BertBlock, PostNormBlock])
 def test_the_bert_block_is_torchs_layer_with_its_norms_first_or_behind(kind, masked):
