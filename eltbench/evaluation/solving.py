@@ -13,6 +13,7 @@ from eltbench.evaluation.heldout import BATCH
 from eltbench.training.model import Model
 
 AS_TRAINED, HARDER, LARGER = "as hard as trained", "harder than trained", "larger than trained"
+DIFFICULTY = "difficulty "  # begins a stratum of one
 FEWEST_SOLVED = 8  # items behind a correlation
 
 
@@ -70,7 +71,7 @@ def groups(dataset: Dataset, clean: Clean) -> list[Group]:
     """All items, those of each difficulty, and those within and beyond what training holds, where there are any."""
     found, difficulty = [Group("", np.ones(len(clean.labels), bool))], dataset.difficulty(clean)
     if difficulty is not None:
-        found += [Group(f"difficulty {level}", difficulty == level) for level in np.unique(difficulty)]
+        found += [Group(f"{DIFFICULTY}{level}", difficulty == level) for level in np.unique(difficulty)]
         if (hardest := dataset.hardest_trained) is not None:
             found += [Group(AS_TRAINED, difficulty <= hardest), Group(HARDER, difficulty > hardest)]
     return [group for group in found if group.within.any()]

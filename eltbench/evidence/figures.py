@@ -100,6 +100,26 @@ def staircase(axis: Axes, table: pd.DataFrame, reach: pd.DataFrame, title: str) 
     _legend(axis)
 
 
+def heat_map(axis: Axes, table: pd.DataFrame, deepest: int, hardest: int | None, title: str) -> None:
+    """The share of solved items by difficulty and loop count, from 0 (dark) to 1 (light).
+
+    table: columns difficulty, loops, mean. Lines mark L_max, `deepest`, and the hardest item that was trained on.
+    """
+    shares = table.pivot(index="difficulty", columns="loops", values="mean").sort_index()
+    levels, loops = shares.index.to_numpy(), shares.columns.to_numpy()
+    edges = np.append(loops, loops[-1] + 1) - 0.5
+    drawn = axis.pcolormesh(edges, np.arange(len(levels) + 1) - 0.5, shares, vmin=0, vmax=1, cmap="viridis")
+    axis.figure.colorbar(drawn, ax=axis, label="share of items solved")
+    axis.axvline(deepest + 0.5, color="white", lw=1.5, label="L_max")
+    if hardest is not None:
+        axis.axhline(np.sum(levels <= hardest) - 0.5, color="white", ls="--", lw=1.5, label="hardest trained")
+    axis.grid(False)
+    shown = np.unique(np.linspace(0, len(levels) - 1, min(len(levels), 12)).round().astype(int))
+    axis.set_yticks(shown, levels[shown])
+    axis.set(xlabel="loops at inference, L", ylabel="difficulty", title=title)
+    axis.legend(fontsize=7, loc="upper left", frameon=True, facecolor="0.3", labelcolor="white", edgecolor="none")
+
+
 def furthest_solved(table: pd.DataFrame) -> int:
     """The largest distance up to which every distance is solved; columns `distance` and `mean`."""
     ordered = table.sort_values("distance")

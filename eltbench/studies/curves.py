@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from eltbench.evaluation.solving import AS_TRAINED, DIFFICULTY, HARDER
 from eltbench.evidence.intervals import NonFiniteError, paired_interval, percent
 from eltbench.studies.paired import Sides, log_ratios
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CELL = ["task", "dataset", "backend"]
@@ -109,15 +111,26 @@ def _others(rows: pd.DataFrame, cell: Sequence[str]) -> Iterator[tuple[str, Side
 
 
 def figure(rows: pd.DataFrame) -> Figure:
-    """One row of panels a cell: held-out loss by loops, then kernel distance (images) or the staircase (relay)."""
+    """One row of panels a cell: held-out loss by loops, then kernel distance (images) or the staircase (relay).
+
+    Puzzles have the share of harder items that is solved by loops instead, and elt's share by difficulty and loops.
+    """
     from eltbench.evidence import figures
 
     table = summary(rows)
     cells = [here for _, here in table.groupby(CELL)]
-    canvas, axes = figures.grid(len(cells), 2)
+    puzzles = table["stratum"].eq(HARDER).any()
+    canvas, axes = figures.grid(len(cells), 3 if puzzles else 2)
     for row, here in zip(axes, cells, strict=True):
         title = figures.heading(here[CELL].iloc[0], table)
         figures.loop_curves(row[0], here[here["metric"] == "heldout_loss"], f"{title}: held-out loss", log=True)
+        solved = here[here["metric"] == "solved"]
+        if solved["stratum"].eq(HARDER).any():
+            figures.loop_curves(row[1], solved[solved["stratum"] == HARDER], f"{title}: harder items solved")
+            _by_difficulty(row[2], solved[(solved["trainer"] == "elt") & (solved["role"] == "main")], title)
+            continue
+        for axis in row[2:]:
+            axis.set_axis_off()
         staircase = here[(here["metric"] == "token_accuracy") & here["stratum"].notna()]
         distances = here[here["metric"] == "kernel_distance"]
         if len(staircase):
@@ -128,3 +141,19 @@ def figure(rows: pd.DataFrame) -> Figure:
         else:
             row[1].set_axis_off()
     return canvas
+
+
+def _by_difficulty(axis: Axes, solved: pd.DataFrame, title: str) -> None:
+    """The heat map of one model; the hardest trained item is where the counts of easier ones reach that of all such."""
+    from eltbench.evidence import figures
+
+    if solved.empty:
+        axis.set_axis_off()
+        return
+    levels = solved[solved["stratum"].str.startswith(DIFFICULTY, na=False)]
+    levels = levels.assign(difficulty=levels["stratum"].str.removeprefix(DIFFICULTY).astype(int))
+    counts = levels.groupby("difficulty")["n_samples"].first().cumsum()
+    trained = solved[solved["stratum"] == AS_TRAINED]["n_samples"]
+    within = counts[counts <= trained.iloc[0]] if len(trained) else counts[:0]
+    hardest = int(within.index[-1]) if len(within) else None
+    figures.heat_map(axis, levels, int(solved["max_loops"].iloc[0]), hardest, f"{title}: elt by difficulty")

@@ -7,7 +7,7 @@ import pytest
 from synthetic_rows import frame, losses
 
 from eltbench import studies
-from eltbench.evaluation.solving import HARDER
+from eltbench.evaluation.solving import AS_TRAINED, HARDER
 from eltbench.studies.deciding import decide_all
 from eltbench.studies.extrapolation import harder
 
@@ -111,3 +111,30 @@ def test_the_claims_of_losses_are_widened_as_before():
     found = verdicts(shares(RISING))
     widened = {decision.claim.family: decision.comparisons for decision in found.values()}
     assert widened == {"": 6, "solving": len(harder.CLAIMS)}
+
+
+def solving(levels, trained):
+    """Solved shares by difficulty: level d is solved from exit d on; `trained` items are no harder than trained on."""
+    known = {"task": "masked", "dataset": "maze", "metric": "solved", "seed": 0}
+    exits = (1, 2, 3, 4, 8)
+    rows = [
+        {**known, "loops": at, "stratum": f"difficulty {level}", "value": float(at >= level), "n_samples": 10 * level}
+        for at in exits
+        for level in levels
+    ]
+    rows += [{**known, "loops": at, "stratum": AS_TRAINED, "value": 0.5, "n_samples": trained} for at in exits]
+    rows += [{**known, "loops": at, "stratum": HARDER, "value": at / 10, "n_samples": 70} for at in exits]
+    return rows + losses({at: 1 / at for at in exits}, task="masked", dataset="maze")
+
+
+def test_the_figure_shows_solving_by_difficulty_and_loops_with_what_was_trained():
+    losses_, harder_, heat = STUDY.figure(frame(solving((1, 2, 3, 4), trained=30))).axes[:3]
+    assert harder_.get_title() == "masked · maze: harder items solved"
+    (line,) = [line for line in harder_.get_lines() if len(line.get_xdata()) > 2]
+    assert np.array_equal(line.get_ydata(), np.array([1, 2, 3, 4, 8]) / 10)
+    shares = heat.collections[0].get_array().reshape(4, 5)  # difficulty × exits
+    assert np.array_equal(shares, [[at >= level for at in (1, 2, 3, 4, 8)] for level in (1, 2, 3, 4)])
+    deepest, hardest = heat.get_lines()
+    assert deepest.get_xdata()[0] == 4.5  # L_max = 4 lies left of it
+    assert hardest.get_ydata()[0] == 1.5  # 10 + 20 items of difficulties 1 and 2 are all that is as hard as trained
+    assert len(losses_.get_lines()) > 0
