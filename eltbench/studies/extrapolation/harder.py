@@ -105,12 +105,14 @@ def evidence(rows: pd.DataFrame) -> Iterator[tuple[Claim, Evidence]]:
         asked = [each for each in condition_models(claim) if not _of(rows, each).empty]
         if len(asked) < len(condition_models(claim)):
             continue
+        seeds = {int(seed) for each in condition_models(claim) for seed in _of(rows, each)["seed"]}
         if claim.id == "depth-by-difficulty":
             found = _of(rows[rows["metric"] == FIRST_EXIT], Solving("elt")).set_index("seed")["value"]
             if len(found):
-                yield claim, Evidence({"rank": found.to_numpy(float)}, counts=("rank",))
+                absent = {"rank": sorted(seeds - set(found.index))}
+                yield claim, Evidence({"rank": found.to_numpy(float)}, absent=absent, counts=("rank",))
         elif not harder.empty:
-            yield claim, _differences(claim, harder)
+            yield claim, _differences(claim, harder, seeds)
 
 
 def condition_models(claim: Claim) -> list[Solving]:
@@ -118,13 +120,14 @@ def condition_models(claim: Claim) -> list[Solving]:
     return [side for condition in claim.conditions for side in condition.compares]
 
 
-def _differences(claim: Claim, harder: pd.DataFrame) -> Evidence:
+def _differences(claim: Claim, harder: pd.DataFrame, seeds: set[int]) -> Evidence:
+    """seeds: those that every condition should have, also where solving failed for all that it compares."""
     primary, absent, without = {}, {}, {}
     for condition in claim.conditions:
         first, second = (_shares(harder, side) for side in condition.compares)
         effect = (first - second).dropna()
         primary[condition.name] = effect.to_numpy()
-        absent[condition.name] = sorted(set(first.index) ^ set(second.index))
+        absent[condition.name] = sorted(seeds - set(effect.index))
         if not any((_of(harder, side)["value"] > 0).any() for side in condition.compares):
             without[condition.name] = "no harder item is solved at any exit"
     return Evidence(primary, absent=absent, without=without, counts=tuple(primary))

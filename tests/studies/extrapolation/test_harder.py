@@ -91,6 +91,17 @@ def test_where_nothing_harder_is_solved_nothing_is_said():
     assert "no harder item is solved" in decision.reason
 
 
+def test_a_seed_whose_solving_failed_gives_no_verdict_also_where_one_model_is_compared_with_itself():
+    """Its other rows are there; without it the others would decide, and those that fail may differ from them."""
+    failed = losses({4: 0.5}, task="masked", dataset="maze", seed=7)
+    rank = {"task": "masked", "dataset": "maze", "metric": "first_exit_by_difficulty"}
+    ranks = [{**rank, "seed": seed, "value": 0.5 + seed / 50} for seed in range(SEEDS)]
+    found = verdicts(shares(RISING), ranks, failed)
+    for claim in ("harder-by-loops", "depth-by-difficulty"):
+        assert found[claim].verdict == "inconclusive"
+        assert "seeds [7] lack one side" in found[claim].reason
+
+
 def test_the_first_exit_is_judged_by_its_correlation_with_difficulty():
     rows = [
         {
