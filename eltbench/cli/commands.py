@@ -159,6 +159,11 @@ def study(arguments: list[str]) -> int:
     return command.main(arguments[0], arguments[1:])
 
 
+def tune(arguments: list[str]) -> int:
+    """Run the study that chooses rates and residual scales."""
+    return study(["tuning", *arguments])
+
+
 @dataclass(frozen=True)
 class Compare:
     """Show which verdicts and estimates of one study moved between two folders of results."""

@@ -18,6 +18,7 @@ USAGE = """usage: eltbench COMMAND …
   train                 train one model
   sample RUN            draw the picture of samples by loops of a trained model
   study NAME            ask a study's question; the same as python -m eltbench.studies.NAME
+  tune                  choose rates and residual scales on validation items; the same as study tuning
   compare A B           which verdicts and estimates moved between two folders of results
   recommend             the best (N, L) within a latency on this device, from the rows of a study
   report                one page of everything in results/: claims, figures, where they come from
@@ -43,6 +44,7 @@ COMMANDS = {
     "train": "commands:Train",
     "sample": "commands:Sample",
     "study": "commands:study",
+    "tune": "commands:tune",
     "compare": "commands:Compare",
     "recommend": "commands:Recommend",
     "report": "commands:Report",
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(given: list[str]) -> int:
     if "" not in sys.path:
         sys.path.append("")  # a user's own trainer in this folder is found, after everything that is installed
-    studying = next((word for word in given if not word.startswith("+")), "") == "study"
+    studying = next((word for word in given if not word.startswith("+")), "") in ("study", "tune")
     given = without_allowed(given, adding="--trainers" if studying else "")
     if not given or given[0] in ("-h", "--help"):
         print(USAGE)

@@ -210,6 +210,7 @@ class Run:
     compile: bool = False
     threads: int = 1
     devices: int = added(1)  # among which every batch is divided
+    validation: bool = added(False)  # part of the training items is held back and measured, the held-out are not seen
 
     def __post_init__(self) -> None:
         check_numbers(Run, vars(self), "run")

@@ -51,7 +51,7 @@ COLUMNS: dict[str, Column] = {
     "macs": Column(pa.int64(), "multiply-accumulates per network call and item at this row's L", True, least=0),
     "flops": Column(pa.int64(), "2 × macs", True, least=0),
     "seed": Column(pa.int64(), "training seed", least=0),
-    "split": Column(pa.string(), "the data that was looked at: train, heldout; empty where none was", True),
+    "split": Column(pa.string(), "the data that was looked at: train, validation, heldout; empty where none was", True),
     "metric": Column(pa.string(), "what was measured"),
     "value": Column(pa.float64(), "the measurement, in the metric's unit; empty where it is not a number", True),
     "higher_is_better": Column(pa.bool_(), "direction of the metric", True),

@@ -21,6 +21,7 @@ registry: Registry[Study] = Registry(
         "disagreement": "eltbench.studies.disagreement.study:Disagreement",
         "extrapolation": "eltbench.studies.extrapolation.study:Extrapolation",
         "throughput": "eltbench.studies.throughput.study:Throughput",
+        "tuning": "eltbench.studies.tuning.study:Tuning",
     },
     base="eltbench.studies.base:Study",
 )

@@ -59,6 +59,7 @@ class Study(ABC):
     trained: ClassVar[bool] = True  # whether its rows are of trained models, which must have learned to be judged
     claims: ClassVar[tuple[Claim, ...]]  # those it decides; their number widens the intervals
     unasked: ClassVar[tuple[Claim, ...]] = ()  # those it would decide, had it a world for them
+    chooses: ClassVar[bool] = False  # whether it measures validation items, so that the held-out ones stay unseen
     compared_within: ClassVar[tuple[str, ...]] = ("task", "dataset", "backend")  # columns that name a claim's cell
     covers: ClassVar[str] = COVERS  # what its intervals cover
 
@@ -72,6 +73,11 @@ class Study(ABC):
 
     def plan(self, preset: Preset) -> list[Job]:
         """One job per world, arm and seed; what cannot be, or could not be told apart later, raises ValueError here."""
+        if preset.validation != self.chooses:
+            said = "measures validation items" if self.chooses else "measures held-out items"
+            raise ValueError(
+                f"preset {preset.name!r}: study {self.name!r} {said}; set validation = {str(self.chooses).lower()}"
+            )
         jobs = []
         own = {"source": written} if (written := source(type(self))) else {}  # of a plug-in: as with a run's parts
         for world, arm in product(preset.worlds, preset.sized_arms()):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.core.validation import build, check_name, nearest, unknown, whole
 from eltbench.studies.grid import Grid
 
+CONFIGS = {"architecture": Architecture, "optimisation": Optimisation}
 MOST_SEEDS = 10_000  # of one command
+SETTINGS = {each.name: part for part, config in CONFIGS.items() for each in fields(config)}
+"""Of which part of a run each setting is that a sweep may name."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Arm:
     trainer: str
     role: str = "main"
     architecture: Mapping[str, Any] = field(default_factory=dict)
+    optimisation: Mapping[str, Any] = field(default_factory=dict)
     trainer_options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -53,6 +58,7 @@ class Preset:
     worlds: tuple[World, ...] = ()
     arms: tuple[Arm, ...] = ()
     grid: Grid = field(default_factory=Grid)  # the sizes of every arm that names none
+    sweep: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # values of settings that every arm is tried with
     architecture: Mapping[str, Any] = field(default_factory=dict)
     optimisation: Mapping[str, Any] = field(default_factory=dict)
     measurement: Mapping[str, Any] = field(default_factory=dict)
@@ -62,19 +68,38 @@ class Preset:
     compile: bool = False
     threads: int = 1
     devices: int = 1  # among which every batch is divided
+    validation: bool = False  # measure training items that are held back, to choose by, and not the held-out ones
 
     def __post_init__(self) -> None:
         check_name("preset", self.name)
+        for name, values in self.sweep.items():
+            if name not in SETTINGS:
+                raise ValueError(f"preset {self.name!r}: {unknown('setting in sweep', name, list(SETTINGS))}")
+            if not isinstance(values, list | tuple) or not values:
+                raise ValueError(f"preset {self.name!r}: sweep.{name} must be a list of values, given {values!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """The preset as plain JSON values, for the provenance of results."""
         return asdict(self)
 
     def sized_arms(self) -> list[Arm]:
-        """The arms, each once for every size of the grid that it leaves open."""
-        return [
+        """The arms, each once for every size of the grid and every value of the sweep that it leaves open."""
+        sized = [
             replace(arm, architecture=size) for arm in self.arms for size in self.grid.architectures(arm.architecture)
         ]
+        return [swept for arm in sized for swept in self._swept(arm)]
+
+    def _swept(self, arm: Arm) -> Iterator[Arm]:
+        left = [name for name in self.sweep if name not in {**arm.architecture, **arm.optimisation}]
+        for values in product(*(self.sweep[name] for name in left)):
+            said: dict[str, dict[str, Any]] = {"architecture": {}, "optimisation": {}}
+            for name, value in zip(left, values, strict=True):
+                said[SETTINGS[name]][name] = value
+            yield replace(
+                arm,
+                architecture={**arm.architecture, **said["architecture"]},
+                optimisation={**arm.optimisation, **said["optimisation"]},
+            )
 
     def run(self, world: World, arm: Arm, seed: int) -> Run:
         """The run of one arm in one world; the arm's settings win over the world's, the world's over the preset's.
@@ -89,7 +114,7 @@ class Preset:
             dataset=world.dataset,
             seed=seed,
             architecture=build(Architecture, architecture),
-            optimisation=build(Optimisation, {**self.optimisation, **world.optimisation}),
+            optimisation=build(Optimisation, {**self.optimisation, **world.optimisation, **arm.optimisation}),
             trainer_options=tuple(arm.trainer_options.items()),
             task_options=tuple(world.task_options.items()),
             dataset_options=tuple(world.dataset_options.items()),
@@ -99,6 +124,7 @@ class Preset:
             compile=self.compile,
             threads=self.threads,
             devices=self.devices,
+            validation=self.validation,
         )
 
     def narrowed(

@@ -18,6 +18,7 @@ from eltbench.core.config import Optimisation, Run
 from eltbench.core.streams import stream
 from eltbench.data.base import Dataset
 from eltbench.data.form import check_clean, check_splits
+from eltbench.data.validation import WithValidation
 from eltbench.tasks.base import Batch, Task
 from eltbench.trainers.base import Trainer
 from eltbench.training.log import DivergedError, Log
@@ -42,6 +43,7 @@ def parts(run: Run) -> Parts:
     trainer = trainers.create(run.trainer, **dict(run.trainer_options))
     task = tasks.create(run.task, **dict(run.task_options))
     dataset = data.create(run.dataset, **dict(run.dataset_options))
+    dataset = WithValidation(dataset) if run.validation else dataset
     backends.registry.check(run.backend)
     trainer.check(run.architecture)
     network = NetworkSpec(run.architecture, trainer.depth, dataset.spec, task.timed)
