@@ -27,6 +27,7 @@ from eltbench.studies.convergence import variants
 from eltbench.studies.disagreement import markdown as disagreement_page
 from eltbench.studies.extrapolation import past_max
 from eltbench.studies.throughput import tables as throughput_tables
+from eltbench.studies.tuning import sensitivity
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "examples"))
@@ -84,6 +85,7 @@ TABLES: dict[str, Callable[[str], str]] = {
     "signals": lambda folder: disagreement_page.markdown(summary(folder)),
     "past": lambda folder: past_max.markdown(eltbench.load_rows(ROOT / folder)),
     "variants": lambda folder: variants.markdown(summary(folder)),
+    "choices": lambda folder: sensitivity.markdown(summary(folder)),
     "gpu-hours": hours,
     "overview": lambda _: overview([decided(folder) for folder in published()]),
     "declared": declared,
@@ -93,7 +95,7 @@ MARKED = re.compile(rf"(<!-- ({'|'.join(TABLES)})(?:: (.*?))? -->\n)(.*?)(<!-- e
 
 def table(kind: str, about: str) -> str:
     """The table that a mark asks for."""
-    if kind in ("claims", "throughput") and not (ROOT / about / "claims.json").exists():
+    if kind in ("claims", "choices", "throughput") and not (ROOT / about / "claims.json").exists():
         return f"Nothing is published in `{about}`.\n"
     return TABLES[kind](about)
 

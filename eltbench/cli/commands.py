@@ -161,7 +161,9 @@ def study(arguments: list[str]) -> int:
 
 def tune(arguments: list[str]) -> int:
     """Run the study that chooses rates and residual scales."""
-    return study(["tuning", *arguments])
+    from eltbench.cli import run_study
+
+    return run_study.main("tuning", arguments, "tune")
 
 
 @dataclass(frozen=True)

@@ -83,14 +83,17 @@ class StudyCommand:
     """replace published rows that this command would otherwise refuse to remove"""
 
 
-def main(study: str, arguments: Sequence[str] | None = None) -> int:
-    """Run a study's command line; returns the exit code: 0, 1 when a run failed, else that of `terminal.answer`."""
+def main(study: str, arguments: Sequence[str] | None = None, called: str = "") -> int:
+    """Run a study's command line; returns the exit code: 0, 1 when a run failed, else that of `terminal.answer`.
+
+    called: the command's name in its help, where that is not `study NAME`.
+    """
 
     def act() -> int:
         given = without_allowed(sys.argv[1:] if arguments is None else arguments, adding="--trainers")
         found = studies.create(study)
         kind: type[Any] = found.options if isinstance(found, Untrained) else StudyCommand
-        options = command_line.read(kind, f"eltbench study {study}", given, kind.__doc__)
+        options = command_line.read(kind, f"eltbench {called or f'study {study}'}", given, kind.__doc__)
         return execute_untrained(found, options) if isinstance(found, Untrained) else execute(study, options)
 
     return terminal.answer(act)

@@ -18,7 +18,7 @@ from eltbench.core.config import Optimisation, Run
 from eltbench.core.streams import stream
 from eltbench.data.base import Dataset
 from eltbench.data.form import check_clean, check_splits
-from eltbench.data.validation import WithValidation
+from eltbench.data.held_back import WithValidation
 from eltbench.tasks.base import Batch, Task
 from eltbench.trainers.base import Trainer
 from eltbench.training.log import DivergedError, Log

@@ -71,7 +71,7 @@ def choices(rows: pd.DataFrame) -> Iterator[Choice]:
     for _, losses in at_max(rows).groupby([*CELL, *MODEL]):
         table = by_setting(losses)
         if (setting := best(table)) is not None:
-            at = records(losses[losses[NAMES].eq(setting).all(axis=1)])[0]
+            at = records(losses[(losses[NAMES] == list(setting)).all(axis=1)])[0]
             yield Choice({name: at[name] for name in (*CELL, *MODEL)}, {name: at[name] for name in NAMES}, table)
 
 

@@ -22,7 +22,7 @@ def figure(table: pd.DataFrame) -> Figure:
     for row, of_cell in zip(axes, cells, strict=True):
         for axis, (known, model) in zip(row, of_cell.groupby(MODEL), strict=False):
             for place, kind in enumerate(kinds):
-                line = model[(model[others] == kind).all(axis=1)].sort_values("learning_rate")
+                line = model[(model[others] == list(kind)).all(axis=1)].sort_values("learning_rate")
                 if line.empty:
                     continue
                 low, high = figures.bounds(line)
