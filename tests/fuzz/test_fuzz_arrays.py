@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch_fidelity  # noqa: F401  when first loaded, torch makes a cache folder of its own, which is not to be seen
 from judging import bounded, drawn, tried, watched
 from start import TRAINED
 
