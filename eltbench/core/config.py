@@ -43,6 +43,11 @@ class Architecture:
 
     Where the paper (arXiv 2604.09168) is silent the default is its plainest reading: no input injection, no loop
     embedding, pre-norm, and a condition that enters every loop in the same way.
+
+    Prelude and coda as in Huginn (arXiv 2502.05171), whose noise as first state is left out: exits count loops, the
+    injected input is what the prelude gives, and at unique depth both are refused. `recall` is internal recall
+    (arXiv 2604.15259), of which only the abstract was at hand: it names a placement of its own for blocks of one layer;
+    here the input is added between attention and MLP of every layer of the block, in the first loop too.
     """
 
     unique_layers: int = 2  # N

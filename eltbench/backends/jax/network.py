@@ -191,7 +191,7 @@ class Network(eqx.Module):
     def embed(
         self, inputs: Array, labels: Array, context: Array | None, log_snr: Array | None, dropped: Array | None = None
     ) -> tuple[Array, Conditioning]:
-        """The state before the first loop (B, P + T, D), and what all loops share."""
+        """The state before the first loop (B, P + T, D), behind the prelude, and what all loops share."""
         architecture, vector = self.spec.architecture, self.condition(labels, log_snr)  # (B, D)
         state = self.embedding(inputs, context).astype(jnp.float32)
         if architecture.positions == "sinusoidal":
@@ -229,7 +229,7 @@ class Network(eqx.Module):
         return LayerNorm(architecture.width, affine=False)(state) if self.spec.normed else state
 
     def read(self, state: Array, conditioning: Conditioning) -> Array:
-        """The predictions (..., B, H, W, C) or (..., B, T, vocabulary) from states (..., B, P + T, D).
+        """The predictions (..., B, H, W, C) or (..., B, T, vocabulary) of coda and head from states (..., B, P + T, D).
 
         At universal depth an exit reads the halting's weighted mean of states, not the state itself.
         """

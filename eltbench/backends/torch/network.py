@@ -206,7 +206,7 @@ class Network(nn.Module):
         log_snr: Tensor | None,
         dropped: Tensor | None = None,
     ) -> tuple[Tensor, Conditioning]:
-        """The state before the first loop (B, P + T, D), and what all loops share."""
+        """The state before the first loop (B, P + T, D), behind the prelude, and what all loops share."""
         vector = self.condition(labels, log_snr)  # (B, D)
         state = self.embedding(inputs, context).to(self.frequencies.dtype)  # (B, T, D), not in autocast's bf16
         state = state if self.positions is None else state + self.positions
@@ -242,7 +242,7 @@ class Network(nn.Module):
         return F.layer_norm(state, state.shape[-1:], eps=1e-6) if self.spec.normed else state
 
     def read(self, state: Tensor, conditioning: Conditioning) -> Tensor:
-        """The prediction (B, H, W, C) or (B, T, vocabulary) from a state (B, P + T, D).
+        """The prediction (B, H, W, C) or (B, T, vocabulary) of coda and head from a state (B, P + T, D).
 
         At universal depth an exit reads the halting's weighted mean of states, not the state itself.
         """

@@ -59,7 +59,8 @@ def test_digits_toggles_varies_one_thing_at_a_time_beside_the_very_elt_of_digits
 
 
 def test_sudoku_toggles_shares_its_elt_and_its_recall_with_sudoku():
-    toggles, sudoku = ({(job.run_id, job.keys["role"]) for job in jobs_of(name)} for name in ("sudoku-toggles", "sudoku"))
+    names = "sudoku-toggles", "sudoku"
+    toggles, sudoku = ({(job.run_id, job.keys["role"]) for job in jobs_of(name)} for name in names)
     assert {role for _, role in toggles & sudoku} == {"main", "recall"}
     assert len(toggles & sudoku) == 10
     assert len({run for run, _ in toggles}) == 30
