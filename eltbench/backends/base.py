@@ -32,9 +32,9 @@ class Recurrence(Protocol):
     """The looped map of one uploaded batch on averaged weights, in float32, open to the study of its dynamics.
 
     initial: the embedded input h_0, behind a prelude: the state before the first loop. A state is (B, T, width), with
-    all that the loop carries on; T may count a prefix token more than `ExitOutput.state` does. solver: what takes `predict`
-    from state to state by means of `loop` at equilibrium depth; None elsewhere, where a loop's result is the next
-    state.
+    all that the loop carries on; T may count a prefix token more than `ExitOutput.state` does. solver: what takes
+    `predict` from state to state by means of `loop` at equilibrium depth; None elsewhere, where a loop's result is the
+    next state.
     """
 
     initial: Array
