@@ -38,26 +38,36 @@ def activation_bytes(
     layer = state * (8 + 2 * architecture.mlp_ratio) + length * (2 * STATISTICS + architecture.heads)
     if dit:
         layer += 4 * state  # what the modulation scales, and what its gates let through
-    layer += 4 * length * architecture.loop_adapter_rank  # between the factors of four updates
     if architecture.norm == "sandwich":
         layer += 2 * state + 2 * length * STATISTICS
+    if architecture.positions == "rotary":
+        layer += 2 * state  # queries and keys as they came, beside the turned ones
+    unlooped = architecture.prelude + architecture.coda * exits
+    adapters = 4 * length * architecture.loop_adapter_rank  # between the factors of four updates
 
     # A state is one tensor with the next loop's input, counted above, unless something is added in between.
-    injects, prefixed = architecture.input_injection and (loops > 1 or equilibrium), bool(network.prefix)
+    before = architecture.recall == "before"
+    injects, prefixed = architecture.input_injection and (loops > 1 or equilibrium or not before), bool(network.prefix)
     indexed = universal or architecture.loop_embedding or (architecture.loop_conditioning and prefixed)
-    read = exits if indexed or injects else 1  # by the head
+    read = exits if indexed or equilibrium or (injects and before) else 1  # by the head
     if universal:  # by the halting and, at the last loop, by the mean over states
         read = loops if loops > 1 else 0
     if injects and (indexed or equilibrium):
         read += 1  # the embedded input
     normed = kept_loops * (state + STATISTICS * length) if network.normed else 0  # at the end of every loop
+    if equilibrium and dit and not before:  # the first norm after every exit sees a constant, and has no weights
+        normed -= exits * (state + STATISTICS * length)
 
     modulation = 0
     if dit:
         times = loops if architecture.loop_conditioning else 1
         informed = timed or spec.classes > 0  # then the condition itself is learned
         activations = times + 1 if architecture.loop_conditioning else 1  # of the condition, for blocks and head
-        modulation = d * (8 * architecture.unique_layers * times + 1 + activations * (2 if informed else 1))
+        modulation = d * (
+            8 * (architecture.unique_layers * times + architecture.prelude + architecture.coda)
+            + 1
+            + activations * (2 if informed else 1)
+        )
     head = exits * tokens * (STATISTICS + (2 * d if dit else d))
     halting = 0
     if universal:
@@ -68,12 +78,12 @@ def activation_bytes(
         "embedding": patches if spec.kind == "continuous" else 0,
         "conditioning": 3 * d if timed and (dit or prefixed) else 0,
         "modulation": modulation,
-        "layers": passes * layer + normed + read * state,
+        "layers": (passes + unlooped) * layer + passes * adapters + normed + read * state,
         "head": head,
     }
-    mask = 0 if architecture.attention_radius is None else FLOAT * passes * length**2
+    mask = 0 if architecture.attention_radius is None else FLOAT * (passes + unlooped) * length**2
     if architecture.dropout:  # its factors, the same in every loop
-        kept["dropout"] = 2 * architecture.unique_layers * state
+        kept["dropout"] = 2 * architecture.layers * state
     return {**{part: FLOAT * batch * n for part, n in kept.items()}, "halting": batch * halting, "mask": mask}
 
 
@@ -95,19 +105,28 @@ def peak_bytes(network: NetworkSpec, loops: int, batch: int = 1) -> int:
     carried = state  # the residual stream
     spent = 0  # of the first layer's modulation: a scale that is not needed again after its use
     if dit:
-        carried += d * (8 * architecture.unique_layers + 3)  # six vectors a layer, two of them again with one added
+        carried += d * (
+            8 * (architecture.unique_layers + architecture.coda) + 3
+        )  # six vectors a layer, two of them again with one added
         spent = d if architecture.loop_conditioning or not again else 0
     if again:  # for the loops to come: the injected input, and the condition
         carried += (state if architecture.input_injection else 0) + (d if architecture.loop_conditioning else 0)
+    inside = architecture.input_injection and architecture.recall == "inside"
+    carried += state if inside and not again else 0  # for the layers to come
+    recalled = state if inside and not again and architecture.unique_layers == 1 else 0  # not needed by the last MLP
     tally = 0
     if network.depth == "universal":  # the sum of states, what is unspent, loops spent (from the second on), who runs
         carried += state + length * (2 if loops > 2 else 1)
         tally = BOOL * batch * length
 
     mask = 0 if architecture.attention_radius is None else FLOAT * length**2
-    attention = FLOAT * batch * (carried - spent + 4 * state + length * architecture.heads) + mask
+    rotary = architecture.positions == "rotary"
+    fused = (6 if rotary else 4) * state + length * architecture.heads  # turned queries and keys beside all three
+    attention = FLOAT * batch * (carried - spent + fused) + mask
+    if rotary:  # beside all three: what turns, swapped, in products with cosines, and turned
+        attention = max(attention, FLOAT * batch * (carried - spent + 9 * state))
     updated = length * architecture.loop_adapter_rank  # between the factors of the update that is added
-    mlp = FLOAT * batch * (carried - 2 * spent + 2 * architecture.mlp_ratio * state + updated)
+    mlp = FLOAT * batch * (carried - 2 * spent - recalled + 2 * architecture.mlp_ratio * state + updated)
     if updated:  # the sum of queries, keys and values
         attention = max(attention, FLOAT * batch * (carried - spent + 6 * state + updated))
     # Patches are put back in their places by a copy.

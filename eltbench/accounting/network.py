@@ -13,7 +13,7 @@ taken to be fused into them. No cache keeps an activation from one product to th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
@@ -22,7 +22,10 @@ from eltbench.data.base import DataSpec
 
 Depth = Literal["looped", "unique", "universal", "equilibrium"]
 BYTES = {"fp32": 4, "bf16": 2}
-PARTS = ("embedding", "injection", "conditioning", "modulation", "layers", "attention", "head", "halting", "adapters")
+PARTS = (
+    *("embedding", "injection", "conditioning", "modulation", "layers", "attention", "head", "halting", "adapters"),
+    *("prelude", "coda"),
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ class NetworkSpec:
                 "architecture: a unique-depth network has no loops to adapt: expected loop_adapter_rank 0, given "
                 f"loop_adapter_rank {architecture.loop_adapter_rank}"
             )
+        if self.depth == "unique" and (architecture.prelude or architecture.coda):
+            raise ValueError(
+                "architecture: a unique-depth network has no loop to stand before or behind: expected all layers as "
+                f"unique_layers, given prelude {architecture.prelude} and coda {architecture.coda}"
+            )
         if self.data.kind == "continuous" and any(side % patch for side in self.data.grid):
             raise ValueError(f"architecture: patch must divide the grid {self.data.grid}, given patch {patch}")
 
@@ -72,6 +80,11 @@ class NetworkSpec:
         """1 where a token of its own carries the condition, else 0."""
         conditioned = self.data.classes > 0 or self.timed or self.architecture.loop_conditioning
         return int(conditioned and self.architecture.block != "dit")
+
+    @cached_property
+    def unlooped(self) -> NetworkSpec:
+        """The network that the layers of prelude and coda are made for."""
+        return replace(self, architecture=self.architecture.unlooped)
 
     @property
     def normed(self) -> bool:
@@ -131,8 +144,8 @@ def check_call(network: NetworkSpec, loops: int, exits: int = 1, batch: int = 1)
 
 
 def parameters(network: NetworkSpec) -> dict[str, int]:
-    """Trained values by part: embedding (and injection), block (modulation included), conditioning, head, halting,
-    and the adapters of all loops.
+    """Trained values by part: embedding (and injection), block, prelude and coda (modulation included), conditioning,
+    head, halting, and the adapters of all loops.
     """
     architecture, data = network.architecture, network.data
     d, layers, rank = architecture.width, architecture.unique_layers, architecture.loop_adapter_rank
@@ -147,6 +160,8 @@ def parameters(network: NetworkSpec) -> dict[str, int]:
     return {
         "embedding": embedding,
         "block": layers * layer,
+        "prelude": architecture.prelude * layer,
+        "coda": architecture.coda * layer,
         "conditioning": ((data.classes + 1) * d if data.classes else 0) + (2 * _linear(d, d) if network.timed else 0),
         "head": head,
         "halting": _linear(d, 1) if network.depth == "universal" else 0,
@@ -158,14 +173,17 @@ def products(network: NetworkSpec, loops: int, exits: int = 1, *, resident: bool
     """The products of a call that runs `loops` loops and reads the head at `exits` of them, attention's left out.
 
     resident: a cache keeps the block's weights from loop to loop. Modulation is made once per call, or once per loop
-    with loop_conditioning. The last loop takes what halting leaves, whatever its probability.
+    with loop_conditioning. The last loop takes what halting leaves, whatever its probability. The prelude runs once,
+    the coda at every exit that is read.
     """
     architecture, length = network.architecture, network.length
     d, layers, rank = architecture.width, architecture.unique_layers, architecture.loop_adapter_rank
     passes, reads = layers * loops, layers * (1 if resident else loops)
     adapted = layers * (min(loops, architecture.max_loops) if resident else loops)
     found = [Product("head", d, network.outputs, network.tokens, exits, exits)]
+    unlooped = {"prelude": architecture.prelude, "coda": architecture.coda * exits}
     for inputs, outputs in network.maps:
+        found += [Product(part, inputs, outputs, length, times, times) for part, times in unlooped.items()]
         found.append(Product("layers", inputs, outputs, length, passes, reads))
         if rank:
             found.append(Product("adapters", inputs, rank, length, passes, adapted, bias=False))
@@ -177,7 +195,7 @@ def products(network: NetworkSpec, loops: int, exits: int = 1, *, resident: bool
     if network.timed:
         found.append(Product("conditioning", d, d, 1, 2, 2))
     if architecture.block == "dit":
-        made = passes if architecture.loop_conditioning else layers
+        made = (passes if architecture.loop_conditioning else layers) + architecture.prelude + architecture.coda
         found += [Product("modulation", d, 6 * d, 1, made, made), Product("modulation", d, 2 * d, 1, 1, 1)]
     if network.depth == "universal":
         found.append(Product("halting", d, 1, length, loops - 1, loops - 1))
@@ -185,14 +203,17 @@ def products(network: NetworkSpec, loops: int, exits: int = 1, *, resident: bool
 
 
 def macs_by_part(network: NetworkSpec, loops: int, exits: int = 1) -> dict[str, int]:
-    """MACs of one call per item by part; `layers` are the block's linear maps, `attention` its products among tokens.
+    """MACs of one call per item by part; `layers` are the block's linear maps, `attention` its products among tokens;
+    `prelude` and `coda` are both of these layers.
 
     Raises ValueError for an impossible call (see `check_call`, `products`).
     """
     check_call(network, loops, exits)
     architecture = network.architecture
     found = dict.fromkeys(PARTS, 0)
-    found["attention"] = loops * architecture.unique_layers * 2 * network.length**2 * architecture.width
+    attention = 2 * network.length**2 * architecture.width  # of one layer
+    found["attention"] = loops * architecture.unique_layers * attention
+    found["prelude"], found["coda"] = architecture.prelude * attention, architecture.coda * exits * attention
     for each in products(network, loops, exits):
         found[each.part] += each.inputs * each.outputs * each.vectors * each.times
     return found
@@ -223,7 +244,8 @@ def moved_bytes(
     """
     check_call(network, loops, exits, batch)
     architecture, width = network.architecture, _bytes(precision)
-    weights, activations = 0, 4 * network.length * architecture.width * architecture.unique_layers * loops  # attention
+    attended = architecture.prelude + architecture.unique_layers * loops + architecture.coda * exits
+    weights, activations = 0, 4 * network.length * architecture.width * attended
     for each in products(network, loops, exits, resident=resident):
         weights += (each.inputs + each.bias) * each.outputs * each.reads
         activations += (each.inputs + (1 + each.adds) * each.outputs) * each.vectors * each.times

@@ -53,16 +53,20 @@ def step_flops(
     if not 0 <= since < deepest:
         raise ValueError(f"since must be 0 to {deepest - 1}, one of the loops before the deepest, given {since}")
     parts = macs_by_part(network, deepest - since, heads)  # that the backward pass goes through
+    architecture, equilibrium = network.architecture, network.depth == "equilibrium"
+    recalled_before = architecture.input_injection and architecture.recall == "before"
     constant_inputs = 0
-    if since and not network.architecture.input_injection:  # what enters by the first state alone
-        parts["embedding"] = 0
-        parts["conditioning"] *= network.architecture.block == "dit"
-        if network.architecture.norm == "post":  # the first maps see that state itself
-            (inputs, outputs), rank = network.maps[0], network.architecture.loop_adapter_rank
-            constant_inputs += network.length * inputs * (outputs + rank)
+    if since and not architecture.input_injection:  # what enters by the first state alone
+        parts["embedding"] = parts["prelude"] = 0
+        parts["conditioning"] *= architecture.block == "dit"
+        if architecture.block == "dit":
+            parts["modulation"] -= 6 * architecture.prelude * architecture.width**2
+    if architecture.norm == "post" and not recalled_before:  # the first maps after a constant state see it itself
+        (inputs, outputs), rank = network.maps[0], architecture.loop_adapter_rank
+        constant_inputs += (heads if equilibrium else since > 0) * network.length * inputs * (outputs + rank)
     constant_inputs += parts["embedding"] + parts["conditioning"] // 2
     if not (network.timed or network.data.classes):
         constant_inputs += parts["modulation"]
-    late = network.depth != "equilibrium" and deepest == 1  # the injection is first added before the second loop
+    late = recalled_before and not equilibrium and deepest == 1  # it is first added before the second loop
     unused = 2 * parts["injection"] if late else 0
     return {"forward": 2 * forward, "backward": 2 * (2 * sum(parts.values()) - constant_inputs - unused)}

@@ -31,9 +31,10 @@ Report = Callable[[int, int], None]
 class Recurrence(Protocol):
     """The looped map of one uploaded batch on averaged weights, in float32, open to the study of its dynamics.
 
-    initial: the embedded input h_0, the state before the first loop. A state is (B, T, width) with all that the loop
-    carries on; T may count a prefix token more than `ExitOutput.state` does. solver: what takes `predict` from state to
-    state by means of `loop` at equilibrium depth; None elsewhere, where a loop's result is the next state.
+    initial: the embedded input h_0, behind a prelude: the state before the first loop. A state is (B, T, width), with
+    all that the loop carries on; T may count a prefix token more than `ExitOutput.state` does. solver: what takes
+    `predict` from state to state by means of `loop` at equilibrium depth; None elsewhere, where a loop's result is the
+    next state.
     """
 
     initial: Array
@@ -43,7 +44,7 @@ class Recurrence(Protocol):
         """The state after loop `index` (1 is the first), given the state before it."""
 
     def read(self, state: Array) -> Array:
-        """The head's prediction from a state; at universal depth without the halting's mean over earlier states."""
+        """What coda and head make of a state; at universal depth without the halting's mean over earlier states."""
 
     def jacobian(self, state: Array, index: int) -> Callable[[Array], Array]:
         """v ↦ J·v, where J is the derivative of loop `index` at `state`; v is shaped like the state."""

@@ -17,11 +17,14 @@ BRANCHES = 2  # of a layer: attention and MLP
 
 
 def draw_dropped(network: NetworkSpec, items: int, rng: np.random.Generator) -> np.ndarray | None:
-    """What is dropped, (B, N, 2, P + T, D) bool with a share `architecture.dropout` of True; None at dropout 0."""
+    """What is dropped, (B, M, 2, P + T, D) bool with a share `architecture.dropout` of True; None at dropout 0.
+
+    M layers: those of the prelude, of the block and of the coda.
+    """
     architecture = network.architecture
     if not architecture.dropout:
         return None
-    shape = (items, architecture.unique_layers, BRANCHES, network.length, architecture.width)
+    shape = (items, architecture.layers, BRANCHES, network.length, architecture.width)
     return rng.random(shape, np.float32) < np.float32(architecture.dropout)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 LONGEST_PERIOD = 64.0  # of log-SNR, in nats: over [-15, 15] its sine is one-to-one
 SHORTEST_PERIOD = 1.0
+ROTARY_BASE = 100.0  # of rotary frequencies on a grid, whose sides are short (arXiv 2403.13298)
 
 
 def index_frequencies(width: int) -> np.ndarray:
@@ -26,6 +27,21 @@ def grid_positions(grid: tuple[int, int], width: int) -> np.ndarray:
     rows, columns = (axis.reshape(-1, 1) * frequencies for axis in np.indices(grid))  # (T, width / 4)
     parts = [np.sin(rows), np.cos(rows), np.sin(columns), np.cos(columns)]
     return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def rotations(grid: tuple[int, int], size: int, prefix: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and signed sines (P + T, size) by which a head's queries and keys turn (RoFormer, arXiv 2104.09864).
+
+    Axial, as in RoPE-ViT (arXiv 2403.13298): the first half of a head turns with the row, the second with the column,
+    at frequencies 100^(-4i / size), i < size / 4; `prefix` tokens do not turn. Value i of a half pairs with value
+    i + size / 4: (a, b) becomes (a cos - b sin, b cos + a sin), so a product of query and key knows offsets alone.
+    """
+    frequencies = ROTARY_BASE ** (-np.arange(size // 4) / (size // 4))
+    rows, columns = (axis.reshape(-1, 1) * frequencies for axis in np.indices(grid))  # (T, size / 4)
+    angles = np.pad(np.stack([rows, columns], axis=1), ((prefix, 0), (0, 0), (0, 0)))  # (P + T, 2, size / 4)
+    cosines, sines = np.stack([np.cos(angles)] * 2, axis=2), np.stack([-np.sin(angles), np.sin(angles)], axis=2)
+    flat = (len(angles), size)
+    return cosines.reshape(flat).astype(np.float32), sines.reshape(flat).astype(np.float32)
 
 
 def visible(grid: tuple[int, int], radius: int, prefix: int = 0) -> np.ndarray:

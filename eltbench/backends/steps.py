@@ -32,13 +32,15 @@ class Conditioning(NamedTuple):
     """What does not depend on the loop, made once per call.
 
     vector: the condition (B, D). blocks: one modulation per layer, or None where it differs from loop to loop.
-    head: the modulation of the head. injected: (B, P + T, D), added before every loop after the first, at equilibrium
-    depth before the first too, or None. kept: (B, N, 2, P + T, D), 0 where dropout leaves out what a layer's attention
-    or MLP adds, else 1/(1 - dropout), or None.
+    coda: one modulation per layer behind the loop. head: the modulation of the head. injected: (B, P + T, D), added
+    before every loop after the first, at equilibrium depth before the first too, or inside every layer (see
+    `Architecture.recall`), or None. kept: (B, M, 2, P + T, D), 0 where dropout leaves out what a layer's attention or
+    MLP adds, else 1/(1 - dropout), or None; first those of the prelude, last those of the coda.
     """
 
     vector: Array
     blocks: tuple[tuple[Array, ...], ...] | None
+    coda: tuple[tuple[Array, ...], ...]
     head: tuple[Array, ...]
     injected: Array | None
     kept: Array | None

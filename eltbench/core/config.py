@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from eltbench.core.validation import build, check_numbers, frozen, require, whole
@@ -26,6 +26,8 @@ CHOICES = {
     "block": ("dit", "bert"),
     "norm": ("pre", "sandwich", "post"),
     "residual_scale": ("none", "loops", "layers"),
+    "recall": ("before", "inside"),
+    "positions": ("sinusoidal", "rotary"),
 }
 MOST_WEIGHTS = 1e12  # above the largest networks trained anywhere, below what NumPy can address
 
@@ -41,6 +43,11 @@ class Architecture:
 
     Where the paper (arXiv 2604.09168) is silent the default is its plainest reading: no input injection, no loop
     embedding, pre-norm, and a condition that enters every loop in the same way.
+
+    Prelude and coda as in Huginn (arXiv 2502.05171), whose noise as first state is left out: exits count loops, the
+    injected input is what the prelude gives, and at unique depth both are refused. `recall` is internal recall
+    (arXiv 2604.15259), of which only the abstract was at hand: it names a placement of its own for blocks of one layer;
+    here the input is added between attention and MLP of every layer of the block, in the first loop too.
     """
 
     unique_layers: int = 2  # N
@@ -61,6 +68,10 @@ class Architecture:
     residual_scale: Literal["none", "loops", "layers"] = added("none")  # of what a layer adds; see `residual_factor`
     residual_strength: float = added(1.0)  # λ of the residual scale
     loop_norm: bool = added(False)  # the state is normed at the end of every loop, without weights
+    prelude: int = added(0)  # P, layers before the loop that run once a call (arXiv 2502.05171)
+    coda: int = added(0)  # C, layers behind the loop that run at the exits that are read, before the head
+    recall: Literal["before", "inside"] = added("before")  # where the injected input enters: every loop, or its layers
+    positions: Literal["sinusoidal", "rotary"] = added("sinusoidal")  # of the tokens: added, or by turning the queries
 
     def __post_init__(self) -> None:
         for name, most in SIZES.items():
@@ -86,6 +97,16 @@ class Architecture:
         scaled = self.residual_scale != "none" or self.residual_strength == 1
         given = f"residual_strength {self.residual_strength:g} needs a residual_scale, which is 'none'"
         require(scaled, f"architecture: {given}")
+        recalls = self.input_injection or self.recall == "before"
+        require(recalls, "architecture: recall 'inside' needs input_injection = true, given false")
+        for name in ("prelude", "coda"):
+            value = getattr(self, name)
+            require(whole(value) and value >= 0, f"architecture: {name} must be an integer from 0 on, given {value!r}")
+        most, given = SIZES["unique_layers"], f"given {self.prelude} + {self.unique_layers} + {self.coda}"
+        require(self.layers <= most, f"architecture: prelude + unique_layers + coda must be at most {most}, {given}")
+        turns = self.positions != "rotary" or self.width // self.heads % 4 == 0
+        given = f"given {self.width // self.heads}"
+        require(turns, f"architecture: rotary positions need a multiple of 4 as width / heads (2 axes), {given}")
         radius, rank = self.attention_radius, self.loop_adapter_rank
         require(radius is None or radius >= 0, f"architecture: attention_radius must be 0 or more, given {radius}")
         require(
@@ -95,7 +116,7 @@ class Architecture:
         share = not isinstance(self.dropout, bool) and 0 <= self.dropout < 1
         require(share, f"architecture: dropout must be in [0, 1), given {self.dropout!r}")
         check_numbers(Architecture, vars(self), "architecture")
-        weights = 2 * self.unique_layers * self.width**2 * (2 + self.mlp_ratio)  # those of attention and MLP alone
+        weights = 2 * self.layers * self.width**2 * (2 + self.mlp_ratio)  # those of attention and MLP alone
         require(
             weights <= MOST_WEIGHTS,
             f"architecture: unique_layers {self.unique_layers}, width {self.width} and mlp_ratio {self.mlp_ratio} make "
@@ -105,21 +126,36 @@ class Architecture:
             object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
+    def layers(self) -> int:
+        """M = P + N + C, the layers that have weights of their own."""
+        return self.prelude + self.unique_layers + self.coda
+
+    def depth_at(self, loops: int) -> int:
+        """P + N·L + C, the layers that an exit's output has passed through."""
+        return self.prelude + self.unique_layers * loops + self.coda
+
+    @property
     def effective_depth(self) -> int:
-        """D = N·L_max, in layers."""
-        return self.unique_layers * self.max_loops
+        """D, the depth at L_max: N·L_max without prelude and coda."""
+        return self.depth_at(self.max_loops)
 
     @property
     def residual_factor(self) -> float:
         """ε of x + ε f(x): what attention and MLP add is multiplied by it (arXiv 2606.18524).
 
-        "loops": λ / (L_max √N), since the updates of one block that is looped are correlated. "layers": λ / √N, as for
-        independent layers. At unique depth (L_max = 1) the two are the same.
+        "loops": λ / (L_max √M), since the updates of one block that is looped are correlated. "layers": λ / √M, as for
+        independent layers. At unique depth (L_max = 1) the two are the same. The paper loops all layers, M = N; here
+        every layer of a prelude or coda counts under the root as one more, and takes λ / √M itself (see `unlooped`).
         """
         if self.residual_scale == "none":
             return 1.0
         loops = self.max_loops if self.residual_scale == "loops" else 1
-        return self.residual_strength / (loops * math.sqrt(self.unique_layers))
+        return self.residual_strength / (loops * math.sqrt(self.layers))
+
+    @property
+    def unlooped(self) -> Architecture:
+        """The form of the layers of prelude and coda: those of M independent layers that run once."""
+        return replace(self, unique_layers=self.layers, prelude=0, coda=0, max_loops=1, min_loops=1)
 
 
 @dataclass(frozen=True)

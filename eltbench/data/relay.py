@@ -100,12 +100,12 @@ class Relay(Dataset):
         return np.where(revealed, between, self.length).min(-1).reshape(clean.hidden.shape)
 
 
-def reachable(distance: int, unique_layers: int, loops: int, radius: int | None) -> bool:
-    """Whether depth allows a cell `distance` from the nearest revealed colour to be known: N·L·rho >= distance.
+def reachable(distance: int, depth: int, radius: int | None) -> bool:
+    """Whether N·L = `depth` layers allow a cell `distance` from a revealed colour to be known: N·L·rho >= distance.
 
     `radius` None stands for attention without a limit, which reaches everything from the first layer.
     """
-    return distance <= 0 or radius is None or unique_layers * loops * radius >= distance
+    return distance <= 0 or radius is None or depth * radius >= distance
 
 
 @lru_cache

@@ -48,7 +48,7 @@ def stamp(
     completed = []
     for row in rows:
         row = {**costs(loops := row.get("loops")), **row}
-        depth = None if loops is None else run.architecture.unique_layers * loops
+        depth = None if loops is None else run.architecture.depth_at(loops)
         flops = None if row.get("macs") is None else 2 * row["macs"]
         completed.append({**known, "effective_depth": depth, "flops": flops, **row})
     return validate(pd.DataFrame(completed), schema).to_pandas()

@@ -44,7 +44,7 @@ COLUMNS: dict[str, Column] = {
     "max_loops": Column(pa.int64(), "L_max, loops", least=1, most=SIZES["max_loops"]),
     "min_loops": Column(pa.int64(), "L_min, loops", least=1, most=SIZES["min_loops"]),
     "loops": Column(pa.int64(), "L of this row; empty where the metric has no loop count", True, least=1, most=LOOPS),
-    "effective_depth": Column(pa.int64(), "N times this row's L, layers", True, least=1),
+    "effective_depth": Column(pa.int64(), "N·L, layers, at this row's L; prelude and coda added", True, least=1),
     "width": Column(pa.int64(), "width of the residual stream, channels", least=1, most=SIZES["width"]),
     "params": Column(pa.int64(), "trained values of the model", True, least=0),
     "weight_bytes": Column(pa.int64(), "bytes of the weights at the run's precision", True, least=0),

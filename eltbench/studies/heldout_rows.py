@@ -77,8 +77,8 @@ def heldout_rows(losses: Heldout, architecture: Architecture) -> list[dict[str, 
         for stratum, value, seen in zip(losses.strata, correct, losses.seen, strict=True):
             about = {"higher_is_better": True, "n_samples": seen, "stratum": f"distance {stratum}"}
             rows.append(row("token_accuracy", loops, value, **about))
-        if radius is not None:  # the theorem's line: N·L·ρ
-            reach = float(architecture.unique_layers * loops * radius)
+        if radius is not None:  # the theorem's line: N·L·ρ, a prelude and a coda added to N·L
+            reach = float(architecture.depth_at(loops) * radius)
             rows.append({"loops": loops, "metric": "reach", "value": reach})
     return rows
 

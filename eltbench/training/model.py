@@ -23,7 +23,7 @@ from eltbench.core.config import Run, run_from_dict
 from eltbench.core.streams import stream
 from eltbench.core.validation import whole
 from eltbench.data import form
-from eltbench.data.base import Clean, DataSpec
+from eltbench.data.base import Clean, Dataset, DataSpec
 from eltbench.tasks.base import Batch
 from eltbench.tasks.guidance import check_guidance
 from eltbench.training.identity import run_id
@@ -65,6 +65,20 @@ class Model:
         if self.directory is None:
             raise ValueError("companion: this model was not loaded from a run's folder")
         return load_model(run_id, runs=self.directory.parent, device=self.engine.run.device)
+
+    def on(self, dataset: Dataset) -> Model:
+        """The same averaged weights on data of the same form, but for the grid; no weight depends on that.
+
+        Rotary positions are made for larger grids than the trained one. The run stays that of the training, and so does
+        `run_id`; `at_step` and `companion` lead back to its data. Raises ValueError for data of another form.
+        """
+        ours, given = self.spec, dataset.spec
+        if replace(given, grid=ours.grid) != ours:
+            raise ValueError(f"on: a model of data of the form {ours} can take another grid alone, given {given}")
+        made = replace(self.parts, dataset=dataset, network=replace(self.parts.network, data=given))
+        engine = build_engine(self.engine.run, made)
+        engine.restore({"average": self.engine.held("average")}, None)
+        return Model(self.run, engine, made, self.directory)
 
     def predict(
         self,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_architectures import CONTINUOUS, DEPTHS, RELAY, TOKENS, architectures, specs
+from random_architectures import CONTINUOUS, DEPTHS, RELAY, TOKENS, architectures, calls, specs
 from torch.utils.flop_counter import FlopCounterMode
 
 from eltbench import accounting
@@ -37,14 +37,15 @@ def counted_flops(network, spec, timed, exits, batch=1):
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(architectures, st.sampled_from(DEPTHS), specs, timing)
-def test_parameters_equal_torchs_by_part(architecture, depth, spec, timed):
-    parts = dict.fromkeys(("embedding", "block", "conditioning", "head", "halting", "adapters"), 0)
+@given(calls())
+def test_parameters_equal_torchs_by_part(call):
+    rooms = ("embedding", "block", "prelude", "coda", "conditioning", "head", "halting", "adapters")
+    parts = dict.fromkeys(rooms, 0)
     part_of = {"blocks": "block", "condition": "conditioning", "injection": "embedding"}
-    for name, parameter in on_meta(architecture, depth, spec, timed).named_parameters():
+    for name, parameter in on_meta(*call[:4]).named_parameters():
         room = name.split(".")[0]
         parts[part_of.get(room, room)] += parameter.numel()
-    assert accounting.parameters(NetworkSpec(architecture, depth, spec, timed)) == parts
+    assert accounting.parameters(call.network) == parts
 
 
 @pytest.mark.slow

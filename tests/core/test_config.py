@@ -40,6 +40,14 @@ from eltbench.core.config import Architecture, Optimisation, Run, build, run_fro
         ({"residual_scale": "loop"}, r"residual_scale must be one of \('none', 'loops', 'layers'\), given 'loop'"),
         ({"residual_scale": "loops", "residual_strength": 0}, "residual_strength must be above 0, given 0"),
         ({"residual_strength": 2.0}, "residual_strength 2 needs a residual_scale, which is 'none'"),
+        ({"prelude": -1}, "prelude must be an integer from 0 on, given -1"),
+        ({"coda": 1.0}, "coda must be an integer from 0 on, given 1.0"),
+        ({"coda": True}, "coda must be an integer from 0 on, given True"),
+        ({"prelude": 1023}, r"prelude \+ unique_layers \+ coda must be at most 1024, given 1023 \+ 2 \+ 0"),
+        ({"recall": "inside"}, "recall 'inside' needs input_injection = true, given false"),
+        ({"recall": "between"}, r"recall must be one of \('before', 'inside'\), given 'between'"),
+        ({"positions": "learned"}, r"positions must be one of \('sinusoidal', 'rotary'\), given 'learned'"),
+        ({"positions": "rotary", "heads": 32}, r"rotary positions need a multiple of 4 as width / heads .*, given 2"),
         ({"attention_radius": -1}, "attention_radius must be 0 or more, given -1"),
         ({"loop_adapter_rank": -1}, "loop_adapter_rank must be an integer from 0 to width, given -1 at width 64"),
         ({"loop_adapter_rank": 65}, "loop_adapter_rank must be an integer from 0 to width, given 65 at width 64"),
@@ -101,6 +109,7 @@ def test_an_impossible_run_is_refused(fields, message):
 
 def test_the_edges_of_the_allowed_are_allowed():
     assert Architecture(min_loops=4, max_loops=4, attention_radius=0, heads=64).effective_depth == 8
+    assert Architecture(prelude=3, coda=2, positions="rotary", heads=16).effective_depth == 3 + 2 * 4 + 2
     assert Optimisation(steps=1, warmup_steps=0, ema_decay=0, label_dropout=1).label_dropout == 1
 
 

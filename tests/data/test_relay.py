@@ -141,11 +141,11 @@ def test_reachable_is_where_the_light_cone_of_attention_has_come(layers, loops, 
     seen = np.arange(80) == 0  # who knows the first colour
     for _ in range(layers * loops):
         seen = np.array([seen[max(0, cell - radius) : cell + radius + 1].any() for cell in range(80)])
-    assert [reachable(distance, layers, loops, radius) for distance in range(80)] == seen.tolist()
+    assert [reachable(distance, layers * loops, radius) for distance in range(80)] == seen.tolist()
 
 
 def test_attention_without_a_limit_reaches_everything():
-    assert reachable(1000, 1, 1, None)
+    assert reachable(1000, 1, None)
 
 
 @pytest.mark.parametrize(

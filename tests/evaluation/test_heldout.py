@@ -227,7 +227,7 @@ def out_of_reach(found, model):
     shape = model.run.architecture
     return np.array(
         [
-            [not reachable(distance, shape.unique_layers, exit, shape.attention_radius) for distance in found.strata]
+            [not reachable(distance, shape.unique_layers * exit, shape.attention_radius) for distance in found.strata]
             for exit in found.exits
         ]
     )

@@ -47,6 +47,7 @@ architectures = st.builds(
     loop_conditioning=st.booleans(),
     loop_norm=st.booleans(),
     attention_radius=st.sampled_from([None, 1]),
+    positions=st.sampled_from(["sinusoidal", "rotary"]),
 )
 specs = st.sampled_from([CONTINUOUS, UNCONDITIONAL, TOKENS, RELAY])
 all_specs = st.sampled_from([CONTINUOUS, UNCONDITIONAL, TOKENS, RELAY, ONE_PATCH, ONE_TOKEN])
@@ -67,6 +68,14 @@ class Call(NamedTuple):
 
 
 @st.composite
+def outside_and_inside(draw, architecture: Architecture, depth: Depth) -> Architecture:
+    """The architecture with a prelude, a coda and a place of recall, where there is a loop and a recall."""
+    around = st.integers(0, 0 if depth == "unique" else 2)
+    recall = draw(st.sampled_from(["before", "inside"])) if architecture.input_injection else "before"
+    return replace(architecture, prelude=draw(around), coda=draw(around), recall=recall)
+
+
+@st.composite
 def calls(draw) -> Call:
     """A network and the exits of one call, one loop at unique depth."""
     depth = draw(st.sampled_from(DEPTHS))
@@ -77,6 +86,7 @@ def calls(draw) -> Call:
     elif depth != "unique":
         rank, max_loops = draw(st.sampled_from([0, 0, 1, 3])), draw(st.integers(1, 3))
         architecture = replace(architecture, loop_adapter_rank=rank, max_loops=max_loops)
+    architecture = draw(outside_and_inside(architecture, depth))
     patches = max(architecture.patch, 1)
     spec = draw(all_specs.filter(lambda spec: spec.kind == "tokens" or spec.grid[0] % patches == 0))
     return Call(architecture, depth, spec, draw(st.booleans()), exits)

@@ -122,9 +122,13 @@ def test_random_loops_carry_a_gradient_through_their_last_loops_alone(loops):
         ("bert", TOKENS, False, {}),
         ("bert", TOKENS, False, {"norm": "post", "loop_adapter_rank": 3}),
         ("bert", CONTINUOUS, True, {"norm": "sandwich"}),
+        ("dit", CONTINUOUS, True, {"prelude": 2, "coda": 1, "positions": "rotary"}),
+        ("bert", TOKENS, False, {"norm": "post", "prelude": 1, "coda": 1}),
+        ("bert", TOKENS, True, {"norm": "post", "recall": "inside"}),
     ],
 )
 def test_the_closed_form_counts_a_truncated_backward_pass(block, data, timed, more, injection, since):
+    injection = injection or "recall" in more
     architecture = Architecture(width=32, heads=2, max_loops=4, block=block, input_injection=injection, **more)
     spec = NetworkSpec(architecture, "looped", data, timed)
     network, items = Network(spec), 2

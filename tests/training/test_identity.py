@@ -21,7 +21,7 @@ from eltbench.studies.presets import preset_from_dict
 from eltbench.training.identity import run_id
 
 PUBLISHED = Path(__file__).parents[2] / "results"
-RUN = Run("elt", "masked", "digits-codes", architecture=Architecture(residual_scale="loops"))
+RUN = Run("elt", "masked", "digits-codes", architecture=Architecture(residual_scale="loops", input_injection=True))
 
 OTHER = {
     "trainer": "no-ilsd",
@@ -37,6 +37,8 @@ OTHER = {
     "norm": "sandwich",
     "residual_scale": "layers",
     "attention_radius": 2,
+    "recall": "inside",
+    "positions": "rotary",
     "dropout": 0.1,
     "schedule": "cosine",
     "betas": (0.9, 0.95),

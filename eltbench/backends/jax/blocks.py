@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from eltbench.accounting import NetworkSpec
+from eltbench.backends import positions
 from eltbench.backends.adapters import PLAIN, LowRank, Updates
 from eltbench.core.config import Architecture
 
@@ -91,11 +93,35 @@ class Attention(eqx.Module):
         """x (B, T, D), mask (T, T) with True where a query (row) sees a key (column)."""
         items, tokens, width = x.shape
         qkv = updated(self.qkv(x), x, updates.qkv).reshape(items, tokens, 3, self.heads, width // self.heads)
+        queries, keys, values = self.turned(qkv)
         everywhere = None if mask is None else mask[None, None]  # (1, 1, T, T)
         with jax.default_matmul_precision(EXACT):
-            mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask=everywhere)
+            mixed = jax.nn.dot_product_attention(queries, keys, values, mask=everywhere)
         mixed = mixed.reshape(x.shape)
         return updated(self.projection(mixed), mixed, updates.projection)  # (B, T, D)
+
+    def turned(self, qkv: Array) -> tuple[Array, ...]:
+        """Queries, keys and values (B, T, heads, D / heads), as they come where positions are added to the input."""
+        return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+
+
+class RotaryAttention(Attention):
+    """Attention whose queries and keys turn with their place on the grid (see `positions.rotations`)."""
+
+    spec: NetworkSpec = eqx.field(static=True)
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(spec.architecture.width, spec.architecture.heads)
+        self.spec = spec
+
+    def turned(self, qkv: Array) -> tuple[Array, ...]:
+        size = qkv.shape[-1]
+        tables = positions.rotations(self.spec.grid, size, self.spec.prefix)
+        cosines, sines = (jnp.asarray(table)[:, None, None] for table in tables)  # (T, 1, 1, size)
+        turning = qkv[:, :, :2].astype(jnp.float32)
+        swapped = jnp.flip(turning.reshape(*turning.shape[:-1], 2, 2, size // 4), -2).reshape(turning.shape)
+        turned = (turning * cosines + swapped * sines).astype(qkv.dtype)
+        return turned[:, :, 0], turned[:, :, 1], qkv[:, :, 2]
 
 
 class MLP(eqx.Module):
@@ -139,7 +165,8 @@ class DiTBlock(Block):
     """adaLN-Zero block (DiT, arXiv 2212.09748): 18 D² weights, of which 6 D² make the modulation.
 
     The modulation is a separate call because it depends on the condition and not on the state: a looped network makes
-    it once and passes it in at every loop. The gate scales each channel, so the norms need no weights of their own.
+    it once and passes it in at every loop. The gate scales each channel, so the norms need no weights of their own. In
+    every block, `recalled` (B, T, D) is added between attention and MLP.
     """
 
     modulation: Linear
@@ -162,10 +189,12 @@ class DiTBlock(Block):
         mask: Array | None,
         updates: Updates = PLAIN,
         kept: Array | None = None,
+        recalled: Array | None = None,
     ) -> Array:
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
         attended = normalised(self.after1, self.attention(shift1 + self.norm1(x) * scale1, mask, updates))
         x = x + gate1 * thinned(attended, kept, 0)  # (B, T, D)
+        x = x if recalled is None else x + recalled
         expanded = normalised(self.after2, self.mlp(shift2 + self.norm2(x) * scale2, updates))
         return x + gate2 * thinned(expanded, kept, 1)
 
@@ -187,9 +216,11 @@ class BertBlock(Block):
         mask: Array | None,
         updates: Updates = PLAIN,
         kept: Array | None = None,
+        recalled: Array | None = None,
     ) -> Array:
         attended = normalised(self.after1, self.attention(self.norm1(x), mask, updates))
         x = x + self.scale * thinned(attended, kept, 0)  # (B, T, D)
+        x = x if recalled is None else x + recalled
         return x + self.scale * thinned(normalised(self.after2, self.mlp(self.norm2(x), updates)), kept, 1)
 
 
@@ -206,17 +237,22 @@ class PostNormBlock(BertBlock):
         mask: Array | None,
         updates: Updates = PLAIN,
         kept: Array | None = None,
+        recalled: Array | None = None,
     ) -> Array:
         attended = thinned(normalised(None, self.attention(x, mask, updates)), kept, 0)
         x = self.norm1(x + self.scale * attended)  # (B, T, D)
+        x = x if recalled is None else x + recalled
         return self.norm2(x + self.scale * thinned(normalised(None, self.mlp(x, updates)), kept, 1))
 
 
-def block_of(architecture: Architecture) -> DiTBlock | BertBlock:
-    """One layer of this architecture."""
-    if architecture.block == "dit":
-        return DiTBlock(architecture)
-    return PostNormBlock(architecture) if architecture.norm == "post" else BertBlock(architecture)
+def block_of(spec: NetworkSpec) -> DiTBlock | BertBlock:
+    """One layer of this network's loop; of `spec.unlooped`, one outside it."""
+    architecture = spec.architecture
+    kind = DiTBlock if architecture.block == "dit" else PostNormBlock if architecture.norm == "post" else BertBlock
+    block = kind(architecture)
+    if architecture.positions == "rotary":
+        return eqx.tree_at(lambda block: block.attention, block, RotaryAttention(spec))
+    return block
 
 
 class Head(eqx.Module):

@@ -9,6 +9,7 @@ range.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -19,7 +20,7 @@ from jax import Array, lax
 
 from eltbench.accounting import NetworkSpec
 from eltbench.backends import positions
-from eltbench.backends.adapters import PLAIN
+from eltbench.backends.adapters import PLAIN, Updates
 from eltbench.backends.dropout import kept_scale
 from eltbench.backends.jax.adapters import Adapters, Stack
 from eltbench.backends.jax.blocks import BertBlock, DiTBlock, Embedding, Head, LayerNorm, Linear, Modulation, block_of
@@ -115,6 +116,8 @@ class Network(eqx.Module):
     head: Head
     halting: Halting | None
     adapters: tuple[Adapters, ...]  # one a layer, or none; last, so that the others are drawn as without them
+    prelude: tuple[DiTBlock | BertBlock, ...]
+    coda: tuple[DiTBlock | BertBlock, ...]
     solver: Solver | None = eqx.field(static=True)  # at equilibrium depth
     spec: NetworkSpec = eqx.field(static=True)
 
@@ -125,11 +128,14 @@ class Network(eqx.Module):
         self.embedding = InputEmbedding(spec)
         self.condition = Condition(spec)
         self.injection = Linear(width, width) if architecture.input_injection else None
-        self.blocks = tuple(block_of(architecture) for _ in range(architecture.unique_layers))
+        self.blocks = tuple(block_of(spec) for _ in range(architecture.unique_layers))
         self.head = Head(width, spec.outputs, modulated=modulated)
         self.halting = Halting(width) if spec.depth == "universal" else None
         layers = range(architecture.unique_layers if architecture.loop_adapter_rank else 0)
         self.adapters = tuple(Adapters(spec) for _ in layers)
+        self.prelude, self.coda = (
+            tuple(block_of(spec.unlooped) for _ in range(count)) for count in (architecture.prelude, architecture.coda)
+        )
 
     @property
     def prefix(self) -> int:
@@ -185,47 +191,56 @@ class Network(eqx.Module):
     def embed(
         self, inputs: Array, labels: Array, context: Array | None, log_snr: Array | None, dropped: Array | None = None
     ) -> tuple[Array, Conditioning]:
-        """The state before the first loop (B, P + T, D), and what all loops share."""
-        vector = self.condition(labels, log_snr)  # (B, D)
-        state = self.embedding(inputs, context) + positions.grid_positions(self.spec.grid, self.spec.architecture.width)
+        """The state before the first loop (B, P + T, D), behind the prelude, and what all loops share."""
+        architecture, vector = self.spec.architecture, self.condition(labels, log_snr)  # (B, D)
+        state = self.embedding(inputs, context).astype(jnp.float32)
+        if architecture.positions == "sinusoidal":
+            state = state + positions.grid_positions(self.spec.grid, architecture.width)
         if self.prefix:
             state = jnp.concat([vector[:, None], state], axis=1)  # (B, 1 + T, D)
         activated = jax.nn.silu(vector)
-        blocks = None if self.spec.architecture.loop_conditioning else self._modulations(activated)
+        kept = None if dropped is None else jnp.where(dropped, 0.0, kept_scale(architecture))
+        state = self._through(self.prelude, state, modulations(self.prelude, activated), kept, 0)
+        blocks = None if architecture.loop_conditioning else modulations(self.blocks, activated)
         injected = None if self.injection is None else self.injection(state)
-        kept = None if dropped is None else jnp.where(dropped, 0.0, kept_scale(self.spec.architecture))
-        return state, Conditioning(vector, blocks, self.head.modulate(activated), injected, kept)
+        coda, head = modulations(self.coda, activated), self.head.modulate(activated)
+        return state, Conditioning(vector, blocks, coda, head, injected, kept)
 
     def loop(self, state: Array, conditioning: Conditioning, index: Array) -> Array:
         """The state (B, P + T, D) after loop `index` (1 is the first), given the state before it.
 
         At equilibrium depth this is the map whose fixed point is sought (see the torch room).
         """
-        architecture, blocks = self.spec.architecture, conditioning.blocks
-        if conditioning.injected is not None:
+        architecture, blocks, injected = self.spec.architecture, conditioning.blocks, conditioning.injected
+        inside = architecture.recall == "inside"
+        if injected is not None and not inside:
             always = self.spec.depth == "equilibrium"
-            state = state + (conditioning.injected if always else jnp.where(index > 1, conditioning.injected, 0))
+            state = state + (injected if always else jnp.where(index > 1, injected, 0))
         loop_vector = _waves(index * positions.index_frequencies(architecture.width))  # (D,)
         if architecture.loop_embedding or self.spec.depth == "universal":
             state = state + loop_vector
         if blocks is None:
-            blocks = self._modulations(jax.nn.silu(conditioning.vector + loop_vector))
+            blocks = modulations(self.blocks, jax.nn.silu(conditioning.vector + loop_vector))
             if self.prefix:  # without modulation the loop index enters through the token that carries the condition
                 state = state.at[:, :1].add(loop_vector)
-        radius = architecture.attention_radius
-        mask = None if radius is None else jnp.asarray(positions.visible(self.spec.grid, radius, self.prefix))
-        updates = [adapters.at(index) for adapters in self.adapters] or [PLAIN] * len(blocks)
-        for layer, (block, modulation, update) in enumerate(zip(self.blocks, blocks, updates, strict=True)):
-            kept = None if conditioning.kept is None else conditioning.kept[:, layer]
-            state = block(state, modulation, mask, update, kept)
+        updates = [adapters.at(index) for adapters in self.adapters]
+        recalled, first = injected if inside else None, len(self.prelude)
+        state = self._through(self.blocks, state, blocks, conditioning.kept, first, updates, recalled)
         return LayerNorm(architecture.width, affine=False)(state) if self.spec.normed else state
 
     def read(self, state: Array, conditioning: Conditioning) -> Array:
-        """The predictions (..., B, H, W, C) or (..., B, T, vocabulary) from states (..., B, P + T, D).
+        """The predictions (..., B, H, W, C) or (..., B, T, vocabulary) of coda and head from states (..., B, P + T, D).
 
         At universal depth an exit reads the halting's weighted mean of states, not the state itself.
         """
-        x = self.head(state[..., self.prefix :, :], conditioning.head)  # (..., B, T, outputs)
+
+        def through(state: Array) -> Array:
+            first = len(self.prelude) + len(self.blocks)
+            return self._through(self.coda, state, conditioning.coda, conditioning.kept, first)
+
+        for _ in state.shape[:-3] if self.coda else ():
+            through = jax.vmap(through)
+        x = self.head(through(state)[..., self.prefix :, :], conditioning.head)  # (..., B, T, outputs)
         if self.spec.data.kind == "tokens":
             return x
         side, (rows, columns) = self.spec.architecture.patch, self.spec.grid
@@ -268,8 +283,29 @@ class Network(eqx.Module):
         together = self.output(readings, conditioning)
         return [jax.tree.map(lambda field, exit=exit: field[exit], together) for exit in range(exits)]
 
-    def _modulations(self, activated: Array) -> tuple[Modulation, ...]:
-        return tuple(block.modulate(activated) for block in self.blocks)
+    def _through(
+        self,
+        layers: tuple[DiTBlock | BertBlock, ...],
+        state: Array,
+        modulated: Sequence[Modulation],
+        kept: Array | None,
+        first: int,
+        updates: Sequence[Updates] = (),
+        recalled: Array | None = None,
+    ) -> Array:
+        """The state (B, P + T, D) after these layers, of which `first` is the place of the first among all."""
+        radius = self.spec.architecture.attention_radius
+        mask = None if radius is None else jnp.asarray(positions.visible(self.spec.grid, radius, self.prefix))
+        for place, (layer, modulation, update) in enumerate(
+            zip(layers, modulated, updates or [PLAIN] * len(layers), strict=True), first
+        ):
+            state = layer(state, modulation, mask, update, None if kept is None else kept[:, place], recalled)
+        return state
+
+
+def modulations(layers: tuple[DiTBlock | BertBlock, ...], activated: Array) -> tuple[Modulation, ...]:
+    """The modulation of each layer from the activated condition (B, D)."""
+    return tuple(layer.modulate(activated) for layer in layers)
 
 
 def in_precision(network: Network, precision: str) -> Network:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eltbench.accounting import NetworkSpec
+from eltbench.backends import positions
 from eltbench.backends.adapters import PLAIN, LowRank, Updates
 from eltbench.core.config import Architecture
 
@@ -24,10 +26,34 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, updates: Updates = PLAIN) -> Tensor:
         """x (B, T, D), mask (T, T) with True where a query (row) sees a key (column)."""
         qkv = updated(self.qkv(x), x, updates.qkv).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, heads, D / heads)
-        queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, T, D / heads)
+        queries, keys, values = (each.transpose(1, 2) for each in self.turned(qkv))  # (B, heads, T, D / heads)
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         mixed = mixed.transpose(1, 2).flatten(2)
         return updated(self.projection(mixed), mixed, updates.projection)  # (B, T, D)
+
+    def turned(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values (B, T, heads, D / heads), as they come where positions are added to the input."""
+        return qkv.unbind(2)
+
+
+class RotaryAttention(Attention):
+    """Attention whose queries and keys turn with their place on the grid (see `positions.rotations`)."""
+
+    cosines: Tensor  # (T, 1, 1, D / heads)
+    sines: Tensor
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        width, heads = spec.architecture.width, spec.architecture.heads
+        super().__init__(width, heads)
+        tables = positions.rotations(spec.grid, width // heads, spec.prefix)
+        for name, table in zip(("cosines", "sines"), tables, strict=True):
+            self.register_buffer(name, torch.tensor(table)[:, None, None], persistent=False)
+
+    def turned(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        turning, values = qkv[:, :, :2], qkv[:, :, 2]
+        swapped = turning.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)  # of a pair the other
+        turned = torch.addcmul(turning * self.cosines, swapped, self.sines).to(qkv.dtype)
+        return *turned.unbind(2), values
 
 
 class MLP(nn.Module):
@@ -48,7 +74,7 @@ class DiTBlock(nn.Module):
     """adaLN-Zero block (DiT, arXiv 2212.09748): 18 D² weights, of which 6 D² make the modulation.
 
     The modulation is a separate call because it depends on the condition and not on the state: a looped network makes
-    it once and passes it in at every loop.
+    it once and passes it in at every loop. In every block, `recalled` (B, T, D) is added between attention and MLP.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -77,10 +103,12 @@ class DiTBlock(nn.Module):
         mask: Tensor | None,
         updates: Updates = PLAIN,
         kept: Tensor | None = None,
+        recalled: Tensor | None = None,
     ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
         attended = self.attention(torch.addcmul(shift1, self.norm1(x), scale1), mask, updates)
         x = torch.addcmul(x, gate1, thinned(self.after1(attended), kept, 0), value=self.scale)  # (B, T, D)
+        x = x if recalled is None else x + recalled
         expanded = self.mlp(torch.addcmul(shift2, self.norm2(x), scale2), updates)
         return torch.addcmul(x, gate2, thinned(self.after2(expanded), kept, 1), value=self.scale)
 
@@ -111,9 +139,11 @@ class BertBlock(nn.Module):
         mask: Tensor | None,
         updates: Updates = PLAIN,
         kept: Tensor | None = None,
+        recalled: Tensor | None = None,
     ) -> Tensor:
         attended = thinned(self.after1(self.attention(self.norm1(x), mask, updates)), kept, 0)
         x = torch.add(x, attended, alpha=self.scale)  # (B, T, D)
+        x = x if recalled is None else x + recalled
         return torch.add(x, thinned(self.after2(self.mlp(self.norm2(x), updates)), kept, 1), alpha=self.scale)
 
 
@@ -127,17 +157,22 @@ class PostNormBlock(BertBlock):
         mask: Tensor | None,
         updates: Updates = PLAIN,
         kept: Tensor | None = None,
+        recalled: Tensor | None = None,
     ) -> Tensor:
         attended = thinned(self.attention(x, mask, updates), kept, 0)
         x = self.norm1(torch.add(x, attended, alpha=self.scale))  # (B, T, D)
+        x = x if recalled is None else x + recalled
         return self.norm2(torch.add(x, thinned(self.mlp(x, updates), kept, 1), alpha=self.scale))
 
 
-def block_of(architecture: Architecture) -> DiTBlock | BertBlock:
-    """One layer of this architecture."""
-    if architecture.block == "dit":
-        return DiTBlock(architecture)
-    return PostNormBlock(architecture) if architecture.norm == "post" else BertBlock(architecture)
+def block_of(spec: NetworkSpec) -> DiTBlock | BertBlock:
+    """One layer of this network's loop; of `spec.unlooped`, one outside it."""
+    architecture = spec.architecture
+    kind = DiTBlock if architecture.block == "dit" else PostNormBlock if architecture.norm == "post" else BertBlock
+    block = kind(architecture)
+    if architecture.positions == "rotary":
+        block.attention = RotaryAttention(spec)
+    return block
 
 
 class Head(nn.Module):

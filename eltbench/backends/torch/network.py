@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from eltbench.accounting import NetworkSpec
 from eltbench.backends import positions
-from eltbench.backends.adapters import PLAIN
+from eltbench.backends.adapters import PLAIN, Updates
 from eltbench.backends.base import check_exits
 from eltbench.backends.dropout import kept_scale
 from eltbench.backends.steps import Carry, Conditioning
@@ -93,7 +93,7 @@ class Network(nn.Module):
     for loop adapters), and any number of loops can be run.
     """
 
-    positions: Tensor  # (T, D)
+    positions: Tensor | None  # (T, D), added to the input
     frequencies: Tensor  # (D / 2,), of the loop index
     mask: Tensor | None  # (P + T, P + T)
 
@@ -109,15 +109,19 @@ class Network(nn.Module):
         self.embedding = Embedding(spec)
         self.condition = Condition(spec)
         self.injection = nn.Linear(width, width) if architecture.input_injection else None
-        self.blocks = nn.ModuleList(block_of(architecture) for _ in range(architecture.unique_layers))
+        self.blocks = nn.ModuleList(block_of(spec) for _ in range(architecture.unique_layers))
         self.head = Head(width, spec.outputs, modulated=modulated)
         self.halting = Halting(width) if spec.depth == "universal" else None
         layers = range(architecture.unique_layers if architecture.loop_adapter_rank else 0)
         self.adapters = nn.ModuleList(Adapters(spec) for _ in layers)  # last: the others draw as without them
+        self.prelude, self.coda = (
+            nn.ModuleList(block_of(spec.unlooped) for _ in range(count))
+            for count in (architecture.prelude, architecture.coda)
+        )
 
-        radius = architecture.attention_radius
+        radius, rotary = architecture.attention_radius, architecture.positions == "rotary"
         mask = None if radius is None else torch.tensor(positions.visible(self.spec.grid, radius, self.prefix))
-        places = torch.tensor(positions.grid_positions(self.spec.grid, width))
+        places = None if rotary else torch.tensor(positions.grid_positions(self.spec.grid, width))
         self.register_buffer("positions", places, persistent=False)
         self.register_buffer("frequencies", torch.tensor(positions.index_frequencies(width)), persistent=False)
         self.register_buffer("mask", mask, persistent=False)
@@ -136,7 +140,7 @@ class Network(nn.Module):
     ) -> list[ExitOutput]:
         """One output per exit, from one run of loops 1 … exits[-1]; the head is read at the exits only.
 
-        inputs (B, H, W, C) or (B, T), labels (B,), context (B, T), log_snr (B,), dropped (B, N, 2, P + T, D). The state
+        inputs (B, H, W, C) or (B, T), labels (B,), context (B, T), log_snr (B,), dropped (B, M, 2, P + T, D). The state
         after loop `since` is constant to differentiation (None, 0: none is). Of
         ExitOutput's fields only those named are filled; `ponder` and `unhalted` only at universal depth. Raises
         ValueError for exits that are not strictly increasing from 1 on, or lie beyond a unique-depth network, for
@@ -202,16 +206,19 @@ class Network(nn.Module):
         log_snr: Tensor | None,
         dropped: Tensor | None = None,
     ) -> tuple[Tensor, Conditioning]:
-        """The state before the first loop (B, P + T, D), and what all loops share."""
+        """The state before the first loop (B, P + T, D), behind the prelude, and what all loops share."""
         vector = self.condition(labels, log_snr)  # (B, D)
-        state = self.embedding(inputs, context) + self.positions  # (B, T, D)
+        state = self.embedding(inputs, context).to(self.frequencies.dtype)  # (B, T, D), not in autocast's bf16
+        state = state if self.positions is None else state + self.positions
         if self.prefix:
             state = torch.cat([vector.unsqueeze(1).to(state.dtype), state], dim=1)  # (B, 1 + T, D)
         activated = F.silu(vector)
-        blocks = None if self.architecture.loop_conditioning else self._modulations(activated)
-        injected = None if self.injection is None else self.injection(state)
         kept = None if dropped is None else (~dropped).float() * kept_scale(self.architecture)
-        return state, Conditioning(vector, blocks, self.head.modulate(activated), injected, kept)
+        state = self._through(self.prelude, state, modulations(self.prelude, activated), kept, 0)
+        blocks = None if self.architecture.loop_conditioning else modulations(self.blocks, activated)
+        injected = None if self.injection is None else self.injection(state)
+        coda, head = modulations(self.coda, activated), self.head.modulate(activated)
+        return state, Conditioning(vector, blocks, coda, head, injected, kept)
 
     def loop(self, state: Tensor, conditioning: Conditioning, index: int) -> Tensor:
         """The state (B, P + T, D) after loop `index` (1 is the first), given the state before it.
@@ -219,26 +226,28 @@ class Network(nn.Module):
         At equilibrium depth this is the map whose fixed point is sought, the same for every index: it ends in a norm,
         which keeps the state bounded, so that there is a fixed point (Brouwer) and the solver finds it.
         """
-        architecture, blocks = self.architecture, conditioning.blocks
-        if conditioning.injected is not None and (index > 1 or self.depth == "equilibrium"):
-            state = state + conditioning.injected
+        architecture, blocks, injected = self.architecture, conditioning.blocks, conditioning.injected
+        inside = architecture.recall == "inside"
+        if injected is not None and not inside and (index > 1 or self.depth == "equilibrium"):
+            state = state + injected
         if architecture.loop_embedding or self.depth == "universal":
             state = state + self.loop_vector(index)
         if blocks is None:
-            blocks = self._modulations(F.silu(conditioning.vector + self.loop_vector(index)))
+            blocks = modulations(self.blocks, F.silu(conditioning.vector + self.loop_vector(index)))
             if self.prefix:  # without modulation the loop index enters through the token that carries the condition
                 state = torch.cat([state[:, :1] + self.loop_vector(index), state[:, 1:]], dim=1)
-        updates = [adapters.at(index) for adapters in self.adapters] or [PLAIN] * len(blocks)  # type: ignore[operator]
-        kept = [None] * len(blocks) if conditioning.kept is None else conditioning.kept.unbind(1)
-        for block, modulation, update, layer in zip(self.blocks, blocks, updates, kept, strict=True):
-            state = block(state, modulation, self.mask, update, layer)
+        updates = [adapters.at(index) for adapters in self.adapters]  # type: ignore[operator]
+        recalled, first = injected if inside else None, len(self.prelude)
+        state = self._through(self.blocks, state, blocks, conditioning.kept, first, updates, recalled)
         return F.layer_norm(state, state.shape[-1:], eps=1e-6) if self.spec.normed else state
 
     def read(self, state: Tensor, conditioning: Conditioning) -> Tensor:
-        """The prediction (B, H, W, C) or (B, T, vocabulary) from a state (B, P + T, D).
+        """The prediction (B, H, W, C) or (B, T, vocabulary) of coda and head from a state (B, P + T, D).
 
         At universal depth an exit reads the halting's weighted mean of states, not the state itself.
         """
+        first = len(self.prelude) + len(self.blocks)
+        state = self._through(self.coda, state, conditioning.coda, conditioning.kept, first)
         x = self.head(state[:, self.prefix :], conditioning.head)  # (B, T, outputs)
         if self.spec.data.kind == "tokens":
             return x
@@ -253,8 +262,27 @@ class Network(nn.Module):
 
     def compile_block(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Compile the blocks in place, names kept; the loop stays eager, so a new loop count never recompiles."""
-        for block in self.blocks:
+        for block in (*self.prelude, *self.blocks, *self.coda):
             block.compile(backend=backend)
 
-    def _modulations(self, activated: Tensor) -> tuple[Modulation, ...]:
-        return tuple(block.modulate(activated) for block in self.blocks)  # type: ignore[operator]
+    def _through(
+        self,
+        layers: nn.ModuleList,
+        state: Tensor,
+        modulated: Sequence[Modulation],
+        kept: Tensor | None,
+        first: int,
+        updates: Sequence[Updates] = (),
+        recalled: Tensor | None = None,
+    ) -> Tensor:
+        """The state (B, P + T, D) after these layers, of which `first` is the place of the first among all."""
+        for place, (layer, modulation, update) in enumerate(
+            zip(layers, modulated, updates or [PLAIN] * len(layers), strict=True), first
+        ):
+            state = layer(state, modulation, self.mask, update, None if kept is None else kept[:, place], recalled)
+        return state
+
+
+def modulations(layers: nn.ModuleList, activated: Tensor) -> tuple[Modulation, ...]:
+    """The modulation of each layer from the activated condition (B, D)."""
+    return tuple(layer.modulate(activated) for layer in layers)  # type: ignore[operator]

@@ -176,9 +176,7 @@ def exact_posterior(model: Model, batch: Batch, loops: int) -> np.ndarray | None
         return None
     shape = model.run.architecture
     distances = dataset.strata(Clean(batch.target, batch.labels, batch.context, batch.weight > 0))  # (B, T)
-    seen = np.array(
-        [reachable(d, shape.unique_layers, loops, shape.attention_radius) for d in range(dataset.length + 1)]
-    )
+    seen = np.array([reachable(d, shape.depth_at(loops), shape.attention_radius) for d in range(dataset.length + 1)])
     known = np.eye(dataset.colours)[batch.target]  # (B, T, V)
     return np.where(seen[distances][..., None], known, 1 / dataset.colours)
 

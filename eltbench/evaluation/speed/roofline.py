@@ -71,12 +71,13 @@ def kernels(network: NetworkSpec, loops: int, batch: int = 1, *, hoisted: bool =
     """The matrix products of one call on `batch` items that reads one exit; their FLOPs add up to `accounting.flops`.
 
     hoisted: the modulation is made once a call, not in every loop (which those FLOPs do not count). Raises ValueError
-    for an impossible call, and where there are products that are not timed here: input injection, loop conditioning and
-    loop adapters, universal and equilibrium depth.
+    for an impossible call, and where there are products that are not timed here: input injection, loop conditioning,
+    loop adapters, prelude and coda, universal and equilibrium depth.
     """
     check_call(network, loops, batch=batch)
     architecture, depth = network.architecture, network.depth
     plain = architecture.loop_conditioning or architecture.loop_adapter_rank or architecture.input_injection
+    plain = plain or architecture.prelude or architecture.coda
     if depth not in ("looped", "unique") or plain:
         raise ValueError(f"a roofline is drawn for plain looped and unique-depth networks, given {depth} with {plain}")
     d, layers, hidden = architecture.width, architecture.unique_layers, architecture.mlp_ratio * architecture.width

@@ -29,7 +29,7 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def arrivals(rows: pd.DataFrame) -> pd.DataFrame:
-    """One line a seed of every model that has a twin in its cell: unique depth N·L_max, of its width and seed.
+    """One line a seed of every model that has a twin in its cell: as deep at L_max, of its width and seed.
 
     Columns: CELL, MODEL, seed, horizon (steps), target (the twin's final loss), nearest, reached, reason as in
     `Arrival`; steps, samples and flops to the target, and own_steps, own_samples and own_flops of the twin by the same
@@ -40,8 +40,7 @@ def arrivals(rows: pd.DataFrame) -> pd.DataFrame:
         unique = here[here["trainer"] == "unique-depth"]
         for _, model in here[here["trainer"] != "unique-depth"].groupby([*MODEL, "seed"]):
             known = model.iloc[0]
-            depth = known["unique_layers"] * known["max_loops"]
-            alike = (unique["unique_layers"] == depth) & (unique["width"] == known["width"])
+            alike = (unique["unique_layers"] == known["effective_depth"]) & (unique["width"] == known["width"])
             twin = unique[alike & (unique["seed"] == known["seed"])]
             if twin.empty:
                 continue

@@ -130,7 +130,7 @@ class Disagreement(Study):
         found = {"ensemble": others} if others else {}
         made = parts(run)
         if asked.unique_depth and made.dataset.spec.kind == "tokens" and made.trainer.depth != "unique":
-            layers = {"unique_layers": run.architecture.effective_depth, "max_loops": 1}
+            layers = {"unique_layers": run.architecture.effective_depth, "max_loops": 1, "prelude": 0, "coda": 0}
             found["unique-depth"] = (preset.run(world, Arm("unique-depth", architecture=layers), seed),)
         return found
 

@@ -16,6 +16,8 @@ CASES = [
     pytest.param("elt", "diffusion", {"block": "dit", "unique_layers": 2}, id="elt"),
     pytest.param("universal-transformer", "masked", {"block": "bert", "norm": "sandwich"}, id="universal"),
     pytest.param("deq", "diffusion", {"block": "dit"}, id="deq", marks=SLOW),
+    pytest.param("elt", "diffusion", {"prelude": 1, "coda": 2, "positions": "rotary"}, id="prelude, coda, rotary"),
+    pytest.param("deq", "masked", {"block": "bert", "norm": "post", "recall": "inside", "prelude": 1}, id="recall"),
 ]
 
 

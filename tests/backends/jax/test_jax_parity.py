@@ -31,10 +31,26 @@ OPTIONS = {
     "radius": ("bert", "diffusion", {"attention_radius": 1}),
     "loop adapters": ("bert", "masked", {"loop_adapter_rank": 2, "unique_layers": 2}),
     "loop adapters of a dit": ("dit", "diffusion", {"loop_adapter_rank": 3}),
+    "prelude and coda": ("bert", "masked", {"prelude": 2, "coda": 1, "residual_scale": "loops", "attention_radius": 2}),
+    "prelude and coda of a dit": ("dit", "diffusion", {"prelude": 1, "coda": 2, "input_injection": True}),
+    "recall inside": ("bert", "diffusion", {"input_injection": True, "recall": "inside", "norm": "post"}),
+    "recall inside a bert": ("bert", "masked", {"input_injection": True, "recall": "inside", "unique_layers": 2}),
+    "recall inside a dit": ("dit", "masked", {"input_injection": True, "recall": "inside", "loop_conditioning": True}),
+    "rotary": ("bert", "diffusion", {"positions": "rotary", "loop_adapter_rank": 1}),
+    "rotary dit": ("dit", "masked", {"positions": "rotary", "attention_radius": 1, "prelude": 1}),
     "all": (
         "bert",
         "masked",
-        {"norm": "sandwich", "input_injection": True, "attention_radius": 1, "loop_adapter_rank": 1},
+        {
+            "norm": "sandwich",
+            "input_injection": True,
+            "recall": "inside",
+            "attention_radius": 1,
+            "loop_adapter_rank": 1,
+            "prelude": 1,
+            "coda": 1,
+            "positions": "rotary",
+        },
     ),
 }
 

@@ -29,7 +29,11 @@ OPTIONS = {
     "loop conditioning": {"loop_conditioning": True},
     "attention radius": {"attention_radius": 1},
     "loop adapters": {"loop_adapter_rank": 2},
+    "prelude and coda": {"prelude": 1, "coda": 2, "input_injection": True},
+    "recall inside": {"input_injection": True, "recall": "inside"},
+    "rotary": {"positions": "rotary", "attention_radius": 1},
 }
+LOOPED_ALONE = ("loop adapters", "prelude and coda")  # at unique depth there is no loop to adapt or to stand before
 
 
 def build(depth="looped", block="dit", data="continuous", seed=0, **options):
@@ -66,7 +70,7 @@ def build(depth="looped", block="dit", data="continuous", seed=0, **options):
     [
         pytest.param(depth, options, id=f"{depth}-{name}")
         for depth, (name, options) in product(DEPTHS, OPTIONS.items())
-        if depth != "unique" or name != "loop adapters"  # which has no loops to adapt
+        if depth != "unique" or name not in LOOPED_ALONE
     ],
 )
 @pytest.mark.parametrize("data", SPECS)
@@ -102,7 +106,7 @@ def test_shapes_are_those_of_the_grid_without_the_prefix_token(block, data):
 @pytest.mark.parametrize("data", SPECS)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_embed_loop_and_read_compose_to_a_call(block, data):
-    network, call = build("looped", block, data, input_injection=True, loop_conditioning=True)
+    network, call = build("looped", block, data, input_injection=True, loop_conditioning=True, prelude=1, coda=1)
     state, conditioning = network.embed(*call)
     for index in (1, 2, 3):
         state = network.loop(state, conditioning, index)
@@ -155,6 +159,8 @@ def test_impossible_networks_are_refused():
         Network(NetworkSpec(Architecture(patch=4), "looped", spec, timed=True))
     with pytest.raises(ValueError, match="no loops to adapt: expected loop_adapter_rank 0, given loop_adapter_rank 3"):
         Network(NetworkSpec(Architecture(max_loops=1, loop_adapter_rank=3), "unique", spec, timed=True))
+    with pytest.raises(ValueError, match=r"no loop to stand before or behind: .* given prelude 0 and coda 1"):
+        Network(NetworkSpec(Architecture(max_loops=1, coda=1), "unique", spec, timed=True))
     with pytest.raises(ValueError, match="max_loops 1 and all layers as unique_layers, given max_loops 4"):
         Network(NetworkSpec(Architecture(max_loops=4), "unique", spec, timed=True))
     with pytest.raises(ValueError, match="one of 'looped', 'unique', 'universal', 'equilibrium', given 'deep'"):

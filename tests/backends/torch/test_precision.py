@@ -29,6 +29,8 @@ CASES = {
     "bert, conditioning": ("elt", LOOPED | {"block": "bert", "loop_conditioning": True, "loop_embedding": True}),
     "dit, adapters": ("elt", LOOPED | {"loop_adapter_rank": 2}),
     "bert, adapters": ("elt", LOOPED | {"block": "bert", "loop_adapter_rank": 3}),
+    "dit, prelude, coda, rotary": ("elt", LOOPED | {"prelude": 1, "coda": 1, "positions": "rotary"}),
+    "bert, recall inside": ("elt", LOOPED | {"block": "bert", "input_injection": True, "recall": "inside"}),
     "dit, unique": ("unique-depth", {"unique_layers": 4, "max_loops": 1}),
     "bert, unique": ("unique-depth", {"unique_layers": 4, "max_loops": 1, "block": "bert"}),
     "dit, universal": ("universal-transformer", LOOPED),

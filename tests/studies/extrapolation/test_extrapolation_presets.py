@@ -58,6 +58,14 @@ def test_digits_toggles_varies_one_thing_at_a_time_beside_the_very_elt_of_digits
     assert len(plain) == 5
 
 
+def test_sudoku_toggles_shares_its_elt_and_its_recall_with_sudoku():
+    names = "sudoku-toggles", "sudoku"
+    toggles, sudoku = ({(job.run_id, job.keys["role"]) for job in jobs_of(name)} for name in names)
+    assert {role for _, role in toggles & sudoku} == {"main", "recall"}
+    assert len(toggles & sudoku) == 10
+    assert len({run for run, _ in toggles}) == 30
+
+
 def test_digits_rivals_supervises_otherwise_beside_the_very_elt_and_no_ilsd_of_digits():
     jobs = jobs_of("digits-rivals")
     digits = [job for job in jobs_of("digits") if job.run.task == "diffusion"]
@@ -95,6 +103,9 @@ SWEEPABLE = {
     "loop_conditioning": "true",
     "loop_adapter_rank": "2",
     "attention_radius": "1",
+    "prelude": "1",
+    "coda": "2",
+    "positions": '"rotary"',
 }
 
 
@@ -108,7 +119,10 @@ def test_every_toggle_of_the_architecture_can_be_swept_from_a_preset(field, tmp_
     assert toggled.run_id != plain.run_id
 
 
-def test_loop_adapters_of_unique_depth_are_refused_before_any_training(tmp_path):
-    arm = '{ trainer = "unique-depth", architecture = { max_loops = 1, loop_adapter_rank = 2 } }'
-    with pytest.raises(ValueError, match="no loops to adapt"):
+@pytest.mark.parametrize(
+    ("option", "said"), [("loop_adapter_rank = 2", "no loops to adapt"), ("prelude = 1", "no loop to stand before")]
+)
+def test_what_belongs_to_a_loop_is_refused_at_unique_depth_before_any_training(option, said, tmp_path):
+    arm = f'{{ trainer = "unique-depth", architecture = {{ max_loops = 1, {option} }} }}'
+    with pytest.raises(ValueError, match=said):
         STUDY.plan(load_preset("extrapolation", written(tmp_path, SMALLEST.replace('{ trainer = "elt" }', arm))))
