@@ -17,6 +17,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
+# xdist has a process for every processor: threads of one would only wait for those of another
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # no test asserts wall-clock, hypothesis' own included; new examples are sought by people, not by CI
 settings.register_profile("eltbench", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("eltbench")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import platform
 import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,8 +41,15 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]),
+        "command": command(sys.orig_argv),
     }
+
+
+def command(arguments: Sequence[str]) -> str:
+    """A command line to repeat: without the interpreter's folder and that of the run cache, which measure nothing."""
+    pairs = [pair for pair in itertools.pairwise(arguments) if "--runs" not in pair]
+    words = [word for _, word in pairs if not word.startswith("--runs=")]
+    return shlex.join([Path(arguments[0]).name, *words])
 
 
 def row_provenance(backend: str) -> dict[str, Any]:

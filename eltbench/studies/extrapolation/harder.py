@@ -30,20 +30,21 @@ class Solving(NamedTuple):
     multiple: int | None = None
     role: str = "main"
 
-    @property
-    def needs(self) -> dict[str, str]:
-        """The columns that name the model."""
-        return {"trainer": self.trainer, "role": self.role}
+
+class FirstExits(NamedTuple):
+    """The first exits that solve a model's items, in their rank correlation with the items' difficulty."""
+
+    trainer: str
+    role: str = "main"
 
 
 def _claim(id: str, statement: str, *conditions: Condition, reference: str) -> Claim:
-    needs = {side.needs["trainer"] + side.role: side.needs for each in conditions for side in each.compares}
-    return Claim(
-        id, "open question", statement, conditions, reference=reference, needs=tuple(needs.values()), family="solving"
-    )
+    models = dict.fromkeys((side.trainer, side.role) for each in conditions for side in each.compares)
+    needs = tuple({"trainer": trainer, "role": role} for trainer, role in models)
+    return Claim(id, "open question", statement, conditions, reference=reference, needs=needs, family="solving")
 
 
-def _points(name: str, estimand: str, *compares: Solving, **region: float) -> Condition:
+def _points(name: str, estimand: str, *compares: Solving | FirstExits, **region: float) -> Condition:
     return Condition(name, estimand, Region(**region), "additive", compares)
 
 
@@ -92,7 +93,7 @@ CLAIMS = (
     _claim(
         "depth-by-difficulty",
         "The first exit that solves an item grows with its difficulty",
-        _points("rank", "rank correlation of first solving exit and difficulty, elt", Solving("elt", 1), low=0.1),
+        _points("rank", "rank correlation of first solving exit and difficulty, elt", FirstExits("elt"), low=0.1),
         reference="no number given",
     ),
 )
@@ -106,16 +107,17 @@ def evidence(rows: pd.DataFrame) -> Iterator[tuple[Claim, Evidence]]:
         if len(asked) < len(condition_models(claim)):
             continue
         seeds = {int(seed) for each in condition_models(claim) for seed in _of(rows, each)["seed"]}
-        if claim.id == "depth-by-difficulty":
-            found = _of(rows[rows["metric"] == FIRST_EXIT], Solving("elt")).set_index("seed")["value"]
+        model, name = asked[0], claim.conditions[0].name
+        if isinstance(model, FirstExits):
+            found = _of(rows[rows["metric"] == FIRST_EXIT], model).set_index("seed")["value"]
             if len(found):
-                absent = {"rank": sorted(seeds - set(found.index))}
-                yield claim, Evidence({"rank": found.to_numpy(float)}, absent=absent, counts=("rank",))
+                absent = {name: sorted(seeds - set(found.index))}
+                yield claim, Evidence({name: found.to_numpy(float)}, absent=absent, counts=(name,))
         elif not harder.empty:
             yield claim, _differences(claim, harder, seeds)
 
 
-def condition_models(claim: Claim) -> list[Solving]:
+def condition_models(claim: Claim) -> list[Solving | FirstExits]:
     """The models that a claim compares."""
     return [side for condition in claim.conditions for side in condition.compares]
 
@@ -133,7 +135,7 @@ def _differences(claim: Claim, harder: pd.DataFrame, seeds: set[int]) -> Evidenc
     return Evidence(primary, absent=absent, without=without, counts=tuple(primary))
 
 
-def _of(rows: pd.DataFrame, model: Solving) -> pd.DataFrame:
+def _of(rows: pd.DataFrame, model: Solving | FirstExits) -> pd.DataFrame:
     return rows[(rows["trainer"] == model.trainer) & (rows["role"] == model.role)]
 
 
