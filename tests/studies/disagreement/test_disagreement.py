@@ -17,6 +17,7 @@ from eltbench.evidence.claims import Cell
 from eltbench.evidence.schema import part_schema
 from eltbench.studies.deciding import decide_all
 from eltbench.studies.disagreement import study as disagreement
+from eltbench.studies.disagreement.claims import CLAIMS, OF_PUZZLES
 from eltbench.studies.presets import Arm, Preset, World, load_preset
 from eltbench.training.loop import build_engine, parts
 from eltbench.training.model import Model
@@ -163,7 +164,54 @@ def test_companions_of_a_model_that_lies_in_no_folder_of_runs_are_refused():
 def test_each_claim_is_decided_by_its_own_rows_of_elt(changes, verdicts):
     decisions = decide_all(STUDY, decisive(**changes), presets=None, smoke=False)
     assert [decision.verdict for decision in decisions] == verdicts
-    assert STUDY.claims == tuple(decision.claim for decision in decisions)
+    assert tuple(decision.claim for decision in decisions) == CLAIMS  # those on puzzles are not asked of this world
+
+
+def puzzles(rank=0.5, solved=0.0, saved=0.3, over=0.1, **known):
+    """Rows of elt from which the claims on puzzles are decided, at L_max and beyond, where all is otherwise."""
+    metrics = {
+        "loops_by_difficulty": rank,
+        "solved_over_full": solved,
+        "loops_saved": saved,
+        "loops_saved_over_fixed": over,
+    }
+    rows = [
+        {"metric": metric, "value": sign * value + 0.001 * seed, "rule": rule, "seed": seed, "loops": loops}
+        for loops, sign in ((4, 1), (16, -1))
+        for rule in ("kl", "latent-difference", "entropy")
+        for metric, value in metrics.items()
+        for seed in range(5)
+    ]
+    (first, *_) = decisive().to_dict("records")
+    empty = {"signal": None, "target": "unsolved", "scope": "equal solving", **known}
+    return pd.DataFrame([{**first, **empty, **row} for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdicts"),
+    [
+        ({}, ["supported"] * 2),
+        ({"rank": 0.0}, ["contradicted", "supported"]),
+        ({"solved": -0.05}, ["supported", "contradicted"]),
+        ({"saved": 0.1}, ["supported", "contradicted"]),
+        ({"over": -0.1}, ["supported", "contradicted"]),
+    ],
+)
+def test_the_claims_on_puzzles_are_decided_at_l_max_and_widened_by_themselves(changes, verdicts):
+    rows = pd.concat([decisive(), puzzles(**changes), puzzles(rank=-1.0, trainer="no-ilsd")])
+    decisions = decide_all(STUDY, rows, presets=None, smoke=False)
+    of_puzzles = [decision for decision in decisions if decision.claim in OF_PUZZLES]
+    assert [decision.verdict for decision in of_puzzles] == verdicts
+    assert {decision.comparisons for decision in of_puzzles} == {len(OF_PUZZLES)}
+    others = [decision for decision in decisions if decision not in of_puzzles]
+    assert others == decide_all(STUDY, decisive(), presets=None, smoke=False)
+
+
+def test_a_rule_that_could_not_be_told_leaves_no_verdict():
+    rows = puzzles()
+    rows = rows[~((rows["rule"] == "latent-difference") & (rows["seed"] == 2))]
+    (later,) = [each for each in decide_all(STUDY, rows, presets=None, smoke=False) if each.claim == OF_PUZZLES[0]]
+    assert (later.verdict, "seeds [2] lack one side" in later.reason) == ("inconclusive", True)
 
 
 def test_a_seed_that_lacks_a_result_is_named_and_leaves_no_verdict():
