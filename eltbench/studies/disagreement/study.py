@@ -206,8 +206,11 @@ class Disagreement(Study):
             measured = {name: held[held["metric"] == metric] for name, metric in sides.items()}
             found["calibrated-stopping"][where] = replace(_evidence(measured, seeds), counts=tuple(measured))
             if len(puzzles := here[(here["scope"] == equal_solving.SCOPE) & (here["loops"] == here["max_loops"])]):
+                solved = bool((puzzles[puzzles["metric"] == "solved"]["value"] > 0).any())
                 for claim, measured in _of_puzzles(puzzles).items():
-                    found[claim][where] = replace(_evidence(measured, seeds), counts=tuple(measured))
+                    without = {} if solved else dict.fromkeys(measured, "no item is solved at any exit")
+                    shown = _evidence(measured, seeds)
+                    found[claim][where] = replace(shown, counts=tuple(measured), without=without)
         return found
 
     def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:

@@ -37,7 +37,7 @@ def preset(*arms, **changes) -> Preset:
 # Whose models are asked
 
 
-@pytest.mark.parametrize(("name", "shared"), [("quick", 6), ("digits", 40), ("relay", 15)])
+@pytest.mark.parametrize(("name", "shared"), [("quick", 6), ("digits", 40), ("relay", 15), ("sudoku", 25)])
 def test_its_models_are_those_of_the_same_preset_of_extrapolation(name, shared):
     theirs = {
         (job.run_id, job.keys["role"])
@@ -167,13 +167,14 @@ def test_each_claim_is_decided_by_its_own_rows_of_elt(changes, verdicts):
     assert tuple(decision.claim for decision in decisions) == CLAIMS  # those on puzzles are not asked of this world
 
 
-def puzzles(rank=0.5, solved=0.0, saved=0.3, over=0.1, **known):
+def puzzles(rank=0.5, solved=0.0, saved=0.3, over=0.1, share=0.8, **known):
     """Rows of elt from which the claims on puzzles are decided, at L_max and beyond, where all is otherwise."""
     metrics = {
         "loops_by_difficulty": rank,
         "solved_over_full": solved,
         "loops_saved": saved,
         "loops_saved_over_fixed": over,
+        "solved": share,
     }
     rows = [
         {"metric": metric, "value": sign * value + 0.001 * seed, "rule": rule, "seed": seed, "loops": loops}
@@ -205,6 +206,14 @@ def test_the_claims_on_puzzles_are_decided_at_l_max_and_widened_by_themselves(ch
     assert {decision.comparisons for decision in of_puzzles} == {len(OF_PUZZLES)}
     others = [decision for decision in decisions if decision not in of_puzzles]
     assert others == decide_all(STUDY, decisive(), presets=None, smoke=False)
+
+
+def test_where_no_item_is_solved_nothing_is_saved_at_equal_solving():
+    rows = puzzles()
+    rows.loc[rows["metric"] == "solved", "value"] = 0.0
+    found = [each for each in decide_all(STUDY, rows, presets=None, smoke=False) if each.claim in OF_PUZZLES]
+    assert [each.verdict for each in found] == ["inconclusive"] * 2
+    assert all("no item is solved" in each.reason for each in found)
 
 
 def test_a_rule_that_could_not_be_told_leaves_no_verdict():
@@ -244,7 +253,7 @@ def test_the_summary_has_one_line_a_score_over_all_seeds_and_the_figure_a_row_a_
     rows = pd.concat([first.assign(seed=seed, study="disagreement", preset="made-up") for seed in range(2)])
     table = STUDY.summarise(rows)
     assert set(table["seeds"]) == {2}
-    assert not table.duplicated(disagreement.disagreement_tables.COLUMNS[:16]).any()
+    assert not table.duplicated(disagreement.disagreement_tables.COLUMNS[:17]).any()
     at = (
         (first["signal"] == "entropy")
         & (first["metric"] == "auroc")
