@@ -59,8 +59,9 @@ def test_the_ensemble_is_every_other_seed_that_the_preset_declares_however_it_is
     assert {(job.run_id, job.digest) for job in narrow} == {(job.run_id, job.digest) for job in same}
 
 
-def test_tokens_are_also_asked_of_the_unique_depth_arm_of_equal_compute_and_seed():
-    jobs = STUDY.plan(load_preset("disagreement", "digits"))
+@pytest.mark.parametrize("name", ["digits", "sudoku"])  # in the latter unique layers have a residual scale of their own
+def test_tokens_are_also_asked_of_the_unique_depth_arm_of_equal_compute_and_seed(name):
+    jobs = STUDY.plan(load_preset("disagreement", name))
     arms = {job.run for job in jobs if job.keys["role"] == "equal-compute"}
     for job in jobs:
         asked = [run for run in job.companions if run.trainer == "unique-depth" != job.run.trainer]
@@ -76,6 +77,12 @@ def test_other_companions_are_another_measurement_and_none_leave_no_trace():
     assert "companions" not in alone.settings
     assert len({job.digest for job in (alone, beside, unique)}) == 3
     assert [len(job.companions) for job in (alone, beside, unique)] == [0, 1, 1]
+
+
+def test_puzzles_of_known_difficulty_are_asked_what_stopping_does_to_solving_and_nothing_else_is():
+    asked = {job.run.dataset for job in STUDY.plan(load_preset("disagreement", "smoke")) if "solving" in job.settings}
+    assert asked == {"sudoku"}  # not latin, whose items have no difficulty
+    assert "solving" not in STUDY.settings(preset(), World("masked", "sudoku"), UNIQUE)  # which has nothing to stop
 
 
 @pytest.mark.parametrize(
