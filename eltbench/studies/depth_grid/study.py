@@ -19,7 +19,7 @@ import pyarrow as pa
 from eltbench.backends import check_exits
 from eltbench.core.config import Run
 from eltbench.core.validation import build
-from eltbench.evaluation import heldout
+from eltbench.evaluation import heldout, solving
 from eltbench.evaluation.quality.samples import sample_scores
 from eltbench.evaluation.speed.timing import call_seconds
 from eltbench.evidence.claims import Cell, Claim, Condition, Evidence
@@ -61,12 +61,12 @@ class Measurement(Observation):
 
 @register("depth_grid", version=1)
 class DepthGrid(Study):
-    """Loss at every exit up to `beyond` times L_max, samples at L_max, and the wall-clock of a network call."""
+    """Loss and solving at every exit up to `beyond` times L_max, samples at L_max, and the seconds of network calls."""
 
     columns: ClassVar = {
         "role": pa.string(),  # main, or which control
         "world": pa.string(),  # the dataset with its options and the task's, which set it apart
-        "stratum": pa.string(),  # distance 3; empty for all together
+        "stratum": pa.string(),  # distance 3, of puzzles difficulty 2 or harder than trained; empty for all together
         "reason": pa.string(),  # why a value is missing
         "sampler": pa.string(),
         "sampling_steps": pa.int64(),
@@ -101,12 +101,15 @@ class DepthGrid(Study):
             "timed_exits": [deepest] if one_depth else list(range(1, deepest + 1)),
             "timed_batch": asked.timed_batch,
             "timing_rounds": asked.timing_rounds,
+            **({"solving": True} if made.dataset.solvable else {}),
         }
 
     def measure(self, model: Model, run: Run, settings: Mapping[str, Any]) -> Measured:
         losses = heldout.evaluate(model, settings["exits"], settings["heldout_draws"])
         measured = Measured(heldout_rows(losses, run.architecture), {"items": item_table(losses)})
         measured = measured.with_part(SAMPLE_SCORES, lambda: sample_scores(model, settings))
+        if settings.get("solving"):
+            measured = measured.with_part("solved", lambda: solving.rows(model, settings["exits"]))
         if settings["timed_batch"]:
             measured = measured.with_part("call_seconds", lambda: _timed(model, run, settings))
         return measured

@@ -8,12 +8,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from eltbench.evaluation.signals.per_sample import ERRORS
 from eltbench.evaluation.signals.risk_coverage import HEADLINE
 from eltbench.evaluation.signals.uncertainty import SIGNALS
+from eltbench.evaluation.solving import DIFFICULTY
+from eltbench.evaluation.stopping import equal_solving
 from eltbench.evidence import figures
 from eltbench.studies.curves import CELL
+from eltbench.studies.disagreement.markdown import RULES
 
 SHOWN = (*HEADLINE, "probe_logistic", "ensemble_entropy", "ensemble_variance")
 KINDS = ("exits of one pass", "cheap baseline", "other models or further loops", "learned probe")
@@ -24,7 +28,8 @@ LEGEND: dict[str, Any] = {"fontsize": 7, "frameon": True, "framealpha": 0.7, "ed
 def figure(rows: pd.DataFrame) -> Figure:
     """Four panels a world, of elt: the AUROC of every signal, risk by coverage, and what early exits cost and run.
 
-    The last is of sampling, where a rule's loops change along the way.
+    The last is of sampling, where a rule's loops change along the way, or of puzzles by their difficulty. What stopping
+    costs puzzles is counted in items that are not solved.
     """
     elt = rows[(rows["trainer"] == "elt") & (rows["role"] == "main")]
     elt = elt if len(elt) else rows
@@ -35,7 +40,10 @@ def figure(rows: pd.DataFrame) -> Figure:
         _signals(upper[0], here, f"{title}: errors foreseen at L_max")
         _rules(upper[1], here, f"{title}: cost of stopping early")
         risk_coverage(lower[0], here, f"{title}: error of what is kept, L_max")
-        _sampling(lower[1], here, f"{title}: loops along sampling")
+        if here["scope"].eq(equal_solving.SCOPE).any():
+            _by_difficulty(lower[1], here, f"{title}: loops run at equal solving")
+        else:
+            _sampling(lower[1], here, f"{title}: loops along sampling")
     canvas.set_figheight(10.5 * len(cells))
     return canvas
 
@@ -69,8 +77,10 @@ def _kind(name: str) -> int:
 
 
 def _rules(axis: Axes, here: pd.DataFrame, title: str) -> None:
-    """Excess error by mean loops a sample, a line a rule, means over seeds."""
-    points = here[(here["metric"] == "excess_error") & here["rule"].notna()]
+    """Excess error by mean loops a sample, a line a rule, means over seeds; of puzzles the share no longer solved."""
+    points = here[(here["metric"] == "excess_error") & here["rule"].notna() & (here["loops"] == here["max_loops"])]
+    if (lost := points["target"] == equal_solving.UNSOLVED).any():
+        points = points[lost]
     for number, (rule, curve) in enumerate(points.groupby("rule")):
         mean = curve.groupby("setting")[["loops_per_sample", "value"]].mean().sort_values("loops_per_sample")
         look = _look(number) | (OF_FIXED if rule == "fixed" else {"ls": ":"} if rule == "oracle" else {})
@@ -125,6 +135,28 @@ def _sampling(axis: Axes, here: pd.DataFrame, title: str) -> None:
             axis.plot(curve.index, curve["loops_per_batch"], **{**look, "ls": "--", "marker": "", "alpha": 0.5})
     axis.set(xlabel="sampling step", ylabel="mean loops", title=title)
     axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+
+
+def _by_difficulty(axis: Axes, here: pd.DataFrame, title: str) -> None:
+    """Mean loops until each of `RULES` stops an item, by difficulty; dashed where it may run to the furthest exit.
+
+    Means over seeds. The legend says what share of the loops is saved, of L_max and of the furthest exit.
+    """
+    here = here[here["scope"] == equal_solving.SCOPE]
+    level = here["stratum"].str.startswith(DIFFICULTY, na=False)
+    ran = here[level & (here["metric"] == "loops_run")]
+    ran = ran.assign(difficulty=ran["stratum"].str.removeprefix(DIFFICULTY).astype(int))
+    saved = here[here["metric"] == "loops_saved"].groupby(["rule", "loops"])["value"].mean()
+    for number, rule in enumerate(name for name in RULES if name in set(ran["rule"])):
+        shares = " and ".join(f"{100 * share:.0f} %" for share in saved[rule])
+        for further, curve in ran[ran["rule"] == rule].groupby(ran["loops"] > ran["max_loops"]):
+            mean = curve.groupby("difficulty")["value"].mean()
+            style = {"ls": "--", "alpha": 0.6} if further else {"label": f"{rule}: {shares} saved"}
+            axis.plot(mean.index, mean, **(_look(number) | style))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    reach = f", dashed: of {here['loops'].max():.0f}" if here["loops"].nunique() > 1 else ""
+    axis.set(xlabel="difficulty", ylabel=f"mean loops of {here['loops'].min():.0f}{reach}", title=title)
+    axis.legend(**LEGEND)
 
 
 def _say(axis: Axes, text: str) -> None:

@@ -9,6 +9,8 @@ import pandas as pd
 
 from eltbench.core import tables
 from eltbench.evaluation.signals.per_sample import ERRORS
+from eltbench.evaluation.solving import AS_TRAINED, HARDER
+from eltbench.evaluation.stopping.equal_solving import SCOPE
 from eltbench.studies.curves import CELL
 
 FAMILIES = ("disagreement", "convergence", "probe_logistic", "probe_boosted", "ensemble", "unique_depth", "dropout")
@@ -17,13 +19,17 @@ SHOWN_RULES = {"elt": RULES, "universal-transformer": ("fixed", "halting")}
 SHOWN_LEVEL = 0.05
 SAMPLING_LEVEL = 0.2  # half of some two hundred samples certify hardly less
 BY_BATCH, OVER_FIXED = "loops_saved_by_batch", "loops_saved_over_fixed"
+SOLVING = (
+    *("where", "rule at equal solving", "items solved", "above all loops", "loops saved", "FLOPs saved"),
+    *("over a fixed depth", "loops on items as trained", "on harder ones", "rank correlation with difficulty"),
+)
 BOUNDS = ["mean", "low", "high"]
 SUMMED = ("entropy", "variance_bound", "kl_to_previous", "squared_change_to_previous", "state_turn", "update_turn")
 TARGETS = {"model_error": "the model's own error", **dict.fromkeys(ERRORS, "the error")}
 
 
 def markdown(summary: pd.DataFrame) -> str:
-    """What families add to the best cheap baseline, what rules save, and what choosing samples of elt gains.
+    """What families add to the best cheap baseline, what rules save, on puzzles too, and what choosing samples gains.
 
     Means over seeds with the 95 % interval, not widened over claims; additions are in AUROC within strata, rules are
     under learn-then-test, those of elt and the halting of universal-transformer. What was not measured has no table and
@@ -35,6 +41,8 @@ def markdown(summary: pd.DataFrame) -> str:
     inside = summary[within & summary["guarantee"].notna()]
     if BY_BATCH in set(inside["metric"]) or inside["reason"].notna().any():
         parts.append(_rules(inside, "rule inside sampling", SAMPLING_LEVEL))
+    if solved := list(_solving(summary)):
+        parts.append(tables.markdown(SOLVING, solved))
     if drawn := list(_drawn(summary)):
         judges = "where", "error of a sample", "signal", "AUROC", "selection gain", "of the oracle's"
         parts.append(tables.markdown(judges, drawn))
@@ -88,12 +96,33 @@ def _cells(by: dict[str, pd.DataFrame]) -> Iterator[str]:
         yield f"{by[metric]['mean'].iloc[0]:.3f}" if _known(by.get(metric, nothing)) else "–"
     for metric in ("loops_saved", BY_BATCH):
         yield _percent(by.get(metric, nothing))
-    over = by.get(OVER_FIXED, nothing)
+    yield _over(by.get(OVER_FIXED, nothing))
+
+
+def _over(over: pd.DataFrame) -> str:
+    """What is saved over a fixed depth, with what its interval decides."""
     if over.empty or not np.isfinite(over[BOUNDS].to_numpy(float)).all():
-        yield _percent(over)
-    else:
-        _, low, high = over[BOUNDS].iloc[0]
-        yield f"{_percent(over)}: " + ("**more**" if low > 0 else "**less**" if high < 0 else "undecided")
+        return _percent(over)
+    _, low, high = over[BOUNDS].iloc[0]
+    return f"{_percent(over)}: " + ("**more**" if low > 0 else "**less**" if high < 0 else "undecided")
+
+
+def _solving(summary: pd.DataFrame) -> Iterator[tuple[str, ...]]:
+    """One line a rule of elt on puzzles: what it saves at equal solving, and the loops of easier and harder items."""
+    found = summary[(summary["scope"] == SCOPE) & (summary["trainer"] == "elt") & (summary["role"] == "main")]
+    for key, here in found.groupby([*CELL, "loops"]):
+        *where, loops = key
+        for rule in RULES:
+            mine = here[here["rule"] == rule]
+            by = {str(metric): of for metric, of in mine[mine["stratum"].isna()].groupby("metric")}
+            if by:
+                ran = mine[mine["metric"] == "loops_run"].set_index("stratum")["mean"]
+                steps = (f"{ran[group]:.1f}" if group in ran else "–" for group in (AS_TRAINED, HARDER))
+                shares = (_percent(by[metric]) for metric in ("loops_saved", "flops_saved"))
+                told = f"{by['solved']['mean'].iloc[0]:.3f}", _effect(by["solved_over_full"]), *shares
+                over = _over(by.get(OVER_FIXED, mine[:0]))
+                rank = _effect(by.get("loops_by_difficulty", mine[:0]))
+                yield f"{' '.join(map(str, where))}, {loops:.0f} loops", f"`{rule}`", *told, over, *steps, rank
 
 
 def _drawn(summary: pd.DataFrame) -> Iterator[tuple[str, ...]]:

@@ -23,13 +23,13 @@ from eltbench.core.validation import build
 from eltbench.data.latin import Latin
 from eltbench.evaluation.signals import signal_scores
 from eltbench.evaluation.signals.per_sample import ERRORS, PerSample, observe
-from eltbench.evaluation.stopping import early_exits, generation_scores
+from eltbench.evaluation.stopping import early_exits, equal_solving, generation_scores
 from eltbench.evaluation.stopping.guarantees import smallest_learn_then_test
 from eltbench.evidence.claims import Cell, Evidence
 from eltbench.studies import register
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.disagreement import tables as disagreement_tables
-from eltbench.studies.disagreement.claims import CLAIMS
+from eltbench.studies.disagreement.claims import CLAIMS, OF_PUZZLES, STOPPING
 from eltbench.studies.heldout_rows import check_repeats
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training.loop import Parts, parts
@@ -73,8 +73,9 @@ class Disagreement(Study):
         "role": pa.string(),  # main, or which control
         "signal": pa.string(),  # a signal, a probe, or the family of one that was chosen
         "target": pa.string(),  # the error that is to be foreseen, or that stopping costs
-        "scope": pa.string(),  # pooled over all items, within strata of corruption, one stratum, tokens, or sampling
-        "stratum": pa.string(),  # level 0 is the cleanest
+        "scope": pa.string(),  # pooled over all items, within strata of corruption, one, tokens, sampling, and
+        # "equal solving": the threshold that calibration chose on puzzles
+        "stratum": pa.string(),  # level 0 is the cleanest; of puzzles difficulty 3, or harder than trained
         "rule": pa.string(),  # stopping rule
         "setting": pa.int64(),  # of a rule's grid of thresholds; 0 never stops early
         "threshold": pa.float64(),  # of that setting
@@ -92,7 +93,7 @@ class Disagreement(Study):
         "guidance_scale": pa.float64(),
         "reason": pa.string(),  # why a value is missing, or what was chosen
     }
-    claims = CLAIMS
+    claims = CLAIMS + OF_PUZZLES
 
     def settings(self, preset: Preset, world: World, arm: Arm) -> dict[str, Any]:
         asked, run = self._asked(preset, world), preset.run(world, arm, seed=0)
@@ -118,6 +119,8 @@ class Disagreement(Study):
         settings["sampling"] = asdict(made.task.sampling(**asked.sampling))  # refuses unknown options
         settings["dropout_passes"] *= run.architecture.dropout > 0
         exits = list(check_exits(range(1, asked.reach * deepest + 1))) if looped else [1]
+        if made.dataset.solvable and looped and made.dataset.difficulty(heldout) is not None:
+            settings["solving"] = True
         return {**settings, "exits": exits, "deepest": deepest, "levels": list(LEVELS), "delta": DELTA}
 
     def companions(self, preset: Preset, world: World, arm: Arm, seed: int) -> dict[str, tuple[Run, ...]]:
@@ -130,7 +133,10 @@ class Disagreement(Study):
         found = {"ensemble": others} if others else {}
         made = parts(run)
         if asked.unique_depth and made.dataset.spec.kind == "tokens" and made.trainer.depth != "unique":
-            layers = {"unique_layers": run.architecture.effective_depth, "max_loops": 1, "prelude": 0, "coda": 0}
+            depth = run.architecture.effective_depth
+            layers: dict[str, Any] = {"unique_layers": depth, "max_loops": 1, "prelude": 0, "coda": 0}
+            if run.architecture.residual_scale != "none":
+                layers["residual_scale"] = "layers"  # its own, as of the arm of equal compute
             found["unique-depth"] = (preset.run(world, Arm("unique-depth", architecture=layers), seed),)
         return found
 
@@ -151,6 +157,8 @@ class Disagreement(Study):
             items = observe(model, exits, draws) if by_token else observed
             rows += self._stopping(model, items.up_to(deepest), settings)  # early is before L_max
             tables["samples"] = items.table()
+            for reach in dict.fromkeys((deepest, exits[-1])) if settings.get("solving") else ():
+                rows += self._solving(model, items.up_to(reach), settings)
         measured = Measured(rows, tables)
         if not settings["samples"]:
             return measured
@@ -165,6 +173,14 @@ class Disagreement(Study):
         limits = settings["levels"], settings["delta"], rng, settings["splits"]
         curves = early_exits.curves(items, parted, rules) + early_exits.by_level(items, parted, rules)
         return curves + early_exits.guaranteed(items, parted, rules, *limits)
+
+    def _solving(self, model: Model, items: PerSample, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The rules as what they do to solving: items lost by loops run, and what is saved where none are."""
+        parted = self._parted(model, items, settings)
+        rules = early_exits.signals_of_rules(items, parted)
+        lost = early_exits.curves(equal_solving.unsolved(items), parted, rules)
+        rng = stream(model.run.dataset, 0, "calibration puzzles")
+        return lost + equal_solving.rows(model, items, parted, rules, rng, settings["splits"])
 
     def _parted(self, model: Model, observed: PerSample, settings: Mapping[str, Any]) -> signal_scores.Parted:
         return signal_scores.part(observed, settings["strata"], stream(model.run.dataset, 0, "three sets"))
@@ -190,6 +206,12 @@ class Disagreement(Study):
             sides = {"valid": "violations", "saved": "loops_saved"}
             measured = {name: held[held["metric"] == metric] for name, metric in sides.items()}
             found["calibrated-stopping"][where] = replace(_evidence(measured, seeds), counts=tuple(measured))
+            if len(puzzles := here[(here["scope"] == equal_solving.SCOPE) & (here["loops"] == here["max_loops"])]):
+                solved = bool((puzzles[puzzles["metric"] == "solved"]["value"] > 0).any())
+                for claim, measured in _of_puzzles(puzzles).items():
+                    without = {} if solved else dict.fromkeys(measured, "no item is solved at any exit")
+                    shown = _evidence(measured, seeds)
+                    found[claim][where] = replace(shown, counts=tuple(measured), without=without)
         return found
 
     def summarise(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -225,6 +247,18 @@ def _check_samples(asked: Measurement, made: Parts) -> None:
         )
     if (scale := made.task.sampling(**asked.sampling).guidance_scale) != 1.0:
         raise ValueError(f"measurement: signals are of one prediction a step, so guidance_scale is 1, given {scale}")
+
+
+def _of_puzzles(rows: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
+    """The rows behind each condition of the claims on puzzles."""
+
+    def of(rule: str, metric: str) -> pd.DataFrame:
+        return rows[(rows["rule"] == rule) & (rows["metric"] == metric)]
+
+    later = {name: of(rule, "loops_by_difficulty") for name, rule in STOPPING.items()}
+    sides = {"solved": "solved_over_full", "saved": "loops_saved", "over-fixed": "loops_saved_over_fixed"}
+    saved = {name: of(STOPPING["disagreement"], metric) for name, metric in sides.items()}
+    return {"later-on-harder": later, "saved-at-equal-solving": saved}
 
 
 def _evidence(conditions: Mapping[str, pd.DataFrame], seeds: set[int]) -> Evidence:

@@ -8,6 +8,7 @@ import torch
 
 from eltbench import studies
 from eltbench.core.config import Architecture, Optimisation, Run
+from eltbench.evaluation import solving
 from eltbench.evidence import results
 from eltbench.evidence.schema import part_schema
 from eltbench.studies.presets import Arm, Preset, World
@@ -102,6 +103,33 @@ def measured():
         asked = STUDY.settings(preset, World(task, dataset, architecture={"width": 8, "heads": 2}), arm)
         found[dataset] = run, STUDY.measure(model, run, asked)
     return found
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options"),
+    [
+        ("sudoku", {"size": 4, "puzzles": 64, "hardest": 1, "heldout_items": 24}),
+        ("maze", {"rooms": 3, "longest": 4, "furthest": 6, "heldout_items": 24}),
+    ],
+)
+def test_puzzles_are_also_counted_as_solved_at_every_exit_and_difficulty(dataset, options):
+    world = World("masked", dataset, dataset_options=options)
+    shape = {**SHAPE, "max_loops": 2, "block": "bert", "residual_scale": "loops"}
+    preset = Preset("made-up", architecture=shape, measurement={"heldout_draws": 1, "timed_batch": 0})
+    for arm, exits in ((Arm("elt"), [1, 2, 3]), (Arm("unique-depth", architecture={"max_loops": 1}), [1])):
+        run, asked = preset.run(world, arm, 0), STUDY.settings(preset, world, arm)
+        made = parts(run)
+        model = Model(run, build_engine(run, made), made)
+        found = STUDY.measure(model, run, asked)
+        assert not found.failed
+        rows = results.stamp(found.rows, run, "0" * 16, "0" * 12, STUDY.columns)
+        shares = rows[(rows["metric"] == "solved") & rows["stratum"].isna()]
+        right = solving.solved(model, made.dataset.heldout(), exits)
+        assert dict(zip(shares["loops"], shares["value"], strict=True)) == dict(
+            zip(exits, right.mean(axis=1), strict=True)
+        )
+        assert {solving.AS_TRAINED, solving.HARDER} < set(rows["stratum"])
+    assert "solving" not in STUDY.settings(Preset("made-up", architecture=SHAPE), WORLD, Arm("elt"))
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ def test_the_presets_are_those_that_the_study_promises():
         "toggles",
         "rectangle",
         "widths",
+        "sudoku",
     ]
     assert [name for name in NAMES if load_preset("depth_grid", name).smoke] == ["smoke"]
 
@@ -45,7 +46,7 @@ def test_every_preset_plans_every_arm_in_every_size_that_it_leaves_open(name):
     assert preset.about
 
 
-@pytest.mark.parametrize("name", ["smoke", "digits", "relay", "toggles"])
+@pytest.mark.parametrize("name", ["smoke", "digits", "relay", "toggles", "sudoku"])
 def test_a_preset_of_all_claims_holds_every_model_that_they_compare(name):
     compared = {("elt", "main", n, 8 // n) for n in (1, 2, 4)}
     compared |= {("no-ilsd", "dedicated", 2, loops) for loops in (1, 2, 4, 8)}
@@ -61,6 +62,7 @@ def test_a_preset_of_all_claims_holds_every_model_that_they_compare(name):
         ("relay", "relay", 25, 65),
         ("toggles", "digits-toggles", 25, 80),
         ("widths", "digits", 6, 30),
+        ("sudoku", "sudoku", 35, 45),  # all of 1 to 8 unique layers at the scale of layers of their own
     ],
 )
 def test_a_model_that_extrapolation_trains_too_is_the_very_same_run(name, theirs, shared, new):

@@ -11,6 +11,7 @@ from grid_rows import DEDICATED, ELT_1X8, ELT_2X4, UNIQUE, curve, seconds, table
 from scipy import stats
 from synthetic_rows import losses
 
+from eltbench.evaluation.solving import HARDER
 from eltbench.evidence import figures
 from eltbench.studies.depth_grid import figure as frontier_figure
 from eltbench.studies.depth_grid import tables as frontier
@@ -235,3 +236,22 @@ def test_every_world_has_a_row_of_three_panels_and_nothing_at_all_is_drawn_too(t
     assert len(canvas.axes) == 6
     assert [axis.get_title() for axis in canvas.axes if axis.get_title()] == ["diffusion · digits", "masked · relay"]
     figures.save(frontier_figure.figure(frontier.summary(table(seconds(ELT_1X8, {8: 0.1})))), tmp_path / "nothing")
+
+
+def test_puzzles_have_a_second_row_of_the_harder_items_solved_in_which_dashes_join_unique_layers():
+    deep = [("unique-depth", "equal-compute", layers, 1) for layers in (1, 2, 8)]
+    shares = {deep[0]: {1: 0.1}, deep[1]: {1: 0.2}, deep[2]: {1: 0.5}, ELT_2X4: {2: 0.15, 4: 0.7}}
+    rows = []
+    for model, by_loops in shares.items():
+        rows += curve(model, {loops: 1 - share for loops, share in by_loops.items()})
+        solved = [{**row, "metric": "solved"} for row in curve(model, by_loops)]
+        rows += [{**row, "stratum": HARDER} for row in solved] + [{**row, "value": 0.95} for row in solved]
+    canvas = frontier_figure.figure(frontier.summary(table(rows)))
+    assert [axis.get_ylabel() for axis in canvas.axes[::3]] == ["held-out loss", "share of harder items solved"]
+    by_macs = canvas.axes[4]
+    assert markers(by_macs)[8.0, 0.7] == ("o", False)
+    (joined,) = [line for line in by_macs.lines if line.get_linestyle() == "--"]
+    assert list(zip(joined.get_xdata(), joined.get_ydata(), strict=True)) == [(1, 0.1), (2, 0.2), (8, 0.5)]
+    (front,) = [line for line in by_macs.lines if line.get_drawstyle() == "steps-post"]
+    assert list(front.get_ydata()) == [0.1, 0.2, 0.7]  # more is better: eight unique layers are beaten at their compute
+    assert "unique layers: the benefit of depth" in [text.get_text() for text in canvas.legends[0].get_texts()]

@@ -17,6 +17,7 @@ from eltbench.evidence.claims import Cell
 from eltbench.evidence.schema import part_schema
 from eltbench.studies.deciding import decide_all
 from eltbench.studies.disagreement import study as disagreement
+from eltbench.studies.disagreement.claims import CLAIMS, OF_PUZZLES
 from eltbench.studies.presets import Arm, Preset, World, load_preset
 from eltbench.training.loop import build_engine, parts
 from eltbench.training.model import Model
@@ -36,7 +37,7 @@ def preset(*arms, **changes) -> Preset:
 # Whose models are asked
 
 
-@pytest.mark.parametrize(("name", "shared"), [("quick", 6), ("digits", 40), ("relay", 15)])
+@pytest.mark.parametrize(("name", "shared"), [("quick", 6), ("digits", 40), ("relay", 15), ("sudoku", 25)])
 def test_its_models_are_those_of_the_same_preset_of_extrapolation(name, shared):
     theirs = {
         (job.run_id, job.keys["role"])
@@ -58,8 +59,9 @@ def test_the_ensemble_is_every_other_seed_that_the_preset_declares_however_it_is
     assert {(job.run_id, job.digest) for job in narrow} == {(job.run_id, job.digest) for job in same}
 
 
-def test_tokens_are_also_asked_of_the_unique_depth_arm_of_equal_compute_and_seed():
-    jobs = STUDY.plan(load_preset("disagreement", "digits"))
+@pytest.mark.parametrize("name", ["digits", "sudoku"])  # in the latter unique layers have a residual scale of their own
+def test_tokens_are_also_asked_of_the_unique_depth_arm_of_equal_compute_and_seed(name):
+    jobs = STUDY.plan(load_preset("disagreement", name))
     arms = {job.run for job in jobs if job.keys["role"] == "equal-compute"}
     for job in jobs:
         asked = [run for run in job.companions if run.trainer == "unique-depth" != job.run.trainer]
@@ -75,6 +77,12 @@ def test_other_companions_are_another_measurement_and_none_leave_no_trace():
     assert "companions" not in alone.settings
     assert len({job.digest for job in (alone, beside, unique)}) == 3
     assert [len(job.companions) for job in (alone, beside, unique)] == [0, 1, 1]
+
+
+def test_puzzles_of_known_difficulty_are_asked_what_stopping_does_to_solving_and_nothing_else_is():
+    asked = {job.run.dataset for job in STUDY.plan(load_preset("disagreement", "smoke")) if "solving" in job.settings}
+    assert asked == {"sudoku"}  # not latin, whose items have no difficulty
+    assert "solving" not in STUDY.settings(preset(), World("masked", "sudoku"), UNIQUE)  # which has nothing to stop
 
 
 @pytest.mark.parametrize(
@@ -163,7 +171,63 @@ def test_companions_of_a_model_that_lies_in_no_folder_of_runs_are_refused():
 def test_each_claim_is_decided_by_its_own_rows_of_elt(changes, verdicts):
     decisions = decide_all(STUDY, decisive(**changes), presets=None, smoke=False)
     assert [decision.verdict for decision in decisions] == verdicts
-    assert STUDY.claims == tuple(decision.claim for decision in decisions)
+    assert tuple(decision.claim for decision in decisions) == CLAIMS  # those on puzzles are not asked of this world
+
+
+def puzzles(rank=0.5, solved=0.0, saved=0.3, over=0.1, share=0.8, **known):
+    """Rows of elt from which the claims on puzzles are decided, at L_max and beyond, where all is otherwise."""
+    metrics = {
+        "loops_by_difficulty": rank,
+        "solved_over_full": solved,
+        "loops_saved": saved,
+        "loops_saved_over_fixed": over,
+        "solved": share,
+    }
+    rows = [
+        {"metric": metric, "value": sign * value + 0.001 * seed, "rule": rule, "seed": seed, "loops": loops}
+        for loops, sign in ((4, 1), (16, -1))
+        for rule in ("kl", "latent-difference", "entropy")
+        for metric, value in metrics.items()
+        for seed in range(5)
+    ]
+    (first, *_) = decisive().to_dict("records")
+    empty = {"signal": None, "target": "unsolved", "scope": "equal solving", **known}
+    return pd.DataFrame([{**first, **empty, **row} for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdicts"),
+    [
+        ({}, ["supported"] * 2),
+        ({"rank": 0.0}, ["contradicted", "supported"]),
+        ({"solved": -0.05}, ["supported", "contradicted"]),
+        ({"saved": 0.1}, ["supported", "contradicted"]),
+        ({"over": -0.1}, ["supported", "contradicted"]),
+    ],
+)
+def test_the_claims_on_puzzles_are_decided_at_l_max_and_widened_by_themselves(changes, verdicts):
+    rows = pd.concat([decisive(), puzzles(**changes), puzzles(rank=-1.0, trainer="no-ilsd")])
+    decisions = decide_all(STUDY, rows, presets=None, smoke=False)
+    of_puzzles = [decision for decision in decisions if decision.claim in OF_PUZZLES]
+    assert [decision.verdict for decision in of_puzzles] == verdicts
+    assert {decision.comparisons for decision in of_puzzles} == {len(OF_PUZZLES)}
+    others = [decision for decision in decisions if decision not in of_puzzles]
+    assert others == decide_all(STUDY, decisive(), presets=None, smoke=False)
+
+
+def test_where_no_item_is_solved_nothing_is_saved_at_equal_solving():
+    rows = puzzles()
+    rows.loc[rows["metric"] == "solved", "value"] = 0.0
+    found = [each for each in decide_all(STUDY, rows, presets=None, smoke=False) if each.claim in OF_PUZZLES]
+    assert [each.verdict for each in found] == ["inconclusive"] * 2
+    assert all("no item is solved" in each.reason for each in found)
+
+
+def test_a_rule_that_could_not_be_told_leaves_no_verdict():
+    rows = puzzles()
+    rows = rows[~((rows["rule"] == "latent-difference") & (rows["seed"] == 2))]
+    (later,) = [each for each in decide_all(STUDY, rows, presets=None, smoke=False) if each.claim == OF_PUZZLES[0]]
+    assert (later.verdict, "seeds [2] lack one side" in later.reason) == ("inconclusive", True)
 
 
 def test_a_seed_that_lacks_a_result_is_named_and_leaves_no_verdict():
@@ -196,7 +260,7 @@ def test_the_summary_has_one_line_a_score_over_all_seeds_and_the_figure_a_row_a_
     rows = pd.concat([first.assign(seed=seed, study="disagreement", preset="made-up") for seed in range(2)])
     table = STUDY.summarise(rows)
     assert set(table["seeds"]) == {2}
-    assert not table.duplicated(disagreement.disagreement_tables.COLUMNS[:16]).any()
+    assert not table.duplicated(disagreement.disagreement_tables.COLUMNS[:17]).any()
     at = (
         (first["signal"] == "entropy")
         & (first["metric"] == "auroc")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from decisive_rows import STUDY, decisive
 
+from eltbench.evaluation.solving import AS_TRAINED, HARDER
 from eltbench.studies.disagreement import markdown as disagreement_page
 
 
@@ -37,6 +38,43 @@ def test_the_page_shows_what_choosing_samples_by_a_signal_gains_of_what_could_be
     page = disagreement_page.markdown(pd.read_csv(tmp_path / "summary.csv"))
     expected = "| masked latin torch | invalid | entropy | 0.600 | +0.100 [+0.100, +0.100] | 25 % |"
     assert page.splitlines()[-1] == expected
+
+
+def solving():
+    """Rows of elt on puzzles under one rule: all, easier and harder items, up to L_max and beyond; three seeds."""
+    (first, *_) = decisive().to_dict("records")
+    known = {"scope": "equal solving", "target": "unsolved", "signal": None, "rule": "kl"}
+    whole = {"solved": 0.8, "solved_over_full": -0.01, "loops_saved": 0.3, "flops_saved": 0.29}
+    whole |= {"loops_saved_over_fixed": 0.2, "loops_by_difficulty": 0.7, "loops_run": 3.0}
+    cells = [(metric, None, value) for metric, value in whole.items()]
+    cells += [("loops_run", AS_TRAINED, 2.0), ("loops_run", HARDER, 5.0)]
+    cells += [("loops_run", f"difficulty {level}", float(level)) for level in (1, 2, 10)]
+    return pd.DataFrame(
+        {**first, **known, "metric": metric, "stratum": stratum, "value": value, "seed": seed, "loops": loops}
+        for metric, stratum, value in cells
+        for seed in range(3)
+        for loops in (4, 16)
+    )
+
+
+def test_the_page_shows_what_a_rule_saves_on_puzzles_and_where_it_stops_harder_ones(tmp_path):
+    STUDY.summarise(solving()).to_csv(tmp_path / "summary.csv", index=False)
+    page = disagreement_page.markdown(pd.read_csv(tmp_path / "summary.csv"))
+    shares = "0.800 | -0.010 [-0.010, -0.010] | 30 % [30, 30] | 29 % [29, 29] | 20 % [20, 20]: **more**"
+    lines = [
+        f"| masked latin torch, {of} loops | `kl` | {shares} | 2.0 | 5.0 | +0.700 [+0.700, +0.700] |" for of in (4, 16)
+    ]
+    assert page.splitlines()[-2:] == lines
+
+
+def test_the_figure_shows_the_loops_of_puzzles_by_difficulty_up_to_l_max_and_beyond():
+    axis = STUDY.figure(pd.concat([decisive(), solving()])).axes[3]
+    assert axis.get_title() == "masked · latin: loops run at equal solving"
+    at_max, further = axis.get_lines()
+    for line in (at_max, further):  # by number, not by name
+        assert line.get_xdata().tolist() == line.get_ydata().tolist() == [1, 2, 10]
+    assert (at_max.get_linestyle(), further.get_linestyle()) == ("-", "--")
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["kl: 30 % and 30 % saved"]
 
 
 def held_page(tmp_path, lows, highs, **known):
