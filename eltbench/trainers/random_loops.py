@@ -18,7 +18,7 @@ class RandomLoops(Trainer):
 
     distribution: "uniform", both ends included, or the paper's "poisson-log-normal": L_min (1 there) and a Poisson
     number more, of rate exp(τ) with τ normal of deviation σ = 1/2 and E exp(τ) = (L_max - L_min)/2, so that the mean is
-    that of the uniform one; there it is 32 more, without an end, here a draw beyond L_max counts as L_max.
+    that of the uniform one before the cut: a draw beyond L_max counts as L_max. There it is 32 more, without a cut.
     gradient_loops: the gradient goes back through so many loops (8 there); 0: through all.
 
     Stochastic stopping (arXiv 2606.29983) draws loop counts at random too; only its abstract was to be had, which
