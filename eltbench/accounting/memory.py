@@ -6,6 +6,8 @@ can compute again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from eltbench.accounting.network import NetworkSpec, check_call
 from eltbench.core.fixed_point import Solver
 
@@ -25,8 +27,10 @@ def activation_bytes(
     Autograd saves inputs of products with weights, of norms and of nonlinearities, both factors of element-wise
     products, and of attention queries, keys, values, output and one log-sum per query and head. What the loss keeps is
     not counted. An attention radius is kept as floats by every layer and loop, whatever the batch (part `mask`). At
-    equilibrium depth only the `phantom_steps` after every exit keep anything. ValueError for an impossible call.
+    equilibrium depth only the `phantom_steps` after every exit keep anything. ValueError for an impossible call, and at
+    recursive depth.
     """
+    _check_counted("activation_bytes", network, {"recursive": "latent state"})
     check_call(network, loops, exits, batch)
     architecture, spec, timed = network.architecture, network.data, network.timed
     tokens, length, d = network.tokens, network.length, architecture.width
@@ -92,11 +96,10 @@ def peak_bytes(network: NetworkSpec, loops: int, batch: int = 1) -> int:
 
     The widest operation is attention (queries, keys, values, output), the MLP's nonlinearity (input and output) or the
     head (input and prediction), and with loop adapters the sum of a map and its update, beside the residual stream and
-    what the call carries along. CUDA's allocator rounds up. ValueError for an impossible call, and at equilibrium
-    depth, where the solver's history comes on top.
+    what the call carries along. CUDA's allocator rounds up. ValueError for an impossible call, and at equilibrium and
+    recursive depth, where a solver's history or a second state comes on top.
     """
-    if network.depth == "equilibrium":
-        raise ValueError("peak_bytes counts no solver's history: expected another depth, given 'equilibrium'")
+    _check_counted("peak_bytes", network, {"equilibrium": "solver's history", "recursive": "latent state"})
     check_call(network, loops, batch=batch)
     architecture, tokens, length = network.architecture, network.tokens, network.length
     d, state = architecture.width, length * architecture.width
@@ -133,3 +136,9 @@ def peak_bytes(network: NetworkSpec, loops: int, batch: int = 1) -> int:
     copied = network.data.kind == "continuous" and architecture.patch > 1 and network.grid[1] > 1
     head = FLOAT * batch * tokens * (network.outputs + max(d, network.outputs if copied else 0))
     return max(attention + tally, mlp + tally, head)
+
+
+def _check_counted(count: str, network: NetworkSpec, uncounted: Mapping[str, str]) -> None:
+    """Raise ValueError at a depth that keeps something which this count leaves out."""
+    if what := uncounted.get(network.depth):
+        raise ValueError(f"{count} counts no {what}: expected another depth, given {network.depth!r}")

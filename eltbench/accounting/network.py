@@ -18,9 +18,10 @@ from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
 from eltbench.core.config import Architecture
+from eltbench.core.recursion import USUAL, Recursion
 from eltbench.data.base import DataSpec
 
-Depth = Literal["looped", "unique", "universal", "equilibrium"]
+Depth = Literal["looped", "unique", "universal", "equilibrium", "recursive"]
 BYTES = {"fp32": 4, "bf16": 2}
 PARTS = (
     *("embedding", "injection", "conditioning", "modulation", "layers", "attention", "head", "halting", "adapters"),
@@ -32,6 +33,8 @@ PARTS = (
 class NetworkSpec:
     """All that decides the form of a network's weights; `timed` says that the task supplies log_snr.
 
+    `recursion` says how often the block runs in a loop at recursive depth; elsewhere it means nothing.
+
     Raises ValueError for an unknown depth, a unique-depth network with loops or loop adapters, and a patch that does
     not divide the grid.
     """
@@ -40,6 +43,7 @@ class NetworkSpec:
     depth: Depth
     data: DataSpec
     timed: bool
+    recursion: Recursion = USUAL
 
     def __post_init__(self) -> None:
         architecture, patch = self.architecture, self.architecture.patch
@@ -88,8 +92,13 @@ class NetworkSpec:
 
     @property
     def normed(self) -> bool:
-        """Whether the state is normed at the end of every loop; at equilibrium depth always."""
-        return self.architecture.loop_norm or self.depth == "equilibrium"
+        """Whether the state is normed each time that the block has run; at equilibrium and recursive depth always."""
+        return self.architecture.loop_norm or self.depth in ("equilibrium", "recursive")
+
+    @property
+    def applications(self) -> int:
+        """How often the block runs in a loop: once, but at recursive depth."""
+        return self.recursion.applications if self.depth == "recursive" else 1
 
     @property
     def length(self) -> int:
@@ -164,7 +173,7 @@ def parameters(network: NetworkSpec) -> dict[str, int]:
         "coda": architecture.coda * layer,
         "conditioning": ((data.classes + 1) * d if data.classes else 0) + (2 * _linear(d, d) if network.timed else 0),
         "head": head,
-        "halting": _linear(d, 1) if network.depth == "universal" else 0,
+        "halting": _linear(d, 1) if network.depth in ("universal", "recursive") else 0,
         "adapters": architecture.max_loops * layers * rank * sum(map(sum, network.maps)),
     }
 
@@ -174,11 +183,13 @@ def products(network: NetworkSpec, loops: int, exits: int = 1, *, resident: bool
 
     resident: a cache keeps the block's weights from loop to loop. Modulation is made once per call, or once per loop
     with loop_conditioning. The last loop takes what halting leaves, whatever its probability. The prelude runs once,
-    the coda at every exit that is read.
+    the coda at every exit that is read. At recursive depth the halting logit, which only training and signals read, is
+    left out.
     """
     architecture, length = network.architecture, network.length
     d, layers, rank = architecture.width, architecture.unique_layers, architecture.loop_adapter_rank
-    passes, reads = layers * loops, layers * (1 if resident else loops)
+    passes = layers * loops * network.applications
+    reads = layers if resident else passes
     adapted = layers * (min(loops, architecture.max_loops) if resident else loops)
     found = [Product("head", d, network.outputs, network.tokens, exits, exits)]
     unlooped = {"prelude": architecture.prelude, "coda": architecture.coda * exits}
@@ -212,7 +223,7 @@ def macs_by_part(network: NetworkSpec, loops: int, exits: int = 1) -> dict[str, 
     architecture = network.architecture
     found = dict.fromkeys(PARTS, 0)
     attention = 2 * network.length**2 * architecture.width  # of one layer
-    found["attention"] = loops * architecture.unique_layers * attention
+    found["attention"] = loops * network.applications * architecture.unique_layers * attention
     found["prelude"], found["coda"] = architecture.prelude * attention, architecture.coda * exits * attention
     for each in products(network, loops, exits):
         found[each.part] += each.inputs * each.outputs * each.vectors * each.times
@@ -244,7 +255,8 @@ def moved_bytes(
     """
     check_call(network, loops, exits, batch)
     architecture, width = network.architecture, _bytes(precision)
-    attended = architecture.prelude + architecture.unique_layers * loops + architecture.coda * exits
+    looped = architecture.unique_layers * loops * network.applications
+    attended = architecture.prelude + looped + architecture.coda * exits
     weights, activations = 0, 4 * network.length * architecture.width * attended
     for each in products(network, loops, exits, resident=resident):
         weights += (each.inputs + each.bias) * each.outputs * each.reads

@@ -9,6 +9,7 @@ does one product in five more than is counted here. Element-wise work (optimiser
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from eltbench.accounting.network import NetworkSpec, flops, macs, macs_by_part
 from eltbench.core.fixed_point import Solver
@@ -38,8 +39,9 @@ def step_flops(
 
     learns: the exits whose outputs carry a gradient (`Trainer.learns`), all by default; the backward pass begins at the
     deepest of them and goes through their heads. At equilibrium depth every exit is followed by `phantom_steps` more
-    loops, and the backward pass goes through these alone. since: the state after so many loops is constant (0: none).
-    Raises ValueError for impossible loops and exits.
+    loops, and the backward pass goes through these alone. At recursive depth every exit also reads the halting logit,
+    and the backward pass goes from it through its loop's last recursion. since: the state after so many loops is
+    constant (0: none). Raises ValueError for impossible loops and exits.
     """
     deepest, heads = (loops, exits) if learns is None else (max(learns, default=0), len(learns))
     if not (0 < deepest <= loops and heads <= exits):
@@ -50,6 +52,11 @@ def step_flops(
         further = macs_by_part(network, phantom_steps * exits, exits)
         forward += further["layers"] + further["attention"]
         deepest = phantom_steps * heads
+    judged = 0  # MACs of a halting logit, which is read from the mean over tokens
+    if network.depth == "recursive":
+        judged = network.architecture.width
+        network = replace(network, recursion=replace(network.recursion, recursions=1))
+        deepest = heads
     if not 0 <= since < deepest:
         raise ValueError(f"since must be 0 to {deepest - 1}, one of the loops before the deepest, given {since}")
     parts = macs_by_part(network, deepest - since, heads)  # that the backward pass goes through
@@ -67,6 +74,7 @@ def step_flops(
     constant_inputs += parts["embedding"] + parts["conditioning"] // 2
     if not (network.timed or network.data.classes):
         constant_inputs += parts["modulation"]
-    late = recalled_before and not equilibrium and deepest == 1  # it is first added before the second loop
+    late = recalled_before and network.depth not in ("equilibrium", "recursive") and deepest == 1  # see the second loop
     unused = 2 * parts["injection"] if late else 0
-    return {"forward": 2 * forward, "backward": 2 * (2 * sum(parts.values()) - constant_inputs - unused)}
+    forward, backward = forward + exits * judged, 2 * (sum(parts.values()) + heads * judged) - constant_inputs - unused
+    return {"forward": 2 * forward, "backward": 2 * backward}

@@ -24,6 +24,8 @@ def start(name: str, *, zero_head: bool) -> Start:
     last = module.rpartition(".")[2]
     if part == "up":
         return Start("constant", 0.0)  # an adapter adds nothing at first
+    if module == "judge":
+        return Start("constant", -5.0 if part == "bias" else 0.0)  # TRM's: no answer is taken to be right at first
     if part == "bias":
         return Start("constant", 1.0 if module == "halting.linear" else 0.0)  # ACT begins with few loops
     if last.startswith(("norm", "after")):

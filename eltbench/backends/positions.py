@@ -1,8 +1,12 @@
-"""Fixed tables of a network, in NumPy, so that two backends hold the same numbers: positions, frequencies, masks."""
+"""Fixed tables of a network, in NumPy, so that two backends hold the same numbers: positions, frequencies, masks,
+and the first states of a recursion.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+
+from eltbench.core.streams import stream
 
 LONGEST_PERIOD = 64.0  # of log-SNR, in nats: over [-15, 15] its sine is one-to-one
 SHORTEST_PERIOD = 1.0
@@ -55,3 +59,11 @@ def visible(grid: tuple[int, int], radius: int, prefix: int = 0) -> np.ndarray:
     mask[:, :prefix] = True
     mask[prefix:, prefix:] = near
     return mask
+
+
+def first_states(width: int) -> np.ndarray:
+    """What a recursion begins with at every token (2·width,): the answer, then the latent state, standard normal.
+
+    TRM's code draws them once and does not train them either: no gradient would reach them where T > 1.
+    """
+    return stream("recursion", 0, "first states").standard_normal(2 * width, np.float32)

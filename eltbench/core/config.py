@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -39,7 +40,7 @@ def added(default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The network's shape; the depth scheme (looped, unique, universal, equilibrium) is the trainer's.
+    """The network's shape; the depth scheme (looped, unique, universal, equilibrium, recursive) is the trainer's.
 
     Where the paper (arXiv 2604.09168) is silent the default is its plainest reading: no input injection, no loop
     embedding, pre-norm, and a condition that enters every loop in the same way.
@@ -156,6 +157,15 @@ class Architecture:
     def unlooped(self) -> Architecture:
         """The form of the layers of prelude and coda: those of M independent layers that run once."""
         return replace(self, unique_layers=self.layers, prelude=0, coda=0, max_loops=1, min_loops=1)
+
+
+def check_settings(architecture: Architecture, needed: Mapping[str, Any], reason: str) -> None:
+    """Raise ValueError, with the reason, for the first field of an architecture that is not as needed."""
+    for name, value in needed.items():
+        if (given := getattr(architecture, name)) != value:
+            raise ValueError(
+                f"architecture: {reason}: expected {name} = {str(value).lower()}, given {str(given).lower()}"
+            )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from eltbench.core.arrays import Array, namespace
-from eltbench.core.config import Architecture
+from eltbench.core.config import Architecture, check_settings
 
 FIXED_POINT = {
     "input_injection": True,
@@ -115,12 +115,7 @@ def _inner(changes: Array, residual: Array) -> Array:
 
 def check_fixed_point(architecture: Architecture, solver: Solver) -> None:
     """Raise ValueError for a network whose loops have no fixed point to seek, or not with this solver."""
-    for name, needed in FIXED_POINT.items():
-        if (given := getattr(architecture, name)) != needed:
-            raise ValueError(
-                "architecture: a fixed point needs every loop to be the same map of state and input: expected "
-                f"{name} = {str(needed).lower()}, given {str(given).lower()}"
-            )
+    check_settings(architecture, FIXED_POINT, "a fixed point needs every loop to be the same map of state and input")
     if solver.memory and not solver.ridge >= LEAST_RIDGE:
         raise ValueError(f"solver: ridge must be at least {LEAST_RIDGE} for a network, given {solver.ridge}")
     if solver.memory and architecture.attention_radius is not None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from eltbench.core.arrays import Array
+from eltbench.core.arrays import Array, namespace
 from eltbench.core.validation import check_numbers, whole
 from eltbench.data.base import Clean, DataSpec
 
@@ -50,13 +50,16 @@ class ExitOutput(NamedTuple):
     """What the network gives at one exit; fields that were not requested are None.
 
     prediction: (B, H, W, C), or logits (B, T, vocabulary). state: (B, T, width), after that loop. At universal depth
-    ponder (B, T), loops spent plus remainder, and unhalted (B, T), the probability not to have halted by that loop.
+    ponder (B, T), loops spent plus remainder, and unhalted (B, T), the probability not to have halted by that loop. At
+    recursive depth state (B, T, 2·width), answer and latent, and halting (B, T), the logit that the item is right as a
+    whole, the same at every token.
     """
 
     prediction: Array = None
     state: Array = None
     ponder: Array = None
     unhalted: Array = None
+    halting: Array = None
 
 
 class Ops(Protocol):
@@ -147,6 +150,12 @@ class Task(ABC):
         Signals, errors of items and diagnostics look at this alone. Of `batch` the inputs, labels, context and log_snr
         are known.
         """
+
+    def right(self, output: ExitOutput, batch: Batch) -> Array:
+        """Whether the likeliest token is the right one wherever an item hides one (B,); of tokens alone."""
+        xp = namespace(batch.weight)
+        guess = xp.argmax(self.clean(output, batch), axis=-1)  # (B, T)
+        return xp.all((guess == batch.target) | (batch.weight == 0), axis=1)
 
     @abstractmethod
     def noisiness(self, batch: Batch) -> Array:

@@ -19,6 +19,7 @@ registry: Registry[Trainer] = Registry(
         "no-ilsd": "eltbench.trainers.no_ilsd:NoILSD",
         "progressive": "eltbench.trainers.progressive:Progressive",
         "random-loops": "eltbench.trainers.random_loops:RandomLoops",
+        "trm": "eltbench.trainers.trm:TRM",
         "unique-depth": "eltbench.trainers.unique_depth:UniqueDepth",
         "universal-transformer": "eltbench.trainers.universal_transformer:UniversalTransformer",
     },

@@ -12,6 +12,7 @@ from eltbench.accounting import Depth
 from eltbench.core.arrays import Array
 from eltbench.core.config import Architecture
 from eltbench.core.fixed_point import Solver, check_fixed_point
+from eltbench.core.recursion import USUAL, Recursion, check_recursion
 from eltbench.tasks.base import Batch, ExitOutput, Ops, Task
 
 
@@ -25,6 +26,7 @@ class Trainer(ABC):
     version: ClassVar[int]
     depth: ClassVar[Depth]
     fields: ClassVar[tuple[str, ...]] = ("prediction",)  # what `objective` needs of every exit
+    data_kinds: ClassVar[tuple[str, ...]] = ("continuous", "tokens")  # of the tasks for which it has a loss
     architecture_defaults: ClassVar[Mapping[str, Any]] = {}  # of this trainer's arms, where a preset says nothing
 
     def check(self, architecture: Architecture) -> None:
@@ -36,6 +38,13 @@ class Trainer(ABC):
             )
         if self.depth == "equilibrium":
             check_fixed_point(architecture, self.solver(architecture))
+        if self.depth == "recursive":
+            check_recursion(architecture)
+
+    @property
+    def recursion(self) -> Recursion:
+        """How often the network is applied in a loop; used at recursive depth only."""
+        return USUAL
 
     def solver(self, architecture: Architecture) -> Solver:
         """How the fixed point is sought, plainly by default; used at equilibrium depth only."""

@@ -46,10 +46,15 @@ def parts(run: Run) -> Parts:
     dataset = WithValidation(dataset) if run.validation else dataset
     backends.registry.check(run.backend)
     trainer.check(run.architecture)
-    network = NetworkSpec(run.architecture, trainer.depth, dataset.spec, task.timed)
+    network = NetworkSpec(run.architecture, trainer.depth, dataset.spec, task.timed, trainer.recursion)
     if task.data_kind != dataset.spec.kind:
         raise ValueError(
             f"task {run.task!r} works on {task.data_kind} data, dataset {run.dataset!r} gives {dataset.spec.kind}"
+        )
+    if task.data_kind not in trainer.data_kinds:
+        raise ValueError(
+            f"trainer {run.trainer!r} has a loss for {' and '.join(trainer.data_kinds)} alone, and task {run.task!r} "
+            f"works on {task.data_kind} data: give a task of the former, or another trainer"
         )
     return Parts(trainer, task, dataset, network)
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_architectures import CONTINUOUS, DEPTHS, RELAY, TOKENS, architectures, calls, specs
+from random_architectures import CONTINUOUS, DEPTHS, FITTING, RELAY, TOKENS, architectures, calls, specs
 from torch.utils.flop_counter import FlopCounterMode
 
 from eltbench import accounting
 from eltbench.accounting import NetworkSpec
-from eltbench.backends.torch.network import Network
+from eltbench.backends.torch.recursive import network_of
 from eltbench.core.config import Architecture
 
 timing = st.booleans()
@@ -21,7 +21,7 @@ timing = st.booleans()
 
 def on_meta(architecture, depth, spec, timed):
     with torch.device("meta"):
-        return Network(NetworkSpec(architecture, depth, spec, timed=timed))
+        return network_of(NetworkSpec(architecture, depth, spec, timed=timed))
 
 
 def counted_flops(network, spec, timed, exits, batch=1):
@@ -41,7 +41,7 @@ def counted_flops(network, spec, timed, exits, batch=1):
 def test_parameters_equal_torchs_by_part(call):
     rooms = ("embedding", "block", "prelude", "coda", "conditioning", "head", "halting", "adapters")
     parts = dict.fromkeys(rooms, 0)
-    part_of = {"blocks": "block", "condition": "conditioning", "injection": "embedding"}
+    part_of = {"blocks": "block", "condition": "conditioning", "injection": "embedding", "judge": "halting"}
     for name, parameter in on_meta(*call[:4]).named_parameters():
         room = name.split(".")[0]
         parts[part_of.get(room, room)] += parameter.numel()
@@ -52,6 +52,7 @@ def test_parameters_equal_torchs_by_part(call):
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(architectures, st.sampled_from(DEPTHS), specs, timing, st.sets(st.integers(1, 5), min_size=1))
 def test_flops_equal_torchs_counter(architecture, depth, spec, timed, exits):
+    architecture = replace(architecture, **FITTING.get(depth, {}))
     exits = (1,) if depth == "unique" else tuple(sorted(exits))
     counted = counted_flops(on_meta(architecture, depth, spec, timed), spec, timed, exits, batch=2)
     assert 2 * accounting.flops(NetworkSpec(architecture, depth, spec, timed), exits[-1], len(exits)) == counted

@@ -11,7 +11,7 @@ from jaxpr_macs import macs
 from random_architectures import calls
 
 from eltbench import accounting
-from eltbench.backends.jax.network import Network
+from eltbench.backends.jax.recursive import network_of
 from eltbench.tasks.base import Batch
 
 
@@ -20,7 +20,7 @@ from eltbench.tasks.base import Batch
 @given(calls(), st.integers(1, 3))
 def test_macs_equal_those_of_the_traced_program(call, batch):
     spec = call.spec
-    network = Network(call.network)
+    network = network_of(call.network)
     continuous = spec.kind == "continuous"
     inputs = np.zeros((batch, *((*spec.grid, spec.channels) if continuous else (spec.tokens,))))
     inputs = inputs.astype(np.float32 if continuous else np.int32)

@@ -85,7 +85,7 @@ def largest_alive(call: Call, batch: int) -> int:
 
 @pytest.mark.slow
 @settings(max_examples=40, derandomize=True)
-@given(calls(), st.integers(1, 3))
+@given(calls().filter(lambda call: call.depth != "recursive"), st.integers(1, 3))
 def test_activation_bytes_equal_what_autograd_saves(call, batch):
     parts = accounting.activation_bytes(call.network, call.exits[-1], len(call.exits), batch)
     assert sum(parts.values()) == saved_by_autograd(call, batch)
@@ -106,7 +106,7 @@ def test_activation_bytes_with_dropout_are_its_factors_more_whatever_the_loops(d
 
 @pytest.mark.slow
 @settings(max_examples=40, derandomize=True)
-@given(calls().filter(lambda call: call.depth != "equilibrium"), st.integers(1, 3))
+@given(calls().filter(lambda call: call.depth not in ("equilibrium", "recursive")), st.integers(1, 3))
 def test_peak_bytes_equal_the_most_that_torch_has_alive(call, batch):
     call = call._replace(exits=call.exits[-1:])
     assert accounting.peak_bytes(call.network, call.exits[-1], batch) == largest_alive(call, batch)
@@ -115,6 +115,12 @@ def test_peak_bytes_equal_the_most_that_torch_has_alive(call, batch):
 def test_the_peak_of_a_call_with_a_solver_is_refused():
     with pytest.raises(ValueError, match="counts no solver's history: expected another depth, given 'equilibrium'"):
         accounting.peak_bytes(NetworkSpec(Architecture(), "equilibrium", CONTINUOUS, True), 4)
+
+
+@pytest.mark.parametrize("count", [accounting.peak_bytes, accounting.activation_bytes])
+def test_activations_of_a_recursion_are_refused(count):
+    with pytest.raises(ValueError, match=r"_bytes counts no latent state: expected another depth, given 'recursive'"):
+        count(NetworkSpec(Architecture(), "recursive", TOKENS, False), 4)
 
 
 def test_a_training_step_keeps_as_much_of_a_fixed_point_after_any_number_of_loops():

@@ -22,12 +22,13 @@ BATCH = 2
 
 def counted(call: Call, learns: tuple[int, ...]) -> tuple[int, int]:
     """FLOPs forward and backward per item, the latter from `learns` alone, with attention that recomputes nothing."""
-    predict, _ = prepared(call, BATCH)
+    predict, _ = prepared(call, BATCH, ("prediction", "halting"))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         outputs = predict()
         forward = counter.get_total_flops()
         read = zip(call.exits, outputs, strict=True)
-        torch.stack([output.prediction.sum() for at, output in read if at in learns]).sum().backward()
+        learned = [field.sum() for at, (*fields,) in read if at in learns for field in fields if field is not None]
+        torch.stack(learned).sum().backward()
     return forward // BATCH, (counter.get_total_flops() - forward) // BATCH
 
 

@@ -31,11 +31,13 @@ TRAINERS = (
     "random-loops",
     "progressive",
     "deq",
+    "trm",
 )
 CASES = [  # each trainer where its block is at home, and depth schemes in the other block too
     (trainer, task, block)
     for trainer, task, block in product(TRAINERS, ("diffusion", "masked"), ("dit", "bert"))
-    if (task == "diffusion") == (block == "dit") or trainer in ("elt", "universal-transformer", "deq")
+    if ((task == "diffusion") == (block == "dit") or trainer in ("elt", "universal-transformer", "deq", "trm"))
+    and (task == "masked" or trainer != "trm")  # which takes tokens alone
 ]
 
 

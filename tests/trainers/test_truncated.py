@@ -112,6 +112,20 @@ def test_random_loops_carry_a_gradient_through_their_last_loops_alone(loops):
             assert torch.allclose(slope, wanted[name], rtol=1e-4, atol=1e-7), name
 
 
+def test_loops_are_drawn_from_huginns_distribution_cut_at_the_most():
+    """The law by quadrature over τ: Poisson of rate exp(τ), τ normal of deviation 1/2 and E exp(τ) = 3."""
+    architecture, draws = Architecture(min_loops=2, max_loops=8), 8000
+    trainer = trainers.create("random-loops", distribution="poisson-log-normal")
+    drawn = [trainer.exits(architecture, stream("relay", 0, "exits", step))[0] for step in range(draws)]
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    rates = np.exp(np.log(3) - 1 / 8 + nodes / 2)
+    law = (stats.poisson.pmf(np.arange(6)[:, None], rates) * weights / weights.sum()).sum(axis=1)
+    expected = draws * np.append(law, 1 - law.sum())
+    assert stats.chisquare(np.bincount(drawn, minlength=9)[2:], expected).pvalue > 0.001
+    (only,) = trainer.exits(Architecture(min_loops=3, max_loops=3), stream("relay", 0, "exits", 0))
+    assert only == 3
+
+
 @pytest.mark.parametrize("since", [1, 3])
 @pytest.mark.parametrize("injection", [False, True])
 @pytest.mark.parametrize(
@@ -183,3 +197,5 @@ def test_what_no_loss_can_be_made_of_is_refused():
         trainers.create("progressive", alpha=1.5)
     with pytest.raises(ValueError, match="gradient_loops must be 0 or more, given -1"):
         trainers.create("random-loops", gradient_loops=-1)
+    with pytest.raises(ValueError, match="poisson-log-normal"):
+        trainers.create("random-loops", distribution="poisson")

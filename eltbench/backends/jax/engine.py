@@ -23,6 +23,7 @@ from eltbench.backends.jax.network import Network, in_precision
 from eltbench.backends.jax.ops import JaxOps
 from eltbench.backends.jax.parallel import available_devices, placement
 from eltbench.backends.jax.recurrence import JaxRecurrence
+from eltbench.backends.jax.recursive import network_of
 from eltbench.backends.jax.steps import JaxSteps
 from eltbench.core.config import Optimisation, Run
 from eltbench.core.streams import stream
@@ -82,7 +83,7 @@ class JaxEngine(Engine):
             trainer, task, self.ops, run.optimisation, run.architecture.max_loops, run.precision, unroll=run.compile
         )
         solver = trainer.solver(run.architecture)
-        network = Network(spec, solver=solver)
+        network = network_of(spec, solver=solver)
         rng, continuous = stream(run.dataset, run.seed, "weights"), spec.data.kind == "continuous"
         network = initialise(network, rng, zero_head=continuous)
         network, average = (jax.tree.map(self.ops.asarray, network) for _ in range(2))

@@ -34,15 +34,16 @@ Tree = TypeVar("Tree")
 
 
 class Reading(NamedTuple):
-    """What an exit takes from a loop, before the head: what it reads and the state (B, P + T, D), ponder and unhalted.
+    """What an exit takes from a loop, before the head: what it reads and the state (B, P + T, D), and what it says.
 
-    Fields that no exit needs are None.
+    That is ponder, unhalted and halting of its output. Fields that no exit needs are None.
     """
 
     read: Array | None
     state: Array | None
     ponder: Array | None
     unhalted: Array | None
+    halting: Array | None = None
 
 
 class InputEmbedding(eqx.Module):
@@ -276,7 +277,7 @@ class Network(eqx.Module):
         """What an exit gives, predictions in float32; or several exits at once, (E, …) for (E, …)."""
         prediction = None if reading.read is None else self.read(reading.read, conditioning).astype(jnp.float32)
         state = None if reading.state is None else reading.state[..., self.prefix :, :]  # (…, B, T, D)
-        return ExitOutput(prediction, state, reading.ponder, reading.unhalted)
+        return ExitOutput(prediction, state, *reading[2:])
 
     def _outputs(self, readings: Reading, conditioning: Conditioning, exits: int) -> list[ExitOutput]:
         """The head on all exits' states at once."""

@@ -36,7 +36,9 @@ class JaxRecurrence(Recurrence):
         return partial(_product, self.network, self.conditioning, state, jnp.int32(index))
 
 
-_embed, _loop, _read = jax.jit(Network.embed), jax.jit(Network.loop), jax.jit(Network.read)
+_embed = jax.jit(lambda network, *given: network.embed(*given))
+_loop = jax.jit(lambda network, *given: network.loop(*given))
+_read = jax.jit(lambda network, *given: network.read(*given))
 
 
 @jax.jit

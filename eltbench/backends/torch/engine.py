@@ -20,6 +20,7 @@ from eltbench.backends.torch.network import Network
 from eltbench.backends.torch.ops import TorchOps
 from eltbench.backends.torch.precision import Converted, autocast
 from eltbench.backends.torch.recurrence import TorchRecurrence
+from eltbench.backends.torch.recursive import network_of
 from eltbench.backends.torch.steps import TorchSteps
 from eltbench.core.arrays import Array
 from eltbench.core.config import Run
@@ -43,7 +44,7 @@ class TorchEngine(Engine):
         seed = int(stream(run.dataset, run.seed, "weights").integers(2**62))
         with torch.random.fork_rng(devices=[]):  # modules draw first weights of their own, which none sees
             generator = torch.Generator().manual_seed(seed)
-            network = Network(spec, generator=generator, solver=trainer.solver(run.architecture))
+            network = network_of(spec, generator=generator, solver=trainer.solver(run.architecture))
         self.network = network.to(self.device)
         optimisation = run.optimisation
         averaging = _debiased if optimisation.ema_debias else get_ema_multi_avg_fn

@@ -35,6 +35,11 @@ def unhalted(trace: Trace, exit: int) -> Array:
     return trace.outputs[exit].unhalted
 
 
+def halting(trace: Trace, exit: int) -> Array:
+    """Minus the halting logit, by which the item is right as a whole: above 0 rather not (TRM, arXiv 2510.04871)."""
+    return -trace.outputs[exit].halting
+
+
 def variance_bound(trace: Trace, exit: int) -> Array:
     """(1 - x̂)(1 + x̂), x̂ clipped to [-1, 1]: the largest variance in [-1, 1] at mean x̂ (Bhatia, Davis 2000)."""
     bounded = trace.xp.clip(trace.outputs[exit].prediction, -1.0, 1.0)

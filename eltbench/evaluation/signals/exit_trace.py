@@ -15,7 +15,7 @@ from eltbench.tasks.base import Batch, ExitOutput, Task
 from eltbench.training.model import Model
 
 TINY = 1e-37  # added to probabilities so that 0·ln 0 is 0 and not NaN; lost in rounding above 1e-30
-
+HALTING = {"universal": ("ponder", "unhalted"), "recursive": ("halting",)}  # fields of a depth scheme's own
 
 T = TypeVar("T")
 
@@ -253,7 +253,7 @@ class Trace:
 
 def observed_fields(depth: str) -> tuple[str, ...]:
     """What is read of the exits of a depth scheme where all signals of one pass are wanted."""
-    return ("prediction", "state", *(("ponder", "unhalted") if depth == "universal" else ()))
+    return ("prediction", "state", *HALTING.get(depth, ()))
 
 
 def trace(model: Model, batch: Batch, exits: Sequence[int]) -> Trace:

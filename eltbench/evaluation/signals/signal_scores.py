@@ -173,7 +173,7 @@ def _gains(observed: PerSample, parted: Parted, deepest: int, signals: dict[str,
     cheap = best(FAMILIES["cheap"])
     contenders = {family: best(FAMILIES[family]) for family in ("disagreement", "convergence")}
     contenders |= {name: best([name]) for name in signals if name.startswith("probe_")}
-    sources = ("ensemble", "dropout", "unique_depth", "ponder", "unhalted")
+    sources = ("ensemble", "dropout", "unique_depth", "ponder", "unhalted", "minus_halting")
     contenders |= {of: best(name for name in signals if name.startswith(of)) for of in sources}
     rows = []
     for family, name in contenders.items():

@@ -22,7 +22,7 @@ from eltbench.evaluation.signals.exit_trace import Trace
 
 TOKENS, CONTINUOUS = ("tokens",), ("continuous",)
 ANY = TOKENS + CONTINUOUS
-IN_PASS = ("prediction", "state", "ponder", "unhalted", "level")
+IN_PASS = ("prediction", "state", "ponder", "unhalted", "halting", "level")
 MEMBERS = ("dropout", "ensemble", "unique-depth")
 
 
@@ -30,14 +30,14 @@ MEMBERS = ("dropout", "ensemble", "unique-depth")
 class Signal:
     """What is declared of a signal; its formula and its source are the docstring of its function.
 
-    needs: what it reads: "prediction", "state", "ponder" or "unhalted" (universal depth) or "level" of the pass
-    itself; "recurrence" (further loops), or the predictions of other networks on the same input: "dropout", "ensemble",
-    "unique-depth". kinds: the data for which it exists (`Task.data_kind`). looks_back: how many earlier exits it reads
-    at least. other: which exit it is compared with, where its function takes one. may_stop: whether it reads no later
-    exit and no other network, so that a stopping rule may use it. extra_loops, extra_passes: its cost beyond the pass
-    for each item, a pass being the loops of the exit in question once, or the other network once; for each perturbation
-    or member where there are several. baseline: whether signals of exits have to beat it. reduction: how the values of
-    an item's masked tokens become one.
+    needs: what it reads: "prediction", "state", "ponder" or "unhalted" (universal depth), "halting" (recursive depth)
+    or "level" of the pass itself; "recurrence" (further loops), or the predictions of other networks on the same input:
+    "dropout", "ensemble", "unique-depth". kinds: the data for which it exists (`Task.data_kind`). looks_back: how many
+    earlier exits it reads at least. other: which exit it is compared with, where its function takes one. may_stop:
+    whether it reads no later exit and no other network, so that a stopping rule may use it. extra_loops, extra_passes:
+    its cost beyond the pass for each item, a pass being the loops of the exit in question once, or the other network
+    once; for each perturbation or member where there are several. baseline: whether signals of exits have to beat it.
+    reduction: how the values of an item's masked tokens become one.
     """
 
     compute: Callable[..., Array]
@@ -88,6 +88,7 @@ SIGNALS: dict[str, Signal] = {
     "corruption_level": Signal(_exit.corruption_level, "level", baseline=True),
     "ponder": Signal(_exit.ponder, "ponder"),
     "unhalted": Signal(_exit.unhalted, "unhalted"),
+    "minus_halting": Signal(_exit.halting, "halting", TOKENS),
     "kl_to_previous": Signal(_exit.kl, "prediction", TOKENS, **PREVIOUS),
     "kl_to_deepest": Signal(_exit.kl, "prediction", TOKENS, **DEEPEST),
     "jensen_shannon_to_previous": Signal(_exit.jensen_shannon, "prediction", TOKENS, **PREVIOUS),

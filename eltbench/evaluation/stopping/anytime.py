@@ -18,7 +18,7 @@ import numpy as np
 from eltbench.backends.steps import Steps
 from eltbench.core.arrays import Array
 from eltbench.evaluation.signals import uncertainty
-from eltbench.evaluation.signals.exit_trace import Trace, estimated
+from eltbench.evaluation.signals.exit_trace import Trace, estimated, observed_fields
 from eltbench.evaluation.signals.uncertainty import SIGNALS
 from eltbench.evaluation.stopping import rules
 from eltbench.evaluation.stopping.rules import Rule
@@ -64,7 +64,7 @@ class Plan:
     def fields(self) -> tuple[str, ...]:
         """What is read of every exit."""
         needs = {SIGNALS[name].needs for name in self.signals}
-        return ("prediction", *(field for field in ("state", "ponder", "unhalted") if field in needs))
+        return ("prediction", *(field for field in ExitOutput._fields[1:] if field in needs))
 
     def stop(self, seen: dict[str, np.ndarray], read: int, items: int) -> np.ndarray:
         """Which of the items (R,) stop at the latest of `read` exits, by what the rule read so far {name: (E, R)}."""
@@ -195,8 +195,8 @@ def planned(
     rule = rules.get(rule) if isinstance(rule, str) else rule
     if rule is None and (threshold is not None or gate is not None):
         raise ValueError("anytime: a threshold and a gate belong to a rule; name the rule, or leave them out")
-    halting = () if model.trainer.depth == "universal" else ("ponder", "unhalted")
-    told = {name: one for name, one in SIGNALS.items() if one.one_pass and one.may_stop and one.needs not in halting}
+    here = (*observed_fields(model.trainer.depth), "level")
+    told = {name: one for name, one in SIGNALS.items() if one.may_stop and one.needs in here}
     readable = [name for name, one in told.items() if model.spec.kind in one.kinds]
     chosen = list(readable if signals is None else signals)
     if rule is not None:

@@ -59,7 +59,7 @@ class Rule:
         return seen[self.signal] if gate is None else gate(seen, loops)
 
 
-HUGINN, BEND, ACT = "arXiv 2502.05171, code", "arXiv 2509.23314", "arXiv 1603.08983"
+HUGINN, BEND, ACT, TRM = "arXiv 2502.05171, code", "arXiv 2509.23314", "arXiv 1603.08983", "arXiv 2510.04871"
 RULES: dict[str, Rule] = {
     "fixed": Rule("minus_loops"),
     "entropy": Rule("entropy", source="arXiv 1709.01686"),
@@ -72,6 +72,7 @@ RULES: dict[str, Rule] = {
     "acceleration": Rule("relative_acceleration", hits=2, source=BEND),
     "argmax-stability": Rule("argmax_unsettled", threshold=-5, source=HUGINN),
     "halting": Rule("unhalted", threshold=0.0, source=ACT),  # where all tokens have halted
+    "judged-right": Rule("minus_halting", threshold=0.0, source=TRM),
     "learned-gate": Rule("not_ready"),
     "oracle": Rule("excess_error", threshold=0.0),
 }

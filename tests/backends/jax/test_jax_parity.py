@@ -53,13 +53,14 @@ OPTIONS = {
         },
     ),
 }
+HALTING = {"ponder": "universal-transformer", "unhalted": "universal-transformer", "halting": "trm"}
 
 
 def assert_same_outputs(pair):
     exits = (1,) if pair.run.trainer == "unique-depth" else (1, 2, 3, 5)  # beyond max_loops too
-    for ours, theirs in pair.predictions(exits, ("prediction", "state", "ponder", "unhalted")):
-        for field in (2, 3):
-            assert (ours[field] is None) == (theirs[field] is None) == (pair.run.trainer != "universal-transformer")
+    for ours, theirs in pair.predictions(exits, ("prediction", "state", *HALTING)):
+        for field, trainer in enumerate(HALTING.values(), 2):
+            assert (ours[field] is None) == (theirs[field] is None) == (pair.run.trainer != trainer)
         for left, right in zip(ours, theirs, strict=True):
             assert left is None or relative(left, right) < 1e-5
 

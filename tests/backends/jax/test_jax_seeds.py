@@ -39,6 +39,7 @@ PAIRS = [
         marks=SLOW,
     ),
     pytest.param(small_run("progressive", "masked", block="bert"), id="progressive masked", marks=SLOW),
+    pytest.param(small_run("trm", "masked", block="bert"), id="trm masked", marks=SLOW),
 ]
 
 

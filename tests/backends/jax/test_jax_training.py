@@ -25,6 +25,7 @@ RUNS = {
         "random-loops", "diffusion", optimisation={"ema_debias": True}, input_injection=True, loop_adapter_rank=2
     ),
     "deq": small_run("deq", "masked", block="bert"),
+    "trm": small_run("trm", "masked", block="bert"),
     "elt": small_run("elt", "diffusion"),  # last, for later tests to find it compiled
 }
 

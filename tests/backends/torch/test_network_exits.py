@@ -163,7 +163,9 @@ def test_impossible_networks_are_refused():
         Network(NetworkSpec(Architecture(max_loops=1, coda=1), "unique", spec, timed=True))
     with pytest.raises(ValueError, match="max_loops 1 and all layers as unique_layers, given max_loops 4"):
         Network(NetworkSpec(Architecture(max_loops=4), "unique", spec, timed=True))
-    with pytest.raises(ValueError, match="one of 'looped', 'unique', 'universal', 'equilibrium', given 'deep'"):
+    with pytest.raises(
+        ValueError, match="one of 'looped', 'unique', 'universal', 'equilibrium', 'recursive', given 'deep'"
+    ):
         Network(NetworkSpec(Architecture(), "deep", spec, timed=True))
 
 

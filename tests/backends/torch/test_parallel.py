@@ -38,6 +38,8 @@ CASES |= {  # with parameters that go unused, always or at times
     "fixed point": small_run("deq", "masked", input_injection=True),
     "halting unused": small_run("universal-transformer", "masked", max_loops=1),
     "injection at times unused": small_run("random-loops", "masked", input_injection=True, max_loops=2),
+    "progressive": small_run("progressive", "masked", loop_adapter_rank=2, input_injection=True),
+    "recursion": small_run("trm", "masked", block="bert"),
     "adapters at times unused": small_run("random-loops", "masked", loop_adapter_rank=2),
 }
 CASES["average debiased"] = replace(

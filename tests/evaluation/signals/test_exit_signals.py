@@ -18,6 +18,7 @@ LOGITS = np.cumsum(2 * SETTLING[:, None, None, None] * RNG.standard_normal((E, B
 STATES = np.cumsum(RNG.standard_normal((E + 1, B, T, D)), axis=0)  # the first is the state before the first loop
 PONDER = RNG.random((E, B, T)) + np.arange(1, E + 1)[:, None, None]
 UNHALTED = np.sort(np.random.default_rng(4).random((E, B, T)), axis=0)[::-1]
+HALTING = np.random.default_rng(5).standard_normal((E, B, T))
 HIDDEN = RNG.random((B, T)) < 0.6
 HIDDEN[0] = True
 IMAGES = np.cumsum(RNG.standard_normal((E, B, 3, 2, 1)), axis=0)
@@ -29,7 +30,7 @@ def trace_of(kind="tokens", hidden=HIDDEN, initial=True, exits=E, make=np.asarra
     trace = Trace(kind, hidden=hidden, level=LEVEL, initial=make(STATES[0]) if initial else None, **fields)
     predictions = LOGITS if kind == "tokens" else IMAGES
     for exit in range(exits):
-        outputs = predictions[exit], STATES[exit + 1], PONDER[exit], UNHALTED[exit]
+        outputs = predictions[exit], STATES[exit + 1], PONDER[exit], UNHALTED[exit], HALTING[exit]
         trace.append(exit + 1, ExitOutput(*(make(output) for output in outputs)))
     return trace
 
@@ -73,6 +74,7 @@ TOKEN_ORACLES = {
     "entropy": (0, lambda e, b, t: entropy(P[e, b, t])),
     "ponder": (0, lambda e, b, t: PONDER[e, b, t]),
     "unhalted": (0, lambda e, b, t: UNHALTED[e, b, t]),
+    "minus_halting": (0, lambda e, b, t: -HALTING[e, b, t]),
     "kl_to_previous": (1, lambda e, b, t: entropy(P[e - 1, b, t], P[e, b, t])),
     "kl_to_deepest": (0, lambda e, b, t: entropy(P[-1, b, t], P[e, b, t])),
     "jensen_shannon_to_previous": (1, lambda e, b, t: jensenshannon(P[e - 1, b, t], P[e, b, t]) ** 2),

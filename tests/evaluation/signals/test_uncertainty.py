@@ -43,7 +43,7 @@ def test_a_signal_that_may_stop_does_not_change_when_later_exits_are_added(name)
         trace = Trace(kind, hidden=np.ones((3, 4), bool) if kind == "tokens" else None, level=np.arange(3.0))
         for exit in range(exits):
             prediction = logits[exit] if kind == "tokens" else logits[exit][..., None]
-            trace.append(exit + 1, ExitOutput(prediction, states[exit], states[exit, ..., 0], states[exit, ..., 1]))
+            trace.append(exit + 1, ExitOutput(prediction, states[exit], *np.moveaxis(states[exit, ..., :3], -1, 0)))
         measured.append(measure(trace, [name])[name])
     assert np.array_equal(measured[0], measured[1][:3], equal_nan=True)
 

@@ -200,7 +200,7 @@ RULES = [
 
 @pytest.mark.parametrize(("block", "name"), RULES)
 def test_each_rule_stops_where_it_does_on_a_whole_pass(block, name):
-    trainer = "universal-transformer" if name == "halting" else "elt"
+    trainer = {"halting": "universal-transformer", "judged-right": "trm"}.get(name, "elt")
     model, rule = model_of(trainer, block), stopping.RULES[name]
     values = stopping.minus_loops(EXITS, ITEMS) if name == "fixed" else measured(model)[rule.signal]
     whole = {"fixed": -2.0, "argmax-stability": -0.5}  # signals that count

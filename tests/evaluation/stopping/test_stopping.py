@@ -78,6 +78,7 @@ def test_the_rules_of_the_sources_are_all_there():
         "acceleration",
         "argmax-stability",
         "halting",
+        "judged-right",
         "learned-gate",
         "oracle",
     }
