@@ -15,11 +15,9 @@ unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles wha
 
 setup: $(STAMP)
 
-# --no-compile: Python compiles what is imported when it is first imported, which is a small part of what is installed
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
-	  --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
 
 run: setup
