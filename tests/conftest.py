@@ -8,14 +8,19 @@ import tempfile
 import pytest
 from hypothesis import settings
 
-# compiling would dominate what is run a few times only: XLA leaves optimisations out, and programs are kept for every
-# process that the tests start (also of xdist, whose workers inherit this)
+# compiling would dominate what is run a few times only: XLA leaves optimisations and its slower emitters out, and
+# programs are kept for every process that the tests start (also of xdist, whose workers inherit this)
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = programs = tempfile.mkdtemp(prefix="eltbench-programs-")
     atexit.register(shutil.rmtree, programs, ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+QUICKLY = (
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
+)
+os.environ.setdefault("XLA_FLAGS", " ".join(QUICKLY))
 
 # xdist has a process for every processor: threads of one would only wait for those of another
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -28,13 +28,14 @@ from eltbench.execution import executors, torchrun
 from eltbench.execution.collect import collect
 from eltbench.execution.estimate import estimate
 from eltbench.execution.store import RunStore, set_aside
-from eltbench.execution.sweep import Durations, grouped, sweep, with_companions
+from eltbench.execution.sweep import Durations, Outcome, grouped, sweep, with_companions
 from eltbench.execution.sweep import plan as plan_sweep
 from eltbench.studies import recipes
 from eltbench.studies.base import Study
 from eltbench.studies.deciding import publish
 from eltbench.studies.presets import MOST_SEEDS, Preset, load_preset
 from eltbench.studies.untrained import UnmeasuredError, Untrained
+from eltbench.training.job import Job
 from eltbench.training.loop import check_vectorised
 from eltbench.training.model import runs_root
 
@@ -130,21 +131,51 @@ def execute_untrained(study: Untrained, options: Any) -> int:
     return FAILED if made.failures else 0
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What a command is to do: checked, and nothing of it begun."""
+
+    command: StudyCommand
+    study: Study
+    presets: list[Preset]
+    jobs: list[Job]
+    warnings: dict[str, list[str]]  # as they are told beside the rows and in the last line, if there are any
+    store: RunStore
+    folder: Path
+    workers: int
+    choice: budget.Choice | None = None
+
+
 def execute(study_name: str, command: StudyCommand) -> int:
     """Run a study of trained models; a ValueError is a message for the user."""
     if torchrun.launched():
         raise ValueError("a study starts its own processes, also for several devices: call it without torchrun")
     started = time.monotonic()
     limit = durations.seconds("budget", command.budget) if command.budget is not None else None
+    planned = _planned(study_name, command)
+    if command.dry_run or limit is not None:
+        planned = _estimated(planned, limit)
+    if command.dry_run:
+        return 0
+    with executors.opened(command.engine, command.scheduler, planned.workers) as executor:
+        outcome = sweep(planned.jobs, planned.store, vectorise_seeds=command.vectorise_seeds, executor=executor)
+    decisions, remarks = _published(planned, outcome, started)
+    said = {**planned.warnings, **{f"runs_{how}": len(runs) for how, runs in asdict(outcome).items()}}
+    failures = [f"run {run_id}: {message}" for run_id, message in outcome.failed.items()]
+    _print(planned.study, planned.presets[0].name, planned.folder, decisions, remarks, failures, said)
+    return FAILED if outcome.failed else 0
+
+
+def _planned(study_name: str, command: StudyCommand) -> Planned:
+    """Plan and warn; raises ValueError where the command cannot be followed, before anything is begun."""
     study = studies.create(study_name)
     check_name("study", study.name.replace(":", "-").lstrip("_"))  # module:Class is the name of one that has none
     presets = _presets(study_name, command)
     jobs = [job for preset in presets for job in study.plan(preset)]
     recipes.check_worlds(study, presets)
     doubts = list(dict.fromkeys(doubt for job in jobs if not presets[0].smoke for doubt in job.run.optimisation.doubts))
-    _say([f"warning: {doubt}" for doubt in doubts], to=sys.stderr)
-    for claim, why in study.open_questions(jobs).items():
-        print(f"warning: {claim} will stay open: {why}", file=sys.stderr)
+    open_questions = [f"{claim} will stay open: {why}" for claim, why in study.open_questions(jobs).items()]
+    _say([f"warning: {what}" for what in (*doubts, *open_questions)], to=sys.stderr)
     for run in {replace(job.run, seed=0) for job in jobs if command.vectorise_seeds}:
         try:
             check_vectorised(run)
@@ -156,61 +187,67 @@ def execute(study_name: str, command: StudyCommand) -> int:
     folder = command.results / study.name / presets[0].name
     if not command.dry_run:
         check_writable(folder)
-    published = None if command.force else _published(folder / "rows.parquet", touch=not command.dry_run)
+    published = None if command.force else _rows(folder / "rows.parquet", touch=not command.dry_run)
     if published is not None:
         results.refuse_superseded(published, jobs, study.cell)
         recipes.refuse_others(study, published, _commands(folder / "provenance.json", touch=False), presets)
     if command.workers < 0:
         raise ValueError(f"workers: give 1 or more, or 0 for as many as fit, given {command.workers}")
     workers = command.workers or max(1, processors() // (presets[0].threads * presets[0].devices))
-    choice = None
-    if command.dry_run or limit is not None:
-        planned = plan_sweep(every := with_companions(jobs, store), store)
-        groups = grouped(planned.missing, store, command.vectorise_seeds)
-        expected = estimate(groups, Durations(store, every), workers)
-        if limit is not None:
-            choice = budget.choose(study, jobs, expected.seconds, limit)
-            jobs = choice.jobs
-            _say(choice.told(), to=sys.stdout if command.dry_run else sys.stderr)
-        if command.dry_run:
-            _say(budget.listing(with_companions(jobs, store), planned, expected), to=sys.stdout)
-            return 0
-    with executors.opened(command.engine, command.scheduler, workers) as executor:
-        outcome = sweep(jobs, store, vectorise_seeds=command.vectorise_seeds, executor=executor)
-    new = collect(jobs, store, study.name, presets[0].name, study.columns)
+    return Planned(command, study, presets, jobs, {"warnings": doubts} if doubts else {}, store, folder, workers)
+
+
+def _estimated(planned: Planned, limit: float | None) -> Planned:
+    """Estimate the time, keep what fits into `limit` seconds, and say what is left out; a dry run lists the rest."""
+    store, dry = planned.store, planned.command.dry_run
+    to_make = plan_sweep(every := with_companions(planned.jobs, store), store)
+    groups = grouped(to_make.missing, store, planned.command.vectorise_seeds)
+    expected = estimate(groups, Durations(store, every), planned.workers)
+    if limit is not None:
+        choice = budget.choose(planned.study, planned.jobs, expected.seconds, limit)
+        planned = replace(planned, jobs=choice.jobs, choice=choice)
+        _say(choice.told(), to=sys.stdout if dry else sys.stderr)
+    if dry:
+        _say(budget.listing(with_companions(planned.jobs, store), to_make, expected), to=sys.stdout)
+    return planned
+
+
+def _published(planned: Planned, outcome: Outcome, started: float) -> tuple[list[claims.Decision], list[str]]:
+    """Write everything that a study leaves behind; gives its decisions, and remarks on them."""
+    study, preset, jobs, store, folder = planned.study, planned.presets[0], planned.jobs, planned.store, planned.folder
+    new, force = collect(jobs, store, study.name, preset.name, study.columns), planned.command.force
     with lock(folder):  # another command may have published here in the meantime
-        published = None if command.force else _published(folder / "rows.parquet", touch=True)
-        earlier = [] if command.force else _commands(folder / "provenance.json", touch=True)
+        published = None if force else _rows(folder / "rows.parquet", touch=True)
+        earlier = [] if force else _commands(folder / "provenance.json", touch=True)
         if published is not None:
-            recipes.refuse_others(study, published, earlier, presets)
-        rows = results.merge_published(published, new, jobs, study.cell, command.force)
-        decisions, remarks = list[claims.Decision](), list[str]()
+            recipes.refuse_others(study, published, earlier, planned.presets)
+        rows = results.merge_published(published, new, jobs, study.cell, force)
         if rows.empty:
             print("error: no run left any rows", file=sys.stderr)
-        else:
-            records = map(store.record, sorted({job.run_id for job in jobs}))
-            entry = {
-                **provenance(),
-                "wall_seconds": round(time.monotonic() - started, 1),
-                "training_seconds": round(sum(record["seconds"] for record in records if record), 1),
-                "engine": command.engine,
-                "workers": workers if command.engine == "local" else None,
-                "presets": [preset.to_dict() for preset in presets],
-                **({"warnings": doubts} if doubts else {}),
-                **({} if choice is None else {"budget": {"asked": command.budget, **choice.lacks()}}),
-                "runs": {"done": outcome.done, "cached": outcome.cached, "failed": outcome.failed},
-            }
-            commands = still_told([*earlier, entry], set(rows["run_id"]))
-            decisions = publish(folder, study, presets[0].name, rows, commands, smoke=presets[0].smoke)
-            if study.sample_pictures and not presets[0].smoke:
-                there = [job for job in jobs if store.state(job.run_id) == "done"]
-                pictures.write(folder, there, store.root, outcome.done)
-            remarks = [*([] if presets[0].smoke else verdicts.withheld(decisions)), *study.remarks(rows)]
-    counts = {f"runs_{how}": len(getattr(outcome, how)) for how in ("done", "cached", "failed")}
-    said = {**({"warnings": doubts} if doubts else {}), **counts}
-    failures = [f"run {run_id}: {message}" for run_id, message in outcome.failed.items()]
-    _print(study, presets[0].name, folder, decisions, remarks, failures, said)
-    return FAILED if outcome.failed else 0
+            return [], []
+        commands = still_told([*earlier, _entry(planned, outcome, started)], set(rows["run_id"]))
+        decisions = publish(folder, study, preset.name, rows, commands, smoke=preset.smoke)
+        if study.sample_pictures and not preset.smoke:
+            there = [job for job in jobs if store.state(job.run_id) == "done"]
+            pictures.write(folder, there, store.root, outcome.done)
+    return decisions, [*([] if preset.smoke else verdicts.withheld(decisions)), *study.remarks(rows)]
+
+
+def _entry(planned: Planned, outcome: Outcome, started: float) -> dict[str, Any]:
+    """What the provenance says of this command."""
+    command, choice = planned.command, planned.choice
+    records = map(planned.store.record, sorted({job.run_id for job in planned.jobs}))
+    return {
+        **provenance(),
+        "wall_seconds": round(time.monotonic() - started, 1),
+        "training_seconds": round(sum(record["seconds"] for record in records if record), 1),
+        "engine": command.engine,
+        "workers": planned.workers if command.engine == "local" else None,
+        "presets": [preset.to_dict() for preset in planned.presets],
+        **planned.warnings,
+        **({} if choice is None else {"budget": {"asked": command.budget, **choice.lacks()}}),
+        "runs": asdict(outcome),
+    }
 
 
 def _presets(study: str, command: StudyCommand) -> list[Preset]:
@@ -260,7 +297,7 @@ def _seeds(text: str) -> range:
     return seeds
 
 
-def _published(path: Path, *, touch: bool) -> pd.DataFrame | None:
+def _rows(path: Path, *, touch: bool) -> pd.DataFrame | None:
     """The rows that are there; a damaged file is set aside if it may be touched."""
     if not path.exists():
         return None

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from eltbench.core.streams import stream
+from eltbench.data.base import Clean
 from eltbench.data.form import check_clean
 from eltbench.tasks.base import Batch, ExitOutput, NumpyOps, Task
 from eltbench.training.loop import Parts
 from eltbench.training.model import Model
 
+Items = TypeVar("Items", Batch, Clean)
 BATCH = 512  # items a network call; fixed, so that a result does not depend on the machine's memory
 
 
@@ -49,7 +51,7 @@ def evaluate(model: Model, exits: Sequence[int], draws: int) -> Heldout:
     names = np.unique([] if strata is None else strata)  # (S,)
     engine, task = model.engine, model.task
     errors, weights, hits, seen = [], [], [], []
-    for start, piece in _pieces(batches):
+    for start, piece in pieces(batches):
         uploaded = engine.upload(piece)
         outputs = engine.predict(uploaded, exits)
         errors.append(np.stack([engine.numpy(task.errors(out, uploaded, engine.ops)) for out in outputs]))  # (E, B)
@@ -89,7 +91,7 @@ def trivial(made: Parts, dataset: str, draws: int) -> list[Trivial]:
     if predictors := task.trivial(made.dataset.training(), spec):
         batches = task.heldout(made.dataset.heldout(), spec, stream(dataset, 0, "heldout"), draws)
         for name, predict in predictors.items():
-            outputs = [(piece, ExitOutput(predict(piece))) for _, piece in _pieces(batches)]
+            outputs = [(piece, ExitOutput(predict(piece))) for _, piece in pieces(batches)]
             parts = [
                 (task.errors(output, piece, ops), task.item_weights(piece), _clean_error(task, output, piece))
                 for piece, output in outputs
@@ -107,7 +109,7 @@ def _clean_error(task: Task, output: ExitOutput, batch: Batch) -> np.ndarray:
     return (NumpyOps().cross_entropy(clean, batch.target) * batch.weight).sum(axis=1) / batch.weight.sum(axis=1)
 
 
-def _pieces(batches: Sequence[Batch]) -> Iterator[tuple[int, Batch]]:
+def pieces(batches: Sequence[Items]) -> Iterator[tuple[int, Items]]:
     """The network calls of some batches, each with the place of its first item in its batch."""
     for batch in batches:
         for start in range(0, len(batch.labels), BATCH):

@@ -9,7 +9,7 @@ import numpy as np
 
 from eltbench.core.streams import stream
 from eltbench.data.base import Clean, Dataset
-from eltbench.evaluation.heldout import BATCH
+from eltbench.evaluation.heldout import pieces
 from eltbench.training.model import Model
 
 AS_TRAINED, HARDER, LARGER = "as hard as trained", "harder than trained", "larger than trained"
@@ -39,8 +39,7 @@ def solved(model: Model, clean: Clean, exits: Sequence[int]) -> np.ndarray:
     exits, engine = model.exits(exits), model.engine
     (batch,) = model.task.heldout(clean, model.spec, stream(model.run.dataset, 0, "heldout"), 1)
     found = []
-    for start in range(0, len(clean.labels), BATCH):
-        piece = batch.select(slice(start, start + BATCH))
+    for _, piece in pieces([batch]):
         uploaded = engine.upload(piece)
         outputs = engine.predict(uploaded, exits)
         found.append([engine.numpy(model.task.right(output, uploaded)) for output in outputs])
@@ -57,8 +56,7 @@ def solved_by_sampling(model: Model, clean: Clean, loops: int, **sampling: Any) 
     if clean.hidden is None:
         raise ValueError(f"solving by sampling: the items of {model.dataset.name!r} do not say what they hide")
     found = []
-    for start in range(0, len(clean.labels), BATCH):
-        piece = clean.select(slice(start, start + BATCH))
+    for _, piece in pieces([clean]):
         filled = model.sample(piece.labels, loops, seed=model.run.seed, given=piece, **sampling)
         found.append((filled == piece.values).all(axis=1))
     return np.concatenate(found)

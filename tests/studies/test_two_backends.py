@@ -13,14 +13,26 @@ from eltbench.execution.store import RunStore
 
 pytestmark = pytest.mark.slow
 
+PRESET = """
+[tiny]
+smoke = true
+seeds = 1
+architecture = { unique_layers = 1, max_loops = 2, width = 16, heads = 2 }
+optimisation = { steps = 6, batch_size = 8, warmup_steps = 1, log_every = 2, checkpoint_every = 3 }
+measurement = { heldout_draws = 1, sample_loops = [2, 4], samples = 20, sampling = { steps = 2 }, diagnose_loops = [2] }
+worlds = [{ task = "diffusion", dataset = "digits" }]
+arms = [{ trainer = "elt" }]
+"""
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """One trainer of the smoke preset in both backends, then two more of its seeds in JAX, trained together."""
+    """One trainer in both backends, then two more of its seeds in JAX, trained together."""
     folder = tmp_path_factory.mktemp("study")
-    common = ["--preset", "smoke", "--tasks", "diffusion", "--trainers", "elt"]
-    common += ["--runs", str(folder / "runs"), "--results", str(folder / "results")]
-    results = folder / "results" / "extrapolation" / "smoke"
+    (folder / "mine.toml").write_text(PRESET)
+    common = ["--preset", f"{folder / 'mine.toml'}:tiny", "--runs", str(folder / "runs")]
+    common += ["--results", str(folder / "results")]
+    results = folder / "results" / "extrapolation" / "tiny"
     assert command.main("extrapolation", [*common, "--backend", "torch,jax"]) == 0
     first = eltbench.load_rows(results)
     claims = json.loads((results / "claims.json").read_text())["claims"]

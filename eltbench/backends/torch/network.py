@@ -188,6 +188,7 @@ class Network(nn.Module):
         state, tally, _ = carry
         prediction = ponder = unhalted = None
         if self.solver is not None:
+            torch.clear_autocast_cache()  # torch 2.6 would take bf16 weights of the loops, which have no gradient
             state = phantom_gradient(self.solver, lambda point: self.loop(point, conditioning, 1), state)
         if "prediction" in fields:
             halted = state if self.halting is None or tally is None else self.halting.output(tally, state)
