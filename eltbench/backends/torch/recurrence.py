@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable
 
 import torch
@@ -38,8 +40,11 @@ class TorchRecurrence(Recurrence):
         Exact like forward mode and several times faster: torch's forward mode spends its time in Python on the zero
         tangents of the weights.
         """
-        # Second derivatives exist for the plain attention kernel only, and not for compiled blocks.
-        kernel, eager = sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager")
+        # Second derivatives exist for the plain attention kernel only, and not for compiled blocks. Where nothing was
+        # compiled, the compiler is not loaded for this: it takes a second or two.
+        compiled = "torch._dynamo" in sys.modules
+        eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+        kernel = sdpa_kernel(SDPBackend.MATH)
         with torch.inference_mode(False), torch.enable_grad(), kernel, eager:
             point = state.clone().requires_grad_()  # the clone of an inference tensor is an ordinary one
             cotangent = torch.zeros_like(point, requires_grad=True)
