@@ -10,6 +10,7 @@ import numpy as np
 from eltbench.core.streams import stream
 from eltbench.data.base import Clean, Dataset
 from eltbench.evaluation.heldout import BATCH
+from eltbench.tasks.base import Batch
 from eltbench.training.model import Model
 
 AS_TRAINED, HARDER, LARGER = "as hard as trained", "harder than trained", "larger than trained"
@@ -36,18 +37,20 @@ def solved(model: Model, clean: Clean, exits: Sequence[int]) -> np.ndarray:
     Raises ValueError for impossible exits, and for a world without puzzles.
     """
     check_solvable(model.dataset)
-    exits, engine = model.exits(exits), model.engine
+    exits = model.exits(exits)
     (batch,) = model.task.heldout(clean, model.spec, stream(model.run.dataset, 0, "heldout"), 1)
     found = []
     for start in range(0, len(clean.labels), BATCH):
         piece = batch.select(slice(start, start + BATCH))
-        uploaded = engine.upload(piece)
-        guesses = [
-            engine.numpy(model.task.clean(output, uploaded)).argmax(axis=-1)
-            for output in engine.predict(uploaded, exits)
-        ]
-        found.append([((guess == piece.target) | (piece.weight == 0)).all(axis=1) for guess in guesses])
+        found.append(((guesses(model, piece, exits) == piece.target) | (piece.weight == 0)).all(axis=2))
     return np.concatenate(found, axis=1)
+
+
+def guesses(model: Model, batch: Batch, exits: Sequence[int]) -> np.ndarray:
+    """The likeliest symbol of every cell at each exit (E, items, T), from one pass over a host batch."""
+    uploaded = model.engine.upload(batch)
+    outputs = model.engine.predict(uploaded, tuple(exits))
+    return np.stack([model.engine.numpy(model.task.clean(each, uploaded)).argmax(axis=-1) for each in outputs])
 
 
 def solved_by_sampling(model: Model, clean: Clean, loops: int, **sampling: Any) -> np.ndarray:
