@@ -87,14 +87,17 @@ class Train:
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw samples of one model at several loop counts, one row of pictures a loop count, from the same noise."""
+    """Draw samples of one model at several loop counts, one row of pictures a loop count, from the same noise.
+
+    Of a model of puzzles: its answers to held-out ones, a row a puzzle; with --out NAME.gif loop by loop.
+    """
 
     run: tyro.conf.Positional[str]
     """a run's id, the beginning of one, or its folder"""
     loops: str = "1:12"
     """loop counts: 1:12 (both ends included), or 1,2,4,8"""
     samples: int = 10
-    """pictures in each row; their classes go round"""
+    """pictures in each row, whose classes go round; or puzzles"""
     seed: int = 0
     """of the noise"""
     steps: int | None = None
@@ -110,6 +113,7 @@ class Sample:
 
     def act(self) -> int:
         """Write the picture and print its name."""
+        from eltbench.evaluation import settling
         from eltbench.evaluation.quality import pictures
         from eltbench.evidence import figures
 
@@ -131,6 +135,14 @@ class Sample:
         settings: dict[str, Any] = {"guidance_scale": self.guidance_scale}
         if self.steps is not None:
             settings["steps"] = self.steps
+        if model.dataset.solvable:
+            if self.seed or self.steps is not None or self.guidance_scale != 1:
+                raise ValueError(
+                    "sample: puzzles are answered in one pass without noise; leave out seed, steps and guidance_scale"
+                )
+            settling.write(settling.settle(model, self.samples, exits), self.out)
+            print(self.out)
+            return 0
         with figures.plain():
             pictures.by_loops(model, exits, self.samples, self.seed, **settings).savefig(self.out, dpi=150)
         print(self.out)

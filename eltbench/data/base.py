@@ -30,6 +30,20 @@ class Clean(NamedTuple):
         return Clean._make(None if field is None else field[index] for field in tuple(self))
 
 
+WALL = "#"  # the text of a cell that nothing can be in
+
+
+class Symbols(NamedTuple):
+    """How the cells of puzzles are drawn.
+
+    answers: a text for each token of the vocabulary. seen: (B, T) texts of what is seen of every cell, empty where
+    nothing is and `WALL` where nothing can be; None: the tokens that are not hidden.
+    """
+
+    answers: tuple[str, ...]
+    seen: np.ndarray | None = None
+
+
 @dataclass(frozen=True)
 class DataSpec:
     """The form of a dataset's items, all that a network needs to know of it."""
@@ -102,6 +116,10 @@ class Dataset(ABC):
     def images(self, values: np.ndarray) -> np.ndarray | None:
         """Values as images (B, H, W, C) float32 in [-1, 1], or None where they are none."""
         return None
+
+    def symbols(self, clean: Clean) -> Symbols:
+        """How these puzzles are drawn, of a solvable world: by default tokens as numbers from 1."""
+        return Symbols(tuple(str(token + 1) for token in range(self.spec.vocabulary)))
 
     def strata(self, clean: Clean) -> np.ndarray | None:
         """An integer per position (B, T) by which errors are also reported (relay: distance), or None."""

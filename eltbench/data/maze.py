@@ -18,7 +18,8 @@ from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from eltbench import data
 from eltbench.core.streams import held_out, stream
 from eltbench.core.validation import whole
-from eltbench.data.base import Clean, Dataset, DataSpec
+from eltbench.data.base import WALL as DARK
+from eltbench.data.base import Clean, Dataset, DataSpec, Symbols
 
 WALL, FREE, START, GOAL = range(4)
 TRAINING_ITEMS = 1024
@@ -105,10 +106,20 @@ class Maze(Dataset):
         """The length of each maze's path in rooms walked (B,)."""
         return (clean.values.sum(axis=1) - 1) // 2
 
+    def symbols(self, clean: Clean) -> Symbols:
+        """Walls, start, goal, and dots on the path."""
+        return drawn(clean)
+
     @property
     def hardest_trained(self) -> int:
         """The longest path of the training stream."""
         return self.longest
+
+
+def drawn(clean: Clean) -> Symbols:
+    """How mazes are drawn, whatever they come from."""
+    texts = np.array([DARK, "", "S", "G"])  # as WALL, FREE, START and GOAL are numbered
+    return Symbols(("", "●"), None if clean.context is None else texts[clean.context])
 
 
 def _drawn(

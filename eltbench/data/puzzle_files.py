@@ -22,8 +22,8 @@ from scipy.sparse.csgraph import shortest_path
 
 from eltbench import data
 from eltbench.core.streams import HELDOUT_SHARE
-from eltbench.data.base import Clean, Dataset, DataSpec
-from eltbench.data.maze import FREE, GOAL, START, WALL
+from eltbench.data.base import Clean, Dataset, DataSpec, Symbols
+from eltbench.data.maze import FREE, GOAL, START, WALL, drawn
 from eltbench.data.sudoku import BOXES, filled_in, rounds_of, solutions, symmetric
 
 QUESTIONS, ANSWERS = ("quizzes", "question", "puzzle", "quiz"), ("solutions", "answer", "solution")
@@ -164,6 +164,10 @@ class MazeFile(PuzzleFile):
     @classmethod
     def form(cls, side: int) -> DataSpec:
         return DataSpec("tokens", (side, side), vocabulary=2, context_vocabulary=4)
+
+    def symbols(self, clean: Clean) -> Symbols:
+        """Walls, start, goal, and dots on the path."""
+        return drawn(clean)
 
     def difficulty(self, clean: Clean) -> np.ndarray:
         """Steps from start to goal (B,)."""

@@ -10,6 +10,7 @@ import numpy as np
 from eltbench.core.streams import stream
 from eltbench.data.base import Clean, Dataset
 from eltbench.evaluation.heldout import pieces
+from eltbench.tasks.base import Batch
 from eltbench.training.model import Model
 
 AS_TRAINED, HARDER, LARGER = "as hard as trained", "harder than trained", "larger than trained"
@@ -44,6 +45,13 @@ def solved(model: Model, clean: Clean, exits: Sequence[int]) -> np.ndarray:
         outputs = engine.predict(uploaded, exits)
         found.append([engine.numpy(model.task.right(output, uploaded)) for output in outputs])
     return np.concatenate(found, axis=1)
+
+
+def guesses(model: Model, batch: Batch, exits: Sequence[int]) -> np.ndarray:
+    """The likeliest symbol of every cell at each exit (E, items, T), from one pass over a host batch."""
+    uploaded = model.engine.upload(batch)
+    outputs = model.engine.predict(uploaded, tuple(exits))
+    return np.stack([model.engine.numpy(model.task.clean(each, uploaded)).argmax(axis=-1) for each in outputs])
 
 
 def solved_by_sampling(model: Model, clean: Clean, loops: int, **sampling: Any) -> np.ndarray:

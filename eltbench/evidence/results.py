@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from eltbench.core.atomic import expanded, replacing
@@ -70,6 +71,9 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
+ORIGIN = ("package_version", "git_commit", "libraries", "measurement")
+"""Columns whose long texts say where rows come from: a few, each in many rows."""
+
 CHECKSUM = "rows_sha256"
 """Of the last command in a provenance.json: the checksum of the rows that were published with it."""
 
@@ -121,6 +125,15 @@ def read_published(path: Path, extra: Mapping[str, pa.DataType] | None = None, *
         return checked(table, extra)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def slim(table: pa.Table) -> pd.DataFrame:
+    """The rows in the least memory: what names their origin, the same text in row after row, as categories."""
+    encoded = [
+        pc.dictionary_encode(each) if name in ORIGIN else each
+        for name, each in zip(table.column_names, table.columns, strict=True)
+    ]
+    return pa.Table.from_arrays(encoded, names=table.column_names).to_pandas()
 
 
 def read_table(path: Path, names: set[str] | None = None, *, merging: bool = False) -> pa.Table:

@@ -28,7 +28,7 @@ from eltbench.studies.presets import preset_from_dict, presets_of
 
 PUBLISHED = re.compile(r"(rows\.parquet|summary\.csv|claims\.json|provenance\.json|figure\.(png|pdf))")
 """What publishing makes of rows."""
-COPIED = re.compile(rf"{PUBLISHED.pattern}|timings\.parquet|samples-[\w.+-]+\.png")
+COPIED = re.compile(rf"{PUBLISHED.pattern}|timings\.parquet|(samples|puzzles)-[\w.+-]+\.(png|gif)")
 """All that the package writes into a folder of results."""
 MADE = ("time", "host", "package_version", "git_commit", "git_dirty", "libraries")
 """Columns that say where and when a row was measured."""

@@ -1,4 +1,4 @@
-"""Pictures of samples by loops, one a world, that a study leaves beside its rows."""
+"""Pictures that a study leaves beside its rows, by loops: samples, and answers to puzzles, one of each a world."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SAMPLES = 10  # in a row
+PUZZLES = 4
 
 
 def by_loops(model: Model, exits: Sequence[int], samples: int, seed: int, **settings: Any) -> Figure:
@@ -40,27 +41,44 @@ def title(model: Model) -> str:
 
 
 def write(folder: Path, jobs: Sequence[Job], runs: Path, trained: Collection[str]) -> list[Path]:
-    """Write samples-TASK-DATASET-BACKEND.png for each world of which elt was sampled, from the first seed of `jobs`.
+    """Write pictures of elt for each world, from the first seed of `jobs`, and return what was written.
 
-    jobs: of models that are there. runs: the run cache. trained: the runs that this command trained or measured; a
-    picture that is there is made anew for these alone. The sampler's settings are those of the measurement. A picture
-    says in its own text what it shows. Returns what was written.
+    samples-TASK-DATASET-BACKEND.png where it was sampled, with the measurement's settings; puzzles-….png and .gif where
+    puzzles were solved. jobs: of models that are there. runs: the run cache. trained: the runs that this command
+    trained or measured; a picture that is there is made anew for these alone. A picture says in its own text what it
+    shows.
     """
-    from eltbench.evidence import figures
-
     chosen: dict[Path, Job] = {}
     for job in jobs:
         run = job.run
-        if run.trainer == "elt" and job.keys.get("role") == "main" and job.settings.get("sample_loops"):
-            chosen.setdefault(folder / f"samples-{run.task}-{run.dataset}-{run.backend}.png", job)
+        if run.trainer == "elt" and job.keys.get("role") == "main":
+            world = f"{run.task}-{run.dataset}-{run.backend}"
+            names = [f"samples-{world}.png"] if job.settings.get("sample_loops") else []
+            names += [f"puzzles-{world}.png", f"puzzles-{world}.gif"] if job.settings.get("solving") else []
+            for name in names:
+                chosen.setdefault(folder / name, job)
     written = []
     for path, job in chosen.items():
         if job.run_id in trained or not path.exists():
-            model, seed = load_model(job.run_id, runs=runs), job.run.seed
-            about = f"Samples of {title(model)} (seed {seed}), a row a loop count, all from the same noise"
-            with figures.plain(), replacing(path) as temporary:
-                figure = by_loops(model, job.settings["sample_loops"], SAMPLES, seed=seed, **job.settings["sampling"])
-                metadata = {"Software": None, figures.ABOUT: about}  # without a date
-                figure.savefig(temporary, format="png", dpi=100, metadata=metadata)
+            model = load_model(job.run_id, runs=runs)
+            _draw_samples(path, model, job) if path.name.startswith("samples") else _draw_puzzles(path, model, job)
             written.append(path)
     return written
+
+
+def _draw_samples(path: Path, model: Model, job: Job) -> None:
+    from eltbench.evidence import figures
+
+    seed = job.run.seed
+    about = f"Samples of {title(model)} (seed {seed}), a row a loop count, all from the same noise"
+    with figures.plain(), replacing(path) as temporary:
+        figure = by_loops(model, job.settings["sample_loops"], SAMPLES, seed=seed, **job.settings["sampling"])
+        metadata = {"Software": None, figures.ABOUT: about}  # without a date
+        figure.savefig(temporary, format="png", dpi=100, metadata=metadata)
+
+
+def _draw_puzzles(path: Path, model: Model, job: Job) -> None:
+    from eltbench.evaluation import settling
+
+    settled = settling.settle(model, PUZZLES, job.settings["exits"])
+    settling.write(settled, path, settling.told(settled))

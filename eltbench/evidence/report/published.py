@@ -52,8 +52,8 @@ class Published:
 
     @property
     def samples(self) -> list[Path]:
-        """Pictures of samples that lie beside the rows."""
-        return sorted(self.folder.glob("samples*.png"))
+        """Pictures of samples, and of answers to puzzles, that lie beside the rows."""
+        return sorted([*self.folder.glob("samples*.png"), *self.folder.glob("puzzles*.png")])
 
     @property
     def failed(self) -> dict[str, str]:
