@@ -36,6 +36,7 @@ def counted_flops(network, spec, timed, exits, batch=1):
     return counter.get_total_flops()
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(calls())
 def test_parameters_equal_torchs_by_part(call):

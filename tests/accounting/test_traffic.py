@@ -46,6 +46,7 @@ def moved(call: Call, batch: int) -> dict[str, int]:
     return traffic.moved
 
 
+@pytest.mark.slow
 @settings(max_examples=25, derandomize=True)
 @given(calls(), st.integers(1, 3))
 def test_moved_bytes_equal_those_of_torchs_products(call, batch):

@@ -90,6 +90,7 @@ HELP = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", HELP, ids=" ".join)
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_every_command_says_what_it_does_and_its_options(ask, command, flag):
@@ -232,6 +233,7 @@ def test_train_takes_options_of_trainer_task_and_dataset(ask, tmp_path, monkeypa
     assert [job.run for job in asked] == [run]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -94,6 +94,7 @@ def test_one_seed_or_a_diverged_one_gives_no_difference(tmp_path):
         assert comparison.lines([entry])[0][-1] in ("verdict", "–")
 
 
+@pytest.mark.slow
 def test_every_line_of_the_table_is_printed(tmp_path, capsys):
     first, second = published(tmp_path / "a", [0.1, 0.11, 0.12]), published(tmp_path / "b", [0.5, 0.51, 0.52])
     found = compare(first, second)

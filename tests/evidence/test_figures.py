@@ -141,6 +141,7 @@ def test_a_control_is_a_lone_marker_and_unique_depth_a_level():
     assert set(level.get_ydata()) == {0.3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log", [False, True])
 def test_infinite_and_missing_bounds_are_drawn_as_no_interval_without_a_warning(tmp_path, log):
     open_ended = curve(spread=np.inf)

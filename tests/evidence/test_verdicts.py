@@ -195,6 +195,7 @@ def test_what_was_timed_on_a_machine_is_counted_in_a_column_of_its_own(decisions
     assert line.endswith("| ? in 3 of 5 |")
 
 
+@pytest.mark.slow
 def test_the_frame_of_decisions_says_what_claims_json_says():
     folder = Path(__file__).parents[2] / "results" / "extrapolation" / "digits"
     decisions = deciding.decide_published(folder)

@@ -129,6 +129,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="--engine dask: give --scheduler an address"), opened("dask", "", 1):
             pass
 
+    @pytest.mark.slow
     def test_an_address_where_nothing_answers(self, monkeypatch):
         monkeypatch.setattr(cluster, "ANSWER", 0.2)
         with ExitStack() as held, pytest.raises(ValueError, match=r"no dask scheduler answers at 'tcp://127.0.0.1:9'"):
@@ -267,6 +268,7 @@ def certificate(tmp_path):
         yield files
 
 
+@pytest.mark.slow
 def test_other_clusters_speak_tls_as_dask_is_configured(tmp_path, certificate):
     path = tmp_path / "cluster.toml"
     path.write_text("kind = 'slurm'\njobs = 1\noptions = {cores = 1, memory = '1GB'}")

@@ -111,6 +111,7 @@ FORBIDDEN = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", FORBIDDEN)
 @pytest.mark.parametrize("record", ["forged", "gone"])
 def test_what_no_checkpoint_may_hold_is_refused(place, folder, label, record):

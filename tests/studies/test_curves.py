@@ -169,6 +169,7 @@ def test_rows_of_panels_name_their_backend_where_there_are_several():
     assert titles == ["diffusion · digits · jax: held-out loss", "diffusion · digits · torch: held-out loss"]
 
 
+@pytest.mark.slow
 def test_the_figure_has_a_row_of_panels_a_cell_and_names_every_model():
     figure = curves.figure(frame(images() + images(task="masked", dataset="digits-codes") + relay()))
     titles = [axis.get_title() for axis in figure.axes]

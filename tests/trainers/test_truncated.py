@@ -126,6 +126,7 @@ def test_loops_are_drawn_from_huginns_distribution_cut_at_the_most():
     assert only == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("since", [1, 3])
 @pytest.mark.parametrize("injection", [False, True])
 @pytest.mark.parametrize(

@@ -181,6 +181,7 @@ def test_a_seed_that_diverges_fails_alone_with_its_step(tmp_path, monkeypatch):
     assert all(np.array_equal(array, beside[name]) for name, array in whole.items())
 
 
+@pytest.mark.slow
 def test_nothing_goes_on_when_all_have_diverged(tmp_path, monkeypatch):
     spoil(monkeypatch, {3: 1, 8: 5})
     told = []

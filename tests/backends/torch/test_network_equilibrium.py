@@ -208,6 +208,7 @@ def test_the_options_reach_the_network_and_a_trajectory_is_that_of_predict(block
         assert torch.equal(states[exit][:, -output.state.shape[1] :], output.state)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of torch's own tracing
 def test_a_new_loop_count_never_recompiles_the_block():
     network, call = build("dit")

@@ -105,6 +105,7 @@ class Conversions(TorchDispatchMode):
 # The numbers
 
 
+@pytest.mark.slow
 @cases
 def test_every_exit_equals_autocast_on_the_float32_average_to_the_last_bit(case):
     engine, batch = tiny(case)
@@ -115,6 +116,7 @@ def test_every_exit_equals_autocast_on_the_float32_average_to_the_last_bit(case)
     assert all(parameter.dtype == torch.float32 for parameter in engine.average.parameters())
 
 
+@pytest.mark.slow
 @cases
 def test_a_pass_taken_loop_by_loop_equals_autocast_on_the_float32_average_to_the_last_bit(case):
     engine, batch = tiny(case)

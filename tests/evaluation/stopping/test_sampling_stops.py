@@ -42,6 +42,7 @@ def test_signals_foretell_samples_no_better_than_the_error_itself(rows):
     assert gains["oracle"] == max(gains.values())
 
 
+@pytest.mark.slow
 def test_every_online_rule_that_can_be_told_is_tried(rows):
     online = {"fixed", "entropy", "entropy-difference", "kl", "min-p-kl", "latent-difference", "cosine"}
     tried = {row["rule"] for row in found(rows, metric="distance_to_full_loops_at_step")}

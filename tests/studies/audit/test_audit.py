@@ -122,6 +122,7 @@ def test_the_other_command_gives_the_same_files_and_prints_every_verdict(publish
     assert json.loads(last)["verdicts"]["fits only with another step count"] == 2
 
 
+@pytest.mark.slow
 def test_a_document_shows_the_same_from_the_summary_on_disk(summary, published):
     from_disk = markdown(pd.read_csv(published / "summary.csv"))
     assert from_disk == markdown(summary)

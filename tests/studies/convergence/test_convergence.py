@@ -152,6 +152,7 @@ def test_the_unique_depth_model_is_that_of_the_same_width():
     assert STUDY.evidence(table(wide + rows))["convergence"][DIGITS].primary["steps"] == pytest.approx(np.log(SPEED_UP))
 
 
+@pytest.mark.slow
 def test_the_main_model_alone_decides_and_every_other_looped_model_is_reported():
     rows = race()
     for seed in SEEDS:

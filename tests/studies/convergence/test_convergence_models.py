@@ -163,6 +163,7 @@ def test_the_samples_are_those_of_the_end_and_all_rows_fit_the_schema(measured):
     assert completed["training_step"].notna().all()
 
 
+@pytest.mark.slow
 def test_training_flops_are_those_of_the_exits_that_each_step_read(measured):
     model, _ = measured
     network = NetworkSpec(model.run.architecture, "looped", model.spec, True)

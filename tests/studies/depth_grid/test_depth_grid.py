@@ -195,6 +195,7 @@ def test_the_second_witness_compares_samples_at_each_models_own_depth():
     assert evidence["iso-compute"][DIGITS].second is None  # nothing was sampled of the other side
 
 
+@pytest.mark.slow
 def test_a_loss_of_zero_leaves_one_cell_open_and_names_seed_and_value():
     made = rows()
     for row in made:

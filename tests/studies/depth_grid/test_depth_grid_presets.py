@@ -38,6 +38,7 @@ def test_the_presets_are_those_that_the_study_promises():
     assert [name for name in NAMES if load_preset("depth_grid", name).smoke] == ["smoke"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_plans_every_arm_in_every_size_that_it_leaves_open(name):
     preset, jobs = load_preset("depth_grid", name), planned("depth_grid", name)

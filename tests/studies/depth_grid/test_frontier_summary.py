@@ -93,6 +93,7 @@ def test_gaps_to_the_controls_compare_models_of_one_width():
     assert line.mean == pytest.approx(100 * (0.3 / 0.25 - 1))
 
 
+@pytest.mark.slow
 def test_a_variant_stands_beside_elt_of_its_own_size_and_width_seed_by_seed():
     rows = grid(shift=0.1) + curve(DEDICATED[4], {4: 0.2}, 0)  # a control is compared by its gap
     toggle = Trained("elt", "input-injection", 2, 4)

@@ -37,6 +37,7 @@ def preset(*arms, **changes) -> Preset:
 # Whose models are asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "shared"), [("quick", 6), ("digits", 40), ("relay", 15), ("sudoku", 25)])
 def test_its_models_are_those_of_the_same_preset_of_extrapolation(name, shared):
     theirs = {
@@ -79,6 +80,7 @@ def test_other_companions_are_another_measurement_and_none_leave_no_trace():
     assert [len(job.companions) for job in (alone, beside, unique)] == [0, 1, 1]
 
 
+@pytest.mark.slow
 def test_puzzles_of_known_difficulty_are_asked_what_stopping_does_to_solving_and_nothing_else_is():
     asked = {job.run.dataset for job in STUDY.plan(load_preset("disagreement", "smoke")) if "solving" in job.settings}
     assert asked == {"sudoku"}  # not latin, whose items have no difficulty

@@ -181,6 +181,7 @@ def test_the_raw_items_average_to_the_published_losses(measured, dataset):
     assert len(set(published.values())) == 3
 
 
+@pytest.mark.slow
 def test_images_are_sampled_and_diagnosed_and_relay_is_read_by_distance(measured):
     digits, relay = completed(measured, "digits"), completed(measured, "relay")
     assert {"kernel_distance", "spectral_radius", "late_update_norm", "relative_update_norm"} <= set(digits["metric"])
