@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from eltbench.core.validation import build, check_numbers, frozen, require, whole
@@ -36,6 +36,18 @@ MOST_WEIGHTS = 1e12  # above the largest networks trained anywhere, below what N
 def added(default: Any) -> Any:
     """A field younger than the first published runs: its default is left out of an identity, so those keep theirs."""
     return field(default=default, metadata={"added": True})
+
+
+def decisive(config: Any, plain: dict[str, Any]) -> dict[str, Any]:
+    """The plain values of a configuration without those added later that stand at their default."""
+    kept = dict(plain)
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if each.metadata.get("added") and value == each.default:
+            del kept[each.name]
+        elif is_dataclass(value):
+            kept[each.name] = decisive(value, kept[each.name])
+    return kept
 
 
 @dataclass(frozen=True)
@@ -185,6 +197,7 @@ class Optimisation:
     log_every: int = 50
     checkpoint_every: int = 500
     ema_debias: bool = added(False)  # the average of step t over 1 - ema_decay^t, so that first weights count no more
+    decayed: Literal["all", "matrices"] = added("all")  # weights that decay; matrices: not norms and biases
     snapshot_every: int = added(0)  # the averaged weights are kept after so many steps each; 0: at the end alone
 
     def __post_init__(self) -> None:
@@ -200,6 +213,7 @@ class Optimisation:
         two_shares = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         for name, sound, expected in (
             ("schedule", self.schedule in ("constant", "cosine"), "'constant' or 'cosine'"),
+            ("decayed", self.decayed in ("all", "matrices"), "'all' or 'matrices'"),
             ("learning_rate", self.learning_rate >= 0, "0 or more"),
             ("weight_decay", self.weight_decay >= 0, "0 or more"),
             ("gradient_clip", self.gradient_clip > 0, "above 0"),
@@ -214,6 +228,10 @@ class Optimisation:
             f"optimisation: snapshot_every {self.snapshot_every} would keep {kept} snapshots, at most "
             f"{MOST_SNAPSHOTS} are kept; raise it",
         )
+
+    def decay_of(self, axes: int) -> float:
+        """The weight decay of a parameter with so many axes."""
+        return self.weight_decay if self.decayed == "all" or axes > 1 else 0.0
 
     @property
     def snapshots(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eltbench.core.config import Architecture, Run
+from eltbench.core.config import Architecture, Run, decisive
 from eltbench.evaluation.heldout import Heldout
 from eltbench.evaluation.quality.distances import FEWEST
 from eltbench.evaluation.quality.features import full_name
@@ -43,7 +43,7 @@ class Observation:
         return {
             "heldout_draws": self.heldout_draws,
             "samples": self.samples,
-            "sampling": asdict(sampling),
+            "sampling": decisive(sampling, asdict(sampling)),
             "feature_extractors": extractors,
         }
 

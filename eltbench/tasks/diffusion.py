@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from eltbench.core.arrays import Array, namespace
+from eltbench.core.config import added
 from eltbench.core.validation import build
 from eltbench.data.base import Clean, DataSpec
 from eltbench.tasks import register, schedules
@@ -27,11 +28,14 @@ class DiffusionSampling:
     gamma: float = 0.0  # ddpm: variance low^(1-γ)·high^γ
     guidance_scale: float = 1.0  # s of u + s(c - u)
     clip: bool = True  # the estimate of x_0 to [-1, 1], after guidance
+    ends: Literal["sample", "estimate"] = added("sample")  # at the log-SNR of t = 0, or in the last estimate of x_0
 
     def __post_init__(self) -> None:
         check_sampling(self)
         if self.sampler not in ("ddim", "ddpm"):
             raise ValueError(f"sampling: sampler must be 'ddim' or 'ddpm', given {self.sampler!r}")
+        if self.ends not in ("sample", "estimate"):
+            raise ValueError(f"sampling: ends must be 'sample' or 'estimate', given {self.ends!r}")
         for name in ("eta", "gamma"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"sampling: {name} must be in [0, 1], given {getattr(self, name)}")
@@ -149,7 +153,8 @@ class Diffusion(Task):
                 clean = namespace(clean).clip(clean, -1.0, 1.0)
             last = step == settings.steps - 1
             noise = None if last else ops.asarray(rng.standard_normal(shape, np.float32))
-            state = advance(state, clean, current, following, noise, settings)
+            ended = last and settings.ends == "estimate"
+            state = clean if ended else advance(state, clean, current, following, noise, settings)
             loops = (yield state) or loops
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, get_type_hints
 
 from eltbench import backends, data, tasks, trainers
-from eltbench.core.config import Options, Run
+from eltbench.core.config import Options, Run, decisive
 from eltbench.core.registry import UnknownNameError, home
 from eltbench.core.validation import declared, unknown
 
@@ -28,11 +28,11 @@ def run_id(run: Run) -> str:
     trainer, task, dataset = trainers.get(run.trainer), tasks.get(run.task), data.get(run.dataset)
     parts: dict[str, Any] = {"trainer": trainer, "task": task, "dataset": dataset}
     network, engine = _backend_versions(run.backend)
-    content, decisive = _content(run), _decisive(run, run.to_dict())
+    content, kept = _content(run), decisive(run, run.to_dict())
     for name, part in parts.items():
-        decisive[f"{name}_options"] = _options(part, getattr(run, f"{name}_options"), placed=not content)
+        kept[f"{name}_options"] = _options(part, getattr(run, f"{name}_options"), placed=not content)
     known = {
-        "run": decisive,
+        "run": kept,
         "versions": {**{name: part.version for name, part in parts.items()}, "network": network, "engine": engine},
         "sources": {name: text for name, part in parts.items() if (text := source(part))},
         "data": content,
@@ -97,16 +97,4 @@ def _options(part: type, given: Options, placed: bool) -> dict[str, Any]:
             if type(value) is type(usual) and value == declared(hints[name], usual):
                 continue
         kept[name] = value
-    return kept
-
-
-def _decisive(config: Any, plain: dict[str, Any]) -> dict[str, Any]:
-    """The plain values of a configuration without those added later that stand at their default."""
-    kept = dict(plain)
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.metadata.get("added") and value == field.default:
-            del kept[field.name]
-        elif is_dataclass(value):
-            kept[field.name] = _decisive(value, kept[field.name])
     return kept

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit
 
+from eltbench.core.config import decisive
 from eltbench.data.base import Clean, DataSpec
 from eltbench.tasks.base import ExitOutput
 from eltbench.tasks.diffusion import Diffusion, DiffusionSampling, advance
@@ -147,8 +149,42 @@ def test_the_estimate_of_x0_is_clipped_only_where_asked(numpy_ops):
     assert final(clip=False) == pytest.approx(5.0, abs=0.01)
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_a_sample_ends_in_the_last_estimate_where_asked_and_is_else_near_it(sampler, numpy_ops):
+    estimates = []
+
+    def denoised(state, labels, log_snr, context, loops):
+        estimates.append(np.clip(0.9 * state, -1, 1).astype(np.float32))
+        return estimates[-1]
+
+    def states(ends: str) -> list[np.ndarray]:
+        settings, rng = DiffusionSampling(steps=4, sampler=sampler, ends=ends), np.random.default_rng(0)
+        return list(Diffusion().sample(denoised, SPEC, np.zeros(3, np.int32), 1, rng, numpy_ops, settings))
+
+    usual, ended = states("sample"), states("estimate")
+    assert np.array_equal(ended[-1], estimates[-1])
+    assert all(np.array_equal(*pair) for pair in zip(usual[:-1], ended[:-1], strict=True))
+    assert 0 < np.abs(usual[-1] - ended[-1]).max() < 0.01
+
+
+def test_settings_that_came_later_leave_the_identity_of_a_measurement_alone():
+    usual = Diffusion().sampling(steps=3)
+    assert set(decisive(usual, asdict(usual))) == {"steps", "sampler", "eta", "gamma", "guidance_scale", "clip"}
+    other = Diffusion().sampling(ends="estimate")
+    assert decisive(other, asdict(other))["ends"] == "estimate"
+
+
 @pytest.mark.parametrize(
-    "options", [{"steps": 0}, {"sampler": "euler"}, {"eta": 2.0}, {"eta": -0.1}, {"gamma": 1.5}, {"step": 3}]
+    "options",
+    [
+        {"steps": 0},
+        {"ends": "somewhere"},
+        {"sampler": "euler"},
+        {"eta": 2.0},
+        {"eta": -0.1},
+        {"gamma": 1.5},
+        {"step": 3},
+    ],
 )
 def test_impossible_sampling_settings_are_refused_by_name(options):
     with pytest.raises(ValueError, match=next(iter(options))):

@@ -41,6 +41,7 @@ OTHER = {
     "positions": "rotary",
     "dropout": 0.1,
     "schedule": "cosine",
+    "decayed": "matrices",
     "betas": (0.9, 0.95),
     "width": 128,
     "heads": 2,

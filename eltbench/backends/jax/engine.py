@@ -151,8 +151,11 @@ def train_step(
     norm = optax.tree.norm(gradient)
     kept = jnp.minimum(1.0, optimisation.gradient_clip / (norm + 1e-6))
     direction, moments = _adam(optimisation).update(jax.tree.map(lambda slope: kept * slope, gradient), state.moments)
-    decay = optimisation.weight_decay
-    network = jax.tree.map(lambda weight, move: weight - learning_rate * (decay * weight + move), old, direction)
+
+    def moved(weight: Array, move: Array) -> Array:
+        return weight - learning_rate * (optimisation.decay_of(weight.ndim) * weight + move)
+
+    network = jax.tree.map(moved, old, direction)
     follow = _follow(optimisation, state.moments.count)
     average = jax.tree.map(lambda mean, weight: mean + follow * (weight - mean), state.average, network)
     new = Training(network, average, moments)

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from eltbench.backends import check_exits
-from eltbench.core.config import Run
+from eltbench.core.config import Run, decisive
 from eltbench.core.streams import stream
 from eltbench.core.validation import build
 from eltbench.data.latin import Latin
@@ -116,7 +116,8 @@ class Disagreement(Study):
         settings = asdict(asked)
         for name in ("reach", "ensemble", "unique_depth"):
             del settings[name]
-        settings["sampling"] = asdict(made.task.sampling(**asked.sampling))  # refuses unknown options
+        sampling = made.task.sampling(**asked.sampling)  # refuses unknown options
+        settings["sampling"] = decisive(sampling, asdict(sampling))
         settings["dropout_passes"] *= run.architecture.dropout > 0
         exits = list(check_exits(range(1, asked.reach * deepest + 1))) if looped else [1]
         if made.dataset.solvable and looped and made.dataset.difficulty(heldout) is not None:

@@ -19,7 +19,9 @@ RATE = 1e-3
 CHECKPOINT = "checkpoint.safetensors"
 RUNS = {
     "no-ilsd": small_run("no-ilsd", "masked", norm="sandwich"),
-    "unique-depth": small_run("unique-depth", "masked", block="bert", unique_layers=2),
+    "unique-depth": small_run(
+        *("unique-depth", "masked"), optimisation={"decayed": "matrices"}, block="bert", unique_layers=2
+    ),
     "universal-transformer": small_run("universal-transformer", "masked", block="bert"),
     "random-loops": small_run(
         "random-loops", "diffusion", optimisation={"ema_debias": True}, input_injection=True, loop_adapter_rank=2

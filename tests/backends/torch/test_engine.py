@@ -237,6 +237,26 @@ def test_steps_are_those_of_torchs_optimiser_to_the_bit():
         assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
 
 
+def test_norms_and_biases_do_not_decay_where_matrices_alone_do():
+    """Steps of torch's optimiser with the two kinds of weights in groups of their own, as usual (arXiv 1711.05101)."""
+    shapes = [(5, 3), (3,), (2, 3, 4), ()]
+    drawn = torch.Generator().manual_seed(0)
+    values = [torch.randn(shape, generator=drawn) for shape in shapes]
+    ours, theirs = ([torch.nn.Parameter(each.clone()) for each in values] for _ in range(2))
+    mine = AdamW(ours, Optimisation(weight_decay=0.1, decayed="matrices"))
+    groups = [
+        {"params": [each for each in theirs if each.ndim > 1], "weight_decay": 0.1},
+        {"params": [each for each in theirs if each.ndim <= 1], "weight_decay": 0.0},
+    ]
+    known = torch.optim.AdamW(groups, lr=0.05, betas=(0.9, 0.99), fused=True)
+    for step in range(3):
+        for each in (*ours, *theirs):
+            each.grad = torch.sin(each.detach() * (step + 1))
+        mine.step(0.05)
+        known.step()
+        assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+
+
 def test_a_gradient_below_the_limit_is_left_alone():
     """AdamW's step does not depend on the gradient's scale, so clipping shows in its first moment."""
     run = small_run()
