@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -24,6 +25,10 @@ os.environ.setdefault("XLA_FLAGS", " ".join(QUICKLY))
 
 # xdist has a process for every processor: threads of one would only wait for those of another
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# `make test &` from a script ignores Ctrl-C in every child, which tests of Ctrl-C need to be heeded
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # no test asserts wall-clock, hypothesis' own included; new examples are sought by people, not by CI
 settings.register_profile("eltbench", deadline=None, derandomize=bool(os.environ.get("CI")))
