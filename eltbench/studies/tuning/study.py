@@ -17,7 +17,6 @@ from eltbench.core.config import Run
 from eltbench.core.validation import build, unknown
 from eltbench.evaluation import heldout
 from eltbench.evidence.claims import Cell, Evidence
-from eltbench.evidence.results import CELL
 from eltbench.studies import curves, register
 from eltbench.studies.base import Measured, Study
 from eltbench.studies.heldout_rows import Observation
@@ -41,7 +40,8 @@ class Tuning(Study):
     chooses = True
 
     def cell(self, model: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(model[name] for name in (*CELL, "role", *choosing.NAMES))
+        """What its tables tell apart: models of two widths need roles of their own."""
+        return tuple(model[name] for name in (*curves.CELL, *curves.MODEL, "seed", *choosing.NAMES))
 
     def plan(self, preset: Preset) -> list[Job]:
         for name in preset.sweep:
@@ -73,7 +73,7 @@ class Tuning(Study):
         """Those with the chosen settings: a rate that is too high may train nothing."""
         chosen = [{**model, **setting} for model, setting, _ in choosing.choices(rows)]
         names = [*curves.CELL, *curves.MODEL, *choosing.NAMES]
-        return super().final_losses(rows).merge(pd.DataFrame(chosen, columns=names), how="inner")
+        return choosing.at_max(rows).merge(pd.DataFrame(chosen, columns=names), how="inner")
 
     def evidence(self, rows: pd.DataFrame) -> dict[str, dict[Cell, Evidence]]:
         found: dict[str, dict[Cell, Evidence]] = {claim.id: {} for claim in self.claims}
@@ -116,10 +116,14 @@ def _with_scale(here: pd.DataFrame) -> Evidence | None:
 
 
 def _transferred(here: pd.DataFrame) -> Evidence | None:
-    """Log-ratios at the most loops of settings chosen at the fewest over its own; None without two loop counts."""
+    """Log-ratios at the most loops of settings chosen at the fewest over its own.
+
+    None without two loop counts of one block; a model in two roles counts once.
+    """
     looped = here[(here["trainer"] == TRANSFER) & (here["max_loops"] > 1) & (here["residual_scale"] != "none")]
+    looped = looped.drop_duplicates(["unique_layers", "max_loops", "seed", *choosing.NAMES])
     sizes = sorted(set(looped["max_loops"]))
-    if len(sizes) < 2:
+    if len(sizes) < 2 or looped["unique_layers"].nunique() > 1:
         return None
     few, many = (choosing.by_setting(looped[looped["max_loops"] == size]) for size in (sizes[0], sizes[-1]))
     effect = (choosing.chosen_by_others(few, many) / choosing.chosen_by_others(many, many)).map(np.log)

@@ -117,6 +117,22 @@ def test_the_rate_of_few_loops_holds_at_many_or_not(many, verdict, ratio):
     assert effect(decision, "scaled") == pytest.approx(math.log(ratio), abs=0.01)
 
 
+def test_a_rate_is_transferred_within_one_block_and_a_model_in_two_roles_counts_once():
+    few, many = (curve("no-ilsd", "loops", role=f"{loops}-loops", max_loops=loops) for loops in (2, 8))
+    twice = curve("no-ilsd", "loops", max_loops=8)
+    assert verdicts(table(few, many, twice))["rate-transfer"].verdict == "supported"
+    other_block = curve("no-ilsd", "loops", role="one-layer", max_loops=8, unique_layers=1)
+    assert verdicts(table(few, many, other_block))["rate-transfer"].cells == ()
+
+
+def test_two_widths_in_one_role_are_refused_before_training():
+    preset = load_preset("tuning", "smoke")
+    wide = replace(preset.arms[0], architecture={"width": 32})
+    with pytest.raises(ValueError, match="give a further size of a trainer a role of its own"):
+        STUDY.plan(replace(preset, arms=(*preset.arms, wide)))
+    assert STUDY.plan(replace(preset, arms=(*preset.arms, replace(wide, role="wide"))))
+
+
 def test_models_are_held_to_have_learned_with_their_chosen_settings_alone():
     rows = table(curve(losses=(9.0, 1.0, 1.1)), curve("no-ilsd", losses=(1.0, 9.0, 9.0)))
     ends = STUDY.final_losses(rows)
