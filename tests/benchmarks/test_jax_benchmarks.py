@@ -15,7 +15,8 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from test_training_benchmarks import interleaved, quick_run, say, seconds
+from test_training_benchmarks import quick_run
+from timed_pairs import interleaved, say, seconds
 
 from eltbench.backends.jax.engine import JaxEngine, train_step
 from eltbench.backends.jax.seeds import JaxSeeds

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from timed_pairs import interleaved, say, seconds
 from torch.optim.swa_utils import AveragedModel
 
 from eltbench.backends.torch.engine import TorchEngine
@@ -29,36 +30,6 @@ def quick_run(trainer: str, task: str, steps: int = 1000) -> Run:
     architecture = Architecture(unique_layers=2, max_loops=4, width=64, block="dit" if task == "diffusion" else "bert")
     optimisation = Optimisation(steps=steps, batch_size=64)
     return Run(trainer, task, DATASETS[task], architecture=architecture, optimisation=optimisation)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def interleaved(first: Callable[[], object], second: Callable[[], object], rounds: int) -> np.ndarray:
-    """Ratios first/second of neighbouring timings, in random order within each pair."""
-    rng, ratios = np.random.default_rng(0), []
-    for _ in range(rounds):
-        if rng.random() < 0.5:
-            above = seconds(first)
-            ratios.append(above / seconds(second))
-        else:
-            below = seconds(second)
-            ratios.append(seconds(first) / below)
-    return np.array(ratios)
-
-
-def say(what: str, ratios: np.ndarray, target: float | str) -> None:
-    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    print(f"\n{what}: {middle:.3f} (middle half {low:.3f} to {high:.3f}, {len(ratios)} rounds; target {target})")
-
-
-@pytest.fixture
-def rounds(request) -> int:
-    """How often to measure; pytest-benchmark's own loop cannot interleave, so only its switch is used."""
-    return 60 if request.config.getoption("--benchmark-enable") else 1
 
 
 def stepper(trainer: str, task: str) -> Callable[[], object]:

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_training_benchmarks import interleaved, quick_run, rounds, say, seconds  # noqa: F401  rounds is a fixture
+from timed_pairs import interleaved, say, seconds
 
-from eltbench.core.config import Run
+from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.core.streams import stream
 from eltbench.training.loop import build_engine, parts
 
@@ -26,10 +26,10 @@ WORLDS = {
 
 
 def run_of(world: str) -> Run:
-    run = quick_run("elt", "masked")
-    architecture = replace(run.architecture, residual_scale="loops")
+    architecture = Architecture(width=64, block="bert", residual_scale="loops")
     options = tuple(WORLDS[world].items())
-    return replace(run, dataset=world, architecture=architecture, dataset_options=options)
+    optimisation = Optimisation(batch_size=64)
+    return Run("elt", "masked", world, architecture=architecture, optimisation=optimisation, dataset_options=options)
 
 
 def step_of(run: Run) -> Callable[[], object]:
@@ -42,7 +42,7 @@ def step_of(run: Run) -> Callable[[], object]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
-def test_a_batch_costs_little_beside_a_step(world, rounds):  # noqa: F811
+def test_a_batch_costs_little_beside_a_step(world, rounds):
     run = run_of(world)
     dataset, step = parts(run).dataset, step_of(run)
 
@@ -57,7 +57,7 @@ def test_a_batch_costs_little_beside_a_step(world, rounds):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_the_residual_scale_costs_nothing(rounds):  # noqa: F811
+def test_the_residual_scale_costs_nothing(rounds):
     run = run_of("latin")
     plain = replace(run, architecture=replace(run.architecture, residual_scale="none"))
     scaled, without = step_of(run), step_of(plain)
