@@ -191,7 +191,8 @@ class Compare:
         """Print how the two were made differently, the table, and one line of JSON."""
         from eltbench.cli import compare as comparison
 
-        found, before = comparison.compare(self.first, self.second), comparison.preliminaries(self.first, self.second)
+        folders = comparison.opened(self.first), comparison.opened(self.second)
+        found, before = comparison.between(*folders), comparison.preliminaries(*folders)
         for line in before:
             print(line)
         tables.console().print(comparison.table(found))

@@ -73,10 +73,27 @@ def compare(first: str | Path, second: str | Path, *, level: float = 0.95) -> li
     A folder holds claims.json and rows.parquet. Raises ValueError if one is missing or damaged, for two different
     studies, and for a level outside (0, 1).
     """
-    sides = [_sides(expanded(folder)) for folder in (first, second)]
-    (name, left), (other, right) = sides
-    if name != other:
-        raise ValueError(f"{first} is of the study {name!r} and {second} of {other!r}; compare two of one study")
+    return between(opened(first), opened(second), level=level)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A folder of results: its study, the commands that made it, its rows decided anew, and its measured conditions."""
+
+    folder: Path
+    study: str
+    commands: list[dict[str, Any]]
+    retold: deciding.Retold
+    sides: dict[tuple[str, str], list[Side]]  # by claim and name of the condition
+
+
+def between(first: Opened, second: Opened, *, level: float = 0.95) -> list[Compared]:
+    """As `compare`, of folders that are read already."""
+    name, left, right = first.study, first.sides, second.sides
+    if name != second.study:
+        raise ValueError(
+            f"{first.folder} is of the study {name!r} and {second.folder} of {second.study!r}; compare two of one study"
+        )
     pairs = [
         (claim.id, condition, *pair)
         for claim in studies.get(name).claims
@@ -93,8 +110,9 @@ def compare(first: str | Path, second: str | Path, *, level: float = 0.95) -> li
     return found
 
 
-def _sides(folder: Path) -> tuple[str, dict[tuple[str, str], list[Side]]]:
-    """The study of a results folder, and its measured conditions by claim and name."""
+def opened(path: str | Path) -> Opened:
+    """Read a folder of results and decide it anew; ValueError if a file is missing or damaged."""
+    folder = expanded(path)
     path = folder / "claims.json"
     try:
         published = json.loads(path.read_bytes())
@@ -104,7 +122,8 @@ def _sides(folder: Path) -> tuple[str, dict[tuple[str, str], list[Side]]]:
         raise ValueError(f"{folder} is no folder of results: {error}") from error
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or of another version: {error!r}") from error
-    retold = deciding.retell(folder, _commands(folder), most=math.inf)
+    commands = _commands(folder)
+    retold = deciding.retell(folder, commands, most=math.inf)
     evidence, decided = study.evidence(retold.rows), retold.content["claims"]
     for id, cell in told:
         if cell not in evidence.get(id, {}):
@@ -116,19 +135,13 @@ def _sides(folder: Path) -> tuple[str, dict[tuple[str, str], list[Side]]]:
             for condition in entry["conditions"]:
                 effects = np.asarray(evidence[id][cell].primary[condition["condition"]], float)
                 found.setdefault((id, condition["condition"]), []).append(Side(cell, condition["verdict"], effects))
-    return study.name, found
+    return Opened(folder, study.name, commands, retold, found)
 
 
-def preliminaries(first: str | Path, second: str | Path) -> list[str]:
-    """The lines above the table: how the two were trained differently, and which files do not agree.
-
-    Raises ValueError as `compare` does.
-    """
-    folders = [expanded(folder) for folder in (first, second)]
-    commands = [_commands(folder) for folder in folders]
-    told = [deciding.retell(folder, made, most=math.inf) for folder, made in zip(folders, commands, strict=True)]
-    said = [f"{folder}: {note}" for folder, each in zip(folders, told, strict=True) for note in each.notes]
-    study = studies.create(told[0].content["study"])
+def preliminaries(first: Opened, second: Opened) -> list[str]:
+    """The lines above the table: how the two were trained differently, and which files do not agree."""
+    said = [f"{each.folder}: {note}" for each in (first, second) for note in each.retold.notes]
+    study, commands = studies.create(first.study), [first.commands, second.commands]
     if not all(commands):
         return [*said, "how the two were trained is not known: provenance.json is missing"]
     if not study.trained:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -99,8 +100,6 @@ def paired_interval(differences: ArrayLike, *, level: float = 0.95, comparisons:
         raise ValueError(f"level must lie between 0 and 1, given {level}")
     if comparisons < 1:
         raise ValueError(f"comparisons must be at least 1, given {comparisons}")
-    from scipy import stats  # half a second to load, which the processes that train do without
-
     values = _differences(differences)
     n, tails = len(values), (1 - level) / comparisons
     if n < 2:
@@ -108,8 +107,16 @@ def paired_interval(differences: ArrayLike, *, level: float = 0.95, comparisons:
     mean, half_width = float(values[0]), 0.0
     if np.ptp(values):  # of equal values the mean may round to another one, and have a width
         mean = float(values.mean())
-        half_width = float(stats.t.isf(tails / 2, n - 1) * values.std(ddof=1)) / math.sqrt(n)
+        half_width = _quantile(tails / 2, n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
     return Interval(mean, mean - half_width, mean + half_width, n, 1 - tails)
+
+
+@lru_cache
+def _quantile(tail: float, freedom: int) -> float:
+    """Where Student's t leaves this much in its upper tail; scipy takes longer than all the rest of an interval."""
+    from scipy import stats  # half a second to load, which the processes that train do without
+
+    return float(stats.t.isf(tail, freedom))
 
 
 def welch_interval(first: ArrayLike, second: ArrayLike, *, level: float = 0.95, comparisons: int = 1) -> Interval:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -35,15 +35,28 @@ def summary(rows: pd.DataFrame, cell: Sequence[str] = CELL, further: Sequence[di
     where a seed's value is not a finite number.
     """
     keys = [*cell, *MODEL, *POINT]
-    points = []
-    for _, group in rows.groupby(keys, dropna=False, sort=True):
-        known = _first(group, keys + ALONG)
-        points.append({**known, **spread(group["value"]), "seeds": group["seed"].nunique()})
-    table = pd.DataFrame([*points, *_in_percent(_controls(rows, cell), cell), *further])
+    table = pd.DataFrame([*points(rows, keys, ALONG), *_in_percent(_controls(rows, cell), cell), *further])
     columns = [*keys, "mean", "low", "high", "seeds", *ALONG]
     return table.astype(dict.fromkeys(WHOLE, "Int64"))[columns].sort_values(
         keys, na_position="first", ignore_index=True
     )
+
+
+def points(rows: pd.DataFrame, keys: Sequence[str], along: Sequence[str]) -> list[dict[str, Any]]:
+    """One line a point: `keys`, which name it, `along`, which its rows share, mean, low, high, and how many seeds.
+
+    reason: the different ones of its rows, where there are any.
+    """
+    rows = rows.assign(point=rows.groupby(list(keys), dropna=False).ngroup())
+    grouped = rows.groupby("point")
+    spreads = {point: spread(values) for point, values in grouped["value"]}
+    table = rows.drop_duplicates("point").set_index("point")[[*keys, *along]]
+    table = table.join(pd.DataFrame(spreads.values(), index=list(spreads), columns=["mean", "low", "high"]))
+    table = table.assign(seeds=grouped["seed"].nunique())
+    if "reason" in rows:
+        told = rows.dropna(subset="reason").drop_duplicates(["point", "reason"]).groupby("point")["reason"]
+        table = table.assign(reason=told.agg("; ".join))
+    return cast(list[dict[str, Any]], table.to_dict("records"))
 
 
 def compared(rows: pd.DataFrame, cell: Sequence[str] = CELL) -> list[dict[str, Any]]:

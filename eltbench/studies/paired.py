@@ -47,7 +47,8 @@ def log_ratios(numerator: pd.DataFrame, denominator: pd.DataFrame) -> pd.Series:
 
 def without_ratio(*sides: pd.DataFrame) -> str:
     """Which seeds have a value that no log-ratio can be taken of; empty where none has."""
-    wrong = {(row.seed, row.value): None for side in sides for row in side[side["value"] <= 0].itertuples()}
+    values = pd.concat([side[["seed", "value"]] for side in sides])
+    wrong = dict.fromkeys(values[values["value"] <= 0].itertuples(index=False, name=None))
     told = ", ".join(f"{value:g} in seed {seed}" for seed, value in wrong)
     return f"a log-ratio needs values above zero, there are {told}" if told else ""
 

@@ -11,7 +11,7 @@ from eltbench.evidence.intervals import log_ratio
 from eltbench.studies.convergence import arrivals as targets
 from eltbench.studies.convergence.arrivals import COSTS
 from eltbench.studies.convergence.variants import FROM_LINEAR, VARIANTS, changes
-from eltbench.studies.curves import CELL, MODEL, spread, spread_in_percent
+from eltbench.studies.curves import CELL, MODEL, points, spread, spread_in_percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,11 +32,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     and bounds are empty where a seed's value is no finite number.
     """
     keys = CELL + MODEL + POINT
-    lines = []
-    for _, group in rows.groupby(keys, dropna=False, sort=True):
-        reason = group["reason"].dropna().unique()
-        known = {name: group[name].iloc[0] for name in keys + ALONG}
-        lines.append({**known, **spread(group["value"]), "seeds": len(group), "reason": "; ".join(reason) or None})
+    lines = points(rows, keys, ALONG)
     about = {"trainer": "elt", "metric": FROM_LINEAR, "higher_is_better": False}
     lines += _to_target(rows)
     lines += [{**it, **about, "seeds": len(ratios), **spread_in_percent(ratios)} for it, ratios in changes(rows)]

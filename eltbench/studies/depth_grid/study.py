@@ -147,11 +147,11 @@ def _timed(model: Model, run: Run, settings: Mapping[str, Any]) -> list[dict[str
 
 
 def _at_its_depth(rows: pd.DataFrame, metric: str, model: Trained) -> pd.DataFrame:
-    """The rows of one model's metric at the loop count that it was trained for."""
-    here = rows[(rows["metric"] == metric) & rows["stratum"].isna() & (rows["loops"] == rows["max_loops"])]
+    """Seeds and values of one model's metric at the loop count that it was trained for."""
+    here = (rows["metric"] == metric) & rows["stratum"].isna() & (rows["loops"] == rows["max_loops"])
     for name, value in model._asdict().items():
-        here = here[here[name] == value]
-    return here
+        here &= rows[name] == value
+    return rows.loc[here, ["seed", "value"]]
 
 
 def _ratios(rows: pd.DataFrame, conditions: Sequence[Condition]) -> Evidence | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from eltbench.evaluation.stopping.equal_solving import SCOPE
-from eltbench.studies.curves import CELL, MODEL, spread
+from eltbench.studies.curves import CELL, MODEL, points
 
 POINT = ["metric", "target", "signal", "scope", "stratum", "rule", "saved", "guarantee", "alpha", "loops"]
 ALONG = ["higher_is_better", "n_samples", "delta"]
@@ -21,10 +21,6 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     signals = rows["signal"].notna() & (rows["loops"] == rows["max_loops"]) & (rows["scope"] != "stratum")
     signals &= rows["metric"] != "risk_at_coverage"
     shown = rows[signals | rows["saved"].notna() | rows["guarantee"].notna() | (rows["scope"] == SCOPE)]
-    lines = []
-    for _, group in shown.groupby([*CELL, *MODEL, *POINT], dropna=False):
-        known = {name: group[name].iloc[0] for name in [*CELL, *MODEL, *POINT, *ALONG]}
-        reasons = "; ".join(dict.fromkeys(group["reason"].dropna()))
-        lines.append({**known, **spread(group["value"]), "seeds": group["seed"].nunique(), "reason": reasons or None})
-    table = pd.DataFrame(lines, columns=COLUMNS)
-    return table.sort_values([*CELL, *MODEL, *POINT], na_position="first", ignore_index=True)
+    keys = [*CELL, *MODEL, *POINT]
+    table = pd.DataFrame(points(shown, keys, ALONG), columns=COLUMNS)
+    return table.sort_values(keys, na_position="first", ignore_index=True)

@@ -159,9 +159,9 @@ def _diagnostics(model: Model, settings: Mapping[str, Any]) -> list[dict[str, An
 
 
 def _at(rows: pd.DataFrame, metric: str, side: At) -> pd.DataFrame:
-    """The rows of one trainer's metric at a multiple of its L_max."""
-    here = rows[(rows["trainer"] == side.trainer) & (rows["metric"] == metric) & rows["stratum"].isna()]
-    return here[here["loops"] == side.multiple * here["max_loops"]]
+    """Seeds and values of one trainer's metric at a multiple of its L_max."""
+    here = (rows["trainer"] == side.trainer) & (rows["metric"] == metric) & rows["stratum"].isna()
+    return rows.loc[here & (rows["loops"] == side.multiple * rows["max_loops"]), ["seed", "value"]]
 
 
 def _between_loops(claim: Claim, sizes: Iterable[tuple[str, int]]) -> dict[str, str]:
