@@ -11,13 +11,16 @@ NEWEST ?= python3.13
 
 unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles what it imports again
 
-.PHONY: setup run report docs test lint floors newest benchmark clean
+# Python compiles what it imports; pip would spend a minute on modules that nobody loads
+PIP = install --quiet --disable-pip-version-check --no-compile
+
+.PHONY: setup run report docs test lint pytest floors newest benchmark clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip $(PIP) --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
 
 run: setup
@@ -27,7 +30,7 @@ report: setup
 	$(BIN)/eltbench report
 
 docs: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/python -m pip $(PIP) --constraint constraints.txt --editable ".[docs]"
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
 
 lint: setup
@@ -35,7 +38,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+test: setup
+	$(MAKE) --jobs 2 lint pytest
+
+pytest: setup
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # what is run in either environment
@@ -49,12 +55,12 @@ endef
 floors: setup
 	$(PYTHON) -m venv --clear .venv-floors
 	$(BIN)/python tests/floors.py jax > .venv-floors/floors.txt
-	.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-floors/floors.txt --editable .
+	.venv-floors/bin/python -m pip $(PIP) --requirement .venv-floors/floors.txt --editable .
 	$(call smoke,.venv-floors)
 
 newest:
 	$(NEWEST) -m venv --clear .venv-newest
-	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[jax]"
+	.venv-newest/bin/python -m pip $(PIP) --constraint constraints.txt --editable ".[jax]"
 	$(call smoke,.venv-newest)
 
 benchmark: setup
