@@ -11,6 +11,7 @@ import pytest
 from preset_files import STUDY
 
 import eltbench
+from eltbench.studies.extrapolation import harder
 from eltbench.studies.presets import load_preset, preset_names
 
 REPOSITORY = Path(eltbench.__file__).parents[1]
@@ -39,6 +40,18 @@ def test_the_presets_are_those_that_the_study_promises():
     assert (len(gpu.seeds), gpu.device) == (20, "cuda")
     assert gpu.architecture["width"] > presets["digits"].architecture["width"]
     assert gpu.worlds == presets["digits"].worlds
+
+
+@pytest.mark.parametrize("name", ["sudoku", "maze", "group", "sudoku-gpu", "maze-gpu"])
+def test_a_preset_of_puzzles_holds_what_its_claims_compare(name):
+    jobs = STUDY.plan(load_preset("extrapolation", name))
+    models = {(job.run.trainer, job.keys["role"]) for job in jobs}
+    for claim in harder.CLAIMS:
+        assert {(model.trainer, model.role) for model in harder.condition_models(claim)} <= models
+    depth = {job.keys["role"]: job.run.architecture.effective_depth for job in jobs}
+    assert depth["main"] == depth["equal-compute"]
+    assert STUDY.open_questions(jobs) == {}
+    assert {job.run.device for job in jobs} == {"cuda" if name.endswith("gpu") else "cpu"}
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-gpu"])
