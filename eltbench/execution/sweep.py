@@ -82,12 +82,13 @@ def sweep(
         jobs = [job for job in jobs if job.run_id not in outcome.failed]
     planned = plan(jobs, store)
     outcome.cached = planned.cached
-    if not planned.missing:
-        return outcome
     progress = progress or reporter()
     durations = Durations(store, jobs)
     left = grouped(planned.missing, store, vectorise_seeds)
-    progress.begin(len(planned.missing), len(planned.cached))
+
+    def seconds_left() -> float | None:
+        going = [[its[0].run for its in group.values()] for group in left if group]
+        return durations.expected([run for runs in going for run in runs], min(executor.lanes, max(1, len(going))))
 
     def ended(end: End) -> None:
         run_id = end.job.run_id
@@ -102,14 +103,16 @@ def sweep(
             durations.add(end.job.run, end.seconds, trained=end.trained)
         else:
             outcome.cached.append(run_id)  # another sweep made it while this one waited
-        going = [[its[0].run for its in group.values()] for group in left if group]
-        expected = durations.expected([run for runs in going for run in runs], min(executor.lanes, max(1, len(going))))
-        number, of = len(planned.missing) - sum(map(len, going)), len(planned.missing)
-        rest = "" if expected is None or number == of else f", about {duration(expected)} left"
+        number, of = len(planned.missing) - sum(map(len, left)), len(planned.missing)
+        expected = None if number == of else seconds_left()
+        rest = "" if expected is None else f", about {duration(expected)} left"
         progress.finished(run_id, f"[{number}/{of}] {end.job.name}: {end.how}{rest}")
 
+    names = [jobs[0].name for jobs in planned.missing.values()]
     try:
-        executor.make([list(group.values()) for group in left], store, progress, ended)
+        progress.begin(names, len(planned.cached), seconds_left() if names else None)
+        if names:
+            executor.make([list(group.values()) for group in left], store, progress, ended)
     finally:
         progress.end()
     return outcome

@@ -76,7 +76,7 @@ def _train(job: Job, store: RunStore, first: bool, resumed: bool) -> None:
     def report(step: int, steps: int) -> None:
         display.phase(run_id, job.name, f"training, step {step} of {steps}", step / steps)
 
-    display.begin(1, 0)
+    display.begin([job.name], 0)
     try:
         training.fit(run, directory, report)
         seconds = time.monotonic() - started
