@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -15,7 +14,8 @@ import tyro
 
 from eltbench import backends, studies
 from eltbench.cli import budget, command_line
-from eltbench.core import durations, tables, terminal
+from eltbench.cli.ending import Ending
+from eltbench.core import durations, terminal
 from eltbench.core.atomic import check_writable
 from eltbench.core.machine import processors
 from eltbench.core.provenance import provenance
@@ -34,7 +34,7 @@ from eltbench.studies import recipes
 from eltbench.studies.base import Study
 from eltbench.studies.deciding import publish
 from eltbench.studies.presets import MOST_SEEDS, Preset, load_preset
-from eltbench.studies.untrained import UnmeasuredError, Untrained
+from eltbench.studies.untrained import Output, UnmeasuredError, Untrained
 from eltbench.training.job import Job
 from eltbench.training.loop import check_vectorised
 from eltbench.training.model import runs_root
@@ -43,7 +43,7 @@ FAILED = 1
 
 
 @dataclass(frozen=True)
-class StudyCommand:
+class StudyCommand(Output):
     """Train what is missing, measure it, decide the study's claims and write rows, summary, figure and provenance."""
 
     preset: str = "quick"
@@ -125,9 +125,8 @@ def execute_untrained(study: Untrained, options: Any) -> int:
     entry = {**provenance(), "wall_seconds": seconds, "presets": list(asked.presets), "runs": dict(made.runs)}
     with lock(folder):
         decisions = publish(folder, study, asked.name, rows, [entry], smoke=asked.smoke)
-    for shown in study.tables(rows):
-        tables.console().print(shown)
-    _print(study, asked.name, folder, decisions, study.remarks(rows), made.failures, study.said(rows))
+    remarks, said, wide = study.remarks(rows), study.said(rows), study.tables(rows)
+    Ending(study, asked.name, folder, decisions, remarks, made.failures, said, wide).tell(options)
     return FAILED if made.failures else 0
 
 
@@ -162,7 +161,7 @@ def execute(study_name: str, command: StudyCommand) -> int:
     decisions, remarks = _published(planned, outcome, started)
     said = {**planned.warnings, **{f"runs_{how}": len(runs) for how, runs in asdict(outcome).items()}}
     failures = [f"run {run_id}: {message}" for run_id, message in outcome.failed.items()]
-    _print(planned.study, planned.presets[0].name, planned.folder, decisions, remarks, failures, said)
+    Ending(planned.study, planned.presets[0].name, planned.folder, decisions, remarks, failures, said).tell(command)
     return FAILED if outcome.failed else 0
 
 
@@ -334,26 +333,3 @@ def still_told(commands: Sequence[dict[str, Any]], published: set[str]) -> list[
 def _say(lines: Sequence[str], to: TextIO) -> None:
     if lines:
         print(*lines, sep="\n", file=to, flush=True)
-
-
-def _print(
-    study: Study,
-    preset: str,
-    folder: Path,
-    decisions: Sequence[claims.Decision],
-    remarks: Sequence[str],
-    failures: Sequence[str],
-    said: Mapping[str, Any],
-) -> None:
-    """Print claims, remarks and failures, then one line of JSON, which includes `said`."""
-    if decisions:
-        tables.console().print(verdicts.table(decisions))
-        print(f"intervals cover {study.covers}")
-    for decision in decisions:
-        if not decision.cells and decision.claim.undecidable:
-            print(f"{decision.claim.id}: {decision.reason}")
-    _say(remarks, to=sys.stdout)
-    _say([f"failed: {failure}" for failure in failures], to=sys.stderr)
-    known = {"study": study.name, "preset": preset, "results": str(folder), "claims": verdicts.in_short(decisions)}
-    sys.stdout.flush()
-    print(json.dumps({**known, **said}), flush=True)

@@ -71,6 +71,19 @@ def in_short(decisions: Sequence[Decision]) -> dict[str, Any]:
     }
 
 
+def brief(decisions: Sequence[Decision]) -> Table:
+    """The claims for a terminal of 80 columns, one line each: mark, claim, verdict, and the effect that decides it."""
+    shown = Table.grid(padding=(0, 1, 0, 0))
+    for _ in range(4):
+        shown.add_column(no_wrap=True)
+    for decision in decisions:
+        colour, found = COLOURS[decision.verdict], decision.to_dict()
+        effect = interval_in_words(_deciding(decision.verdict, found["cells"])) if found["cells"] else "not measured"
+        mark = MARKS[decision.verdict] if found["cells"] else "–"
+        shown.add_row(f"[{colour}]{mark}[/]", decision.claim.id, f"[{colour}]{decision.verdict}[/]", escape(effect))
+    return shown
+
+
 def table(decisions: Sequence[Decision]) -> Table:
     """The claims for a terminal of 80 columns or more: one line a claim, cell and condition, longer ones folded."""
     shown = tables.terminal(())
@@ -167,10 +180,16 @@ def _in_short(world: str, cells: Sequence[Mapping[str, Any]]) -> str:
         (verdict, count), *_ = Counter(cell["verdict"] for cell in cells).most_common()
         return f"{MARKS[verdict]} in {count} of {len(cells)}"
     cell = min(cells, key=lambda cell: cell["backend"] != "torch")
-    deciding = [each for each in cell["conditions"] if each["verdict"] == cell["verdict"]] or cell["conditions"]
-    witness = max((each["witnesses"][0] for each in deciding), key=lambda each: abs(each["estimate"] or 0))
+    witness = _deciding(cell["verdict"], [cell])
     star = "*" if any(other["verdict"] != cell["verdict"] for other in cells) else ""
     return f"{MARKS[cell['verdict']]} {estimate_in_words(witness)}{star}"
+
+
+def _deciding(verdict: str, cells: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The primary witness with the largest effect among the conditions that have this verdict, or else among all."""
+    every = [each for cell in cells for each in cell["conditions"]]
+    deciding = [each for each in every if each["verdict"] == verdict] or every
+    return max((each["witnesses"][0] for each in deciding), key=lambda each: abs(each["estimate"] or 0))
 
 
 def estimate_in_words(witness: Mapping[str, Any]) -> str:

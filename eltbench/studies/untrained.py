@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pandas as pd
 import pyarrow as pa
+import tyro
 from rich.console import RenderableType
 
 from eltbench import backends
@@ -20,6 +21,16 @@ from eltbench.studies.base import Measured, Study
 from eltbench.studies.presets import Arm, Preset, World
 from eltbench.training.job import Job, measurement_hash
 from eltbench.training.model import Model
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the command of any study prints at its end."""
+
+    verbose: Annotated[bool, tyro.conf.arg(aliases=("-v",))] = False
+    """also the wide tables: every condition with its region, and its second witness"""
+    json: bool = False
+    """end with one line of JSON on a terminal too, as elsewhere"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class Untrained(Study):
     claims: ClassVar[tuple[Claim, ...]] = ()
     trained: ClassVar[bool] = False
     library: ClassVar[str]  # or backend, whose versions are stamped on rows that name no backend
-    options: ClassVar[type[Any]]  # the dataclass of its command line, with `results`; its docstring is the help
+    options: ClassVar[type[Output]]  # of its command line, with a field `results`; its docstring is the help
 
     @abstractmethod
     def prepared(self, options: Any) -> Prepared:
@@ -70,7 +81,7 @@ class Untrained(Study):
 
     @abstractmethod
     def tables(self, rows: pd.DataFrame) -> list[RenderableType]:
-        """What the command prints above the claims."""
+        """What the command prints above the claims where more is asked for, or where there are none."""
 
     def said(self, rows: pd.DataFrame) -> dict[str, Any]:
         """What the command's last line of JSON says beside the claims."""

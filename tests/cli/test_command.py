@@ -146,12 +146,25 @@ class TestOneStudy:
         assert made.process.stderr.startswith(f"warning: {said}\n")
         assert said.startswith("ema_decay = 0.995 leaves the first weights 97 % of the average")
 
-    def test_it_prints_every_claim_and_what_its_interval_covers(self, made):
-        *_, covers, _ = made.process.stdout.splitlines()
+    def test_it_prints_a_line_a_claim_what_their_intervals_cover_and_where_all_lies(self, made):
+        *claims, counted, covers, figure, rows, report, _ = made.process.stdout.splitlines()
+        assert [line.split()[1] for line in claims] == list(CLAIMS)
+        assert counted == f"{len(CLAIMS)} claims: {len(CLAIMS)} inconclusive"
         assert covers == f"intervals cover {COVERS}"
-        for claim in CLAIMS:
-            assert f"{claim} " in made.process.stdout
-        assert max(map(len, made.process.stdout.splitlines()[:-1])) == tables.PIPED_WIDTH
+        assert figure == "figure  results/extrapolation/tiny/figure.png"
+        assert rows == "rows    results/extrapolation/tiny/rows.parquet"
+        assert report == "report  eltbench report --results results"
+
+    def test_with_v_it_prints_the_wide_table_first(self, made, ask):
+        wide = ask("-v").out.splitlines()
+        brief = made.process.stdout.splitlines()
+        assert wide[-len(brief) : -4] == brief[:-4]  # what follows names this copy's folder
+        assert max(map(len, wide[: -len(brief)])) == tables.PIPED_WIDTH
+
+    def test_on_a_terminal_the_line_for_programs_has_to_be_asked_for(self, ask, monkeypatch):
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+        assert ask().out.splitlines()[-1].startswith("report  ")
+        assert last_line(ask("--json").out)["runs_cached"] == 4
 
     def test_it_writes_its_six_files_and_nothing_else(self, made):
         files = sorted([*FILES, "samples-diffusion-digits-torch.png"])
@@ -239,7 +252,7 @@ class TestOneStudy:
     def test_cached_runs_fit_into_any_budget_which_the_provenance_tells(self, ask, no_process):
         whole = ask("--budget", "1s")
         assert whole.code == 0
-        assert whole.err.splitlines()[-1] == "left out: nothing"
+        assert "left out: nothing" in whole.err.splitlines()
         commands = json.loads((whole.folder / "provenance.json").read_text())["commands"]
         assert commands[-1]["budget"] == {"asked": "1s", "left_out": [], "undecided": {}}
 

@@ -56,6 +56,22 @@ def cells(decisions, width=400):
     return [[line[start:end].strip() for start, end in zip(starts, ends, strict=True)] for line in body]
 
 
+def test_in_brief_every_claim_is_one_line_with_the_effect_that_decides_it(decisions):
+    output = io.StringIO()
+    Console(file=output, width=80).print(verdicts.brief(decisions))
+    elastic, collapse, parity, over, *_, norms = [line.rstrip() for line in output.getvalue().splitlines()]
+    assert [cell.verdict for cell in decisions[0].cells] == ["inconclusive", "contradicted"]
+    estimate = 100 * math.expm1(-np.mean(FIVE))
+    assert elastic.startswith(
+        f"? elastic              inconclusive {estimate:.2f} % ["
+    )  # of the cell that leaves it open
+    assert collapse.startswith("? vanilla-collapse     inconclusive")
+    assert parity == "– vanilla-parity       inconclusive not measured"
+    assert over == "? over-iteration       inconclusive +5.13 %; one seed gives no interval"
+    assert norms.endswith("not measured")
+    assert max(map(len, output.getvalue().splitlines())) <= 80
+
+
 @pytest.mark.parametrize("width", [80, 100, 160, 400])
 def test_the_table_fits_its_width_and_cuts_no_name_short(decisions, width):
     lines = printed(decisions, width).splitlines()

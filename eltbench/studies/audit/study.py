@@ -24,7 +24,7 @@ from eltbench.studies.audit import tables as audit_tables
 from eltbench.studies.audit.paper import judgement
 from eltbench.studies.audit.paper.consequences import consequences
 from eltbench.studies.audit.paper.recount import recount
-from eltbench.studies.untrained import Made, Prepared, Untrained
+from eltbench.studies.untrained import Made, Output, Prepared, Untrained
 
 SUMMARY = (
     *("kind", "table", "model", "quantity", "claim", "statement", "reported", "convention", "recomputed"),
@@ -38,7 +38,7 @@ SOURCE = "paper"  # the preset that the rows name
 
 
 @dataclass(frozen=True)
-class AuditCommand:
+class AuditCommand(Output):
     """Read the paper's tables, recompute, and write rows, summary, figure, verdicts and provenance."""
 
     results: Path = Path("results")

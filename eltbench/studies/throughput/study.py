@@ -29,7 +29,7 @@ from eltbench.studies.throughput.cell_groups import Preset, preset_from_table
 from eltbench.studies.throughput.claims import CLAIMS
 from eltbench.studies.throughput.rows import COLUMNS, all_rows, timings
 from eltbench.studies.throughput.timing_process import ProcessError
-from eltbench.studies.untrained import Made, Prepared, UnmeasuredError, Untrained
+from eltbench.studies.untrained import Made, Output, Prepared, UnmeasuredError, Untrained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ COVERS = "fresh processes on this machine, one after the other, in one run"
 
 
 @dataclass(frozen=True)
-class ThroughputCommand:
+class ThroughputCommand(Output):
     """Time looped against unique-depth networks on this machine, kept idle, beside its measured roofline."""
 
     preset: str = "cpu"

@@ -56,7 +56,7 @@ def arguments(tmp_path):
 
 @pytest.mark.slow
 def test_one_command_measures_decides_and_writes_everything_into_one_folder(paper, arguments, tmp_path, capsys):
-    assert command.main("throughput", arguments) == 0
+    assert command.main("throughput", [*arguments, "--verbose"]) == 0
     folder = tmp_path / "results" / "throughput" / "paper"
     assert sorted(path.name for path in folder.iterdir() if path.name != ".lock") == FILES
     assert imread(folder / "figure.png").std() > 0
