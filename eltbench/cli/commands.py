@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import platform
 import sys
@@ -21,6 +20,7 @@ from eltbench.core.atomic import check_writable
 from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.core.provenance import provenance
 from eltbench.core.registry import allow_named
+from eltbench.core.terminal import tell_programs
 from eltbench.execution.store import RunStore
 from eltbench.execution.sweep import sweep
 from eltbench.training.identity import run_id
@@ -188,7 +188,7 @@ class Compare:
     """another of the same study"""
 
     def act(self) -> int:
-        """Print how the two were made differently, the table, and one line of JSON."""
+        """Print how the two were made differently, the table, and for programs one line of JSON."""
         from eltbench.cli import compare as comparison
 
         folders = comparison.opened(self.first), comparison.opened(self.second)
@@ -197,7 +197,7 @@ class Compare:
             print(line)
         tables.console().print(comparison.table(found))
         sides = {"first": str(self.first), "second": str(self.second), "differences": before}
-        print(json.dumps({**sides, **comparison.in_short(found)}))
+        tell_programs({**sides, **comparison.in_short(found)})
         return 0
 
 
@@ -259,11 +259,12 @@ class Recommend:
         rows = results.load_rows(path)
         missed = False
         for name in recommending.worlds(rows, world):
+            print(f"{name}: timing its networks on this {self.device} …", file=sys.stderr)
             found = recommending.candidates(path, rows, name, **asked)
             choice = recommending.choose(found, latency)
             tables.console().print(f"{name}: {recommending.conditions(**asked)}", recommending.table(found, latency))
             print(*recommending.answer(choice, latency), sep="\n")
-            print(json.dumps({"latency_ms": latency * 1e3, "world": name, **asked, **recommending.in_short(choice)}))
+            tell_programs({"latency_ms": latency * 1e3, "world": name, **asked, **recommending.in_short(choice)})
             missed |= choice.best is None
         return int(missed)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from eltbench.core import tables
+from eltbench.core.terminal import tell_programs
 from eltbench.evidence import verdicts
 from eltbench.evidence.claims import Decision
 from eltbench.evidence.report.published import NARROW
@@ -53,9 +53,7 @@ class Ending:
             print(f"failed: {line}", file=sys.stderr)
         for line in self.places():
             print(line)
-        if asked.json or not sys.stdout.isatty():
-            print(json.dumps(self.in_short()))
-        sys.stdout.flush()
+        tell_programs(self.in_short(), always=asked.json)
 
     def summed_up(self) -> str:
         """How many claims have which verdict, and what the intervals cover."""

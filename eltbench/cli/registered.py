@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.machinery import PathFinder
 
 from eltbench import backends, data, studies, tasks, trainers
+from eltbench.core.terminal import cut
 from eltbench.studies.presets import described_presets
 
 
@@ -21,10 +22,10 @@ def list_names(arguments: Sequence[str]) -> int:
         width = max(map(len, registry.names()), default=0)
         for name in registry.names():
             target = registry.target(name)
-            print(f"  {name:{width}}  {first_sentence(target) or target}")
+            print(cut(f"  {name:{width}}  {first_sentence(target) or target}"))
             if registry is studies.registry:
                 for preset, about in described_presets(name).items():
-                    print(f"    {preset:16} {about}".rstrip())
+                    print(cut(f"    {preset:16} {about}".rstrip()))
     return 0
 
 

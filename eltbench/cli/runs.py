@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from rich.filesize import pick_unit_and_suffix
 
 from eltbench.cli import command_line
 from eltbench.core.durations import duration, seconds
+from eltbench.core.terminal import tell_programs
 from eltbench.core.validation import printable, unknown
 from eltbench.evidence.merging import announced
 from eltbench.execution import cache
@@ -184,7 +184,7 @@ class Merge:
             counts = merge_caches(self.origins, self.into, self.dry_run)._asdict()
         else:
             counts = self._merge_results()
-        print(json.dumps({"into": str(self.into), **counts, "dry_run": self.dry_run}), flush=True)
+        tell_programs({"into": str(self.into), **counts, "dry_run": self.dry_run})
         return 0
 
     def _merge_results(self) -> dict[str, int]:
@@ -230,4 +230,4 @@ def _print(found: Sequence[Cached], in_work: frozenset[str] | set[str] = frozens
 def _sum_up(store: RunStore, found: Sequence[Cached], **more: int) -> None:
     states: Counter[str] = Counter(each.state for each in found)
     line: dict[str, Any] = {"cache": str(store.root), "runs": len(found), **states, **more}
-    print(json.dumps({**line, "bytes": sum(each.size for each in found)}), flush=True)
+    tell_programs({**line, "bytes": sum(each.size for each in found)})

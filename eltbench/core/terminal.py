@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 REFUSED, INTERRUPTED, UNREAD, TERMINATED = 2, 130, 141, 143  # the last three as a shell names SIGINT, SIGPIPE, SIGTERM
@@ -36,6 +38,18 @@ def answer(act: Callable[[], int]) -> int:
         except KeyboardInterrupt as stopped:
             print("interrupted: what had finished stays; repeat the command to go on", file=sys.stderr)
             return TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED
+
+
+def tell_programs(known: Mapping[str, Any], *, always: bool = False) -> None:
+    """Print the line of JSON that ends a command, where stdout is no terminal, or `always`."""
+    if always or not sys.stdout.isatty():
+        print(json.dumps(known), flush=True)
+
+
+def cut(line: str) -> str:
+    """A line that fits the terminal on stdout; whole where there is none."""
+    width = shutil.get_terminal_size().columns
+    return line if len(line) <= width or not sys.stdout.isatty() else f"{line[: width - 1]}…"
 
 
 class Patient:

@@ -77,3 +77,19 @@ def test_an_interrupted_command_says_how_to_go_on(stopped, code, capsys):
 
     assert terminal.answer(act) == code
     assert "repeat the command to go on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("there", "asked", "told"), [(True, False, False), (True, True, True), (False, False, True)])
+def test_programs_are_told_where_nobody_looks_or_where_they_ask(monkeypatch, capsys, there, asked, told):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: there, raising=False)
+    terminal.tell_programs({"runs": 3}, always=asked)
+    assert capsys.readouterr().out == ('{"runs": 3}\n' if told else "")
+
+
+def test_a_line_is_cut_to_the_terminal_alone(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    line = "a name, and what it is"
+    assert terminal.cut(line) == line
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert terminal.cut(line) == "a name, and what it…"
+    assert terminal.cut(line[:20]) == line[:20]
