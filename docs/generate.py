@@ -1,7 +1,8 @@
 """Writes the generated tables of README.md and docs/ anew from the committed results: `python docs/generate.py`.
 
 A table stands between the marks `<!-- KIND: FOLDER -->` and `<!-- end of KIND -->`; the kinds are those of TABLES.
-`compare` takes two folders, `gpu-hours` TFLOPS, `declared` columns or limits, `overview` nothing.
+`compare` takes two folders, `gpu-hours` TFLOPS, `declared` columns or limits, `overview` nothing. With --figures the
+published figures are drawn anew first.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Any
 import pandas as pd
 
 import eltbench
+from eltbench import studies
 from eltbench.cli import compare as comparison
 from eltbench.core import tables
-from eltbench.evidence import schema
+from eltbench.evidence import figures, schema
 from eltbench.evidence.report.page import limits
 from eltbench.evidence.report.published import folders
 from eltbench.evidence.verdicts import markdown, overview
@@ -105,6 +107,16 @@ def refreshed(text: str) -> str:
     return MARKED.sub(lambda found: f"{found[1]}{table(found[2], found[3])}{found[5]}", text)
 
 
+def redrawn() -> None:
+    """Draw the figure of every published folder anew from its rows, after the code that draws it changed."""
+    for folder in map(ROOT.joinpath, published()):
+        rows = eltbench.load_rows(folder)
+        with figures.plain():
+            figures.save(studies.create(rows["study"].iloc[0]).figure(rows), folder / "figure")
+
+
 if __name__ == "__main__":
+    if "--figures" in sys.argv[1:]:
+        redrawn()
     for page in PAGES:
         page.write_text(refreshed(page.read_text(encoding="utf-8")), encoding="utf-8")

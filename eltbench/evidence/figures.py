@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import matplotlib.style
@@ -14,7 +15,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from eltbench.core.atomic import replacing
 
@@ -26,8 +28,7 @@ MARKERS = "osD^vP*Xdh"
 CONTROLS = ("dedicated", "equal-compute", "equal-parameters")  # roles; what is neither of them nor main is a variant
 ABOUT = "eltbench"  # the text of a picture that says what it shows
 CLEAREST = (0, 1, 2, 3, 4, 5, 9, 7, 8, 6)  # the palette's colours, the clearest on white first
-INSIDE = 7  # a legend of more lines stands below its panel
-BELOW = 5.5  # what the labels of the axis take there, in the legend's letters
+LETTERS, LINE = 0.075, 0.2  # width of a letter of the key and height of a line of it, in inches
 
 
 def plain() -> AbstractContextManager[None]:
@@ -52,10 +53,13 @@ def heading(cell: Iterable[object], table: pd.DataFrame) -> str:
     return " · ".join([task, world, backend] if table["backend"].nunique() > 1 else [task, world])
 
 
-def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = False, floor: float | None = None) -> None:
+def loop_curves(
+    axis: Axes, table: pd.DataFrame, title: str, measured: str, *, log: bool = False, floor: float | None = None
+) -> None:
     """A metric by loop count: a line with its interval per main model, a lone marker per control.
 
-    table: columns of a study's summary. The dotted line is L_max; `floor` is what real images score.
+    table: columns of a study's summary. measured: the metric in words. The dotted line is L_max; `floor` is what real
+    images score.
     """
     if floor is None:
         axis.set_yscale("log" if log else "linear")
@@ -77,9 +81,12 @@ def loop_curves(axis: Axes, table: pd.DataFrame, title: str, *, log: bool = Fals
         axis.axhline(floor, color="0.4", ls=":", lw=1.2, label="real images")
     axis.autoscale_view(scalex=False)  # a horizontal line that the limits hold, however barely, does not move them
     for deepest in sorted(set(table[table["role"] == "main"]["max_loops"]) - {1}):
-        axis.axvline(deepest, color="0.6", ls=":", lw=1)
-    axis.set(xlabel="loops at inference, L", title=title)
-    _legend(axis)
+        axis.axvline(deepest, color="0.6", ls=":", lw=1, label="L_max")
+    if floor is not None and len(table):  # wide intervals of a few bad models would leave no room for the others
+        lowest, highest = np.nanmin([*table["mean"], floor]), np.nanmax([*table["mean"], floor])
+        axis.set_ylim(min(2 * lowest, lowest - 0.02), 3 * max(highest, 0.1))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set(xlabel="loops at inference, L", ylabel=measured, title=title)
 
 
 def staircase(axis: Axes, table: pd.DataFrame, reach: pd.DataFrame, title: str) -> None:
@@ -96,8 +103,9 @@ def staircase(axis: Axes, table: pd.DataFrame, reach: pd.DataFrame, title: str) 
     line = line[line["mean"] <= table["distance"].max() + 1]
     if len(line):
         axis.plot(line["effective_depth"], line["mean"], color="0.4", ls=":", lw=1.2, label="theorem: distance = N·L·ρ")
-    axis.set(xlabel="effective depth N·L at inference", ylabel=f"distance (accuracy > {SOLVED})", title=title)
-    _legend(axis)
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    measured = f"furthest distance solved (accuracy > {SOLVED})"
+    axis.set(xlabel="effective depth N·L at inference", ylabel=measured, title=title)
 
 
 def heat_map(axis: Axes, table: pd.DataFrame, deepest: int, hardest: int | None, title: str) -> None:
@@ -143,22 +151,21 @@ def training_curves(axis: Axes, table: pd.DataFrame, marks: pd.DataFrame, title:
         axis.plot(at, mean, label=model.label, ms=3, **model.line)
         axis.fill_between(at, np.maximum(low, mean / 10), high, color=model.colour, alpha=0.2, lw=0)
         if model.trainer == "unique-depth":
-            axis.axhline(mean[-1], color=model.colour, ls="--", lw=1, label=f"final loss of {model.trainer}")
+            axis.axhline(mean[-1], color=model.colour, ls="--", lw=1, label=f"target: final loss of {model.trainer}")
     for model, mark in models(marks, beside=table):
         star = {"color": model.colour, "mec": "black", "mew": 0.6, "ms": 11, "zorder": 3}
         star |= {} if mark["reached"].iloc[0] == 1 else {"mfc": "white"}
-        axis.plot(mark["at"], mark["target"], "*", **star)
+        axis.plot(mark["at"], mark["target"], "*", label="reaches the target (mean)", **star)
     plain_ticks(axis, table["mean"])
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    _legend(axis, "upper right")  # losses fall from the left
 
 
 def forest(axis: Axes, table: pd.DataFrame, margin: float, title: str) -> None:
     """Changes in percent by role, in the table's order, each a dot with its interval, over the band of ± `margin`."""
     mean, (low, high) = table["mean"].to_numpy(float), bounds(table)
-    axis.axvspan(-margin, margin, color="0.9", lw=0)
+    axis.axvspan(-margin, margin, color="0.93", lw=0, label=f"margin, ±{margin:g} %")
     axis.axvline(0, color="0.4", lw=1)
     axis.errorbar(mean, table["role"], xerr=[mean - low, high - mean], fmt="o", color=PALETTE[TRAINERS["elt"]])
     axis.set_xscale("symlog", linthresh=5 * margin)  # a term left out may cost fifty times the margin
@@ -215,6 +222,8 @@ class Model(NamedTuple):
 
     @property
     def label(self) -> str:
+        if self.role == "dedicated":  # a lone marker at its own L
+            return f"{self.trainer} {self.size.partition('×')[0]}, trained for that L"
         return f"{self.trainer} {self.size}" + ("" if self.main else f" ({self.role})")
 
     @property
@@ -246,14 +255,23 @@ def _style(trainer: str) -> int:
     return TRAINERS.get(trainer, 6 + sum(trainer.encode()) % 3)
 
 
-def _legend(axis: Axes, place: Literal["best", "upper right"] = "best") -> None:
-    """The key to a panel, inside it where there is room."""
-    names = axis.get_legend_handles_labels()[1]
-    if len(names) <= INSIDE:
-        axis.legend(fontsize=7, frameon=True, framealpha=0.7, edgecolor="none", loc=place)
-    else:
-        under = (0.5, 0)
-        axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=under, borderaxespad=BELOW)
+def key(canvas: Figure, seeds: int = 0) -> None:
+    """One key to all panels that have none of their own, below them, where it covers nothing: every name once.
+
+    seeds: where above one, the key says that bands and bars are intervals over so many.
+    """
+    shown: dict[str, Any] = {}
+    for axis in canvas.axes:
+        if axis.get_legend() is None:
+            for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+                shown.setdefault(name, handle)
+    if seeds > 1:
+        shown[f"95 % interval over {seeds} seeds"] = Patch(color="0.85")
+    if shown:
+        columns = max(1, int(canvas.get_figwidth() / (LETTERS * (max(map(len, shown)) + 8))))
+        canvas.set_figheight(canvas.get_figheight() + LINE * math.ceil(len(shown) / columns))
+        place = {"fontsize": 8, "frameon": False, "ncols": min(len(shown), columns)}
+        canvas.legend(list(shown.values()), list(shown), loc="outside lower center", **place)
 
 
 def _line(curve: pd.DataFrame, along: str) -> tuple[np.ndarray, ...]:

@@ -136,10 +136,12 @@ def figure(rows: pd.DataFrame) -> Figure:
     canvas, axes = figures.grid(len(cells), 3 if puzzles else 2)
     for row, here in zip(axes, cells, strict=True):
         title = figures.heading(here[CELL].iloc[0], table)
-        figures.loop_curves(row[0], here[here["metric"] == "heldout_loss"], f"{title}: held-out loss", log=True)
+        unit = " (nats a token)" if here["task"].iloc[0] == "masked" else ""
+        losses = here[here["metric"] == "heldout_loss"]
+        figures.loop_curves(row[0], losses, title, f"held-out loss{unit}", log=True)
         solved = here[here["metric"] == "solved"]
         if solved["stratum"].eq(HARDER).any():
-            figures.loop_curves(row[1], solved[solved["stratum"] == HARDER], f"{title}: harder items solved")
+            figures.loop_curves(row[1], solved[solved["stratum"] == HARDER], title, "share of harder items solved")
             _by_difficulty(row[2], solved[(solved["trainer"] == "elt") & (solved["role"] == "main")], title)
             continue
         for axis in row[2:]:
@@ -147,12 +149,13 @@ def figure(rows: pd.DataFrame) -> Figure:
         staircase = here[(here["metric"] == "token_accuracy") & here["stratum"].notna()]
         distances = here[here["metric"] == "kernel_distance"]
         if len(staircase):
-            figures.staircase(row[1], staircase, here[here["metric"] == "reach"], f"{title}: furthest distance solved")
+            figures.staircase(row[1], staircase, here[here["metric"] == "reach"], title)
         elif len(distances):
             floor = here[here["metric"] == "kernel_distance_of_real_images"]["mean"].mean()
-            figures.loop_curves(row[1], distances, f"{title}: kernel distance of samples", floor=floor)
+            figures.loop_curves(row[1], distances, title, "kernel distance of samples", floor=floor)
         else:
             row[1].set_axis_off()
+    figures.key(canvas, int(table["seeds"].max()))
     return canvas
 
 

@@ -344,4 +344,4 @@ class TestOneStudy:
         rows = eltbench.load_rows(tmp_path / "results")
         assert set(rows["trainer"]) == {"elt", "every-exit"}
         figure = Extrapolation().figure(rows)
-        assert "every-exit 1N×2L" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        assert "every-exit 1N×2L" in [text.get_text() for text in figure.legends[0].get_texts()]

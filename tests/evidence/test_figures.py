@@ -10,6 +10,8 @@ from matplotlib.image import imread
 from eltbench import trainers
 from eltbench.evidence import figures
 
+INTERVALS = "95 % interval over 5 seeds"
+
 
 def exit_of(accuracies, first=1):
     places = range(first, first + len(accuracies))
@@ -50,7 +52,7 @@ def curve(trainer="elt", role="main", layers=2, deepest=4, loops=(1, 2, 4), mean
 
 def drawn(table, **settings):
     _, axes = figures.grid(1, 1)
-    figures.loop_curves(axes[0, 0], table, "title", **settings)
+    figures.loop_curves(axes[0, 0], table, "title", "loss", **settings)
     return axes[0, 0]
 
 
@@ -78,7 +80,7 @@ VARIANTS = ("input-injection", "loop-adapters", "loop-embedding", "sandwich-norm
 
 def test_variants_of_a_trainer_are_told_apart_and_take_no_other_trainers_colour():
     shown = [curve(), curve("no-ilsd"), *(curve(role=role) for role in VARIANTS)]
-    lines = {line.get_label(): line for line in drawn(pd.concat(shown)).lines if line.get_label()[0] != "_"}
+    lines = {line.get_label(): line for line in drawn(pd.concat(shown)).lines if "2N" in line.get_label()}
     assert list(lines) == ["elt 2N×4L", *(f"elt 2N×4L ({role})" for role in VARIANTS), "no-ilsd 2N×4L"]
     assert (
         len({line.get_color() for line in lines.values()}) == len({line.get_marker() for line in lines.values()}) == 6
@@ -107,21 +109,42 @@ def test_built_in_trainers_have_looks_of_their_own():
 def test_more_variants_than_colours_are_still_drawn(tmp_path):
     axis = drawn(pd.concat([curve(role=f"variant {number}") for number in range(30)]))
     figures.save(axis.figure, tmp_path / "figure")  # warnings are errors here
-    assert len([line for line in axis.lines if line.get_label()[0] != "_"]) == 30
+    assert len([line for line in axis.lines if "2N" in line.get_label()]) == 30
 
 
 @pytest.mark.slow
-def test_a_long_legend_stands_below_its_panel(tmp_path):
-    def place(count):
-        axis = drawn(pd.concat([curve(role=f"variant {number}") for number in range(count)]))
-        figures.save(axis.figure, tmp_path / "figure")  # which lays it out
-        return axis.get_legend().get_window_extent(), axis.get_window_extent()
+@pytest.mark.parametrize("variants", [3, 30])
+def test_the_key_stands_below_all_panels_names_each_once_and_makes_none_smaller(tmp_path, variants):
+    canvas, axes = figures.grid(1, 2)
+    table = pd.concat([curve(role=f"variant {number}") for number in range(variants)])
+    for axis in axes.flat:
+        figures.loop_curves(axis, table, "a world", "loss")
+    figures.key(canvas, seeds=5)
+    figures.save(canvas, tmp_path / "figure")  # which lays it out
+    (legend,) = canvas.legends
+    named = [text.get_text() for text in legend.get_texts()]
+    assert named == [*(f"elt 2N×4L (variant {number})" for number in sorted(range(variants), key=str)), INTERVALS]
+    key = legend.get_window_extent()
+    assert 0 <= key.x0 < key.x1 <= canvas.bbox.width
+    assert 0 <= key.y0 < key.y1 < min(axis.get_tightbbox().y0 for axis in axes.flat)
+    assert axes[0, 0].get_window_extent().height > 0.7 * 3.8 * canvas.dpi
 
-    inside, panel = place(figures.INSIDE)
-    assert panel.y0 < inside.y0 < inside.y1 < panel.y1
-    below, panel = place(figures.INSIDE + 1)
-    assert 0 < below.y0 < below.y1 < panel.y0
-    assert panel.height > 150  # of the figure's 380 pixels
+
+def test_a_panel_with_a_key_of_its_own_is_left_out_of_the_common_one():
+    canvas, axes = figures.grid(1, 2)
+    figures.loop_curves(axes[0, 0], curve(), "a world", "loss")
+    axes[0, 1].plot([1, 2], label="its own")
+    axes[0, 1].legend()
+    figures.key(canvas)
+    assert [text.get_text() for text in canvas.legends[0].get_texts()] == ["elt 2N×4L", "L_max"]
+
+
+def test_wide_intervals_of_distances_do_not_stretch_their_panel():
+    far = curve("no-ilsd", mean=8.0, spread=30.0)
+    axis = drawn(pd.concat([curve(mean=0.05, spread=0.01), far]), floor=-0.03)
+    low, high = axis.get_ylim()
+    assert -0.1 < low < -0.03
+    assert 8 < high < 30
 
 
 def test_bands_are_the_intervals_and_the_trained_depth_is_marked():
@@ -136,7 +159,7 @@ def test_a_control_is_a_lone_marker_and_unique_depth_a_level():
     unique = curve("unique-depth", "equal-compute", layers=8, deepest=1, loops=(1,), mean=0.3)
     axis = drawn(pd.concat([curve(), curve("no-ilsd", "dedicated", deepest=2, loops=(2,)), unique]))
     (control,) = axis.containers
-    assert control.get_label() == "no-ilsd 2N×2L (dedicated)"
+    assert control.get_label() == "no-ilsd 2N, trained for that L"
     (level,) = [line for line in axis.lines if line.get_label() == "unique-depth 8N×1L (equal-compute)"]
     assert set(level.get_ydata()) == {0.3}
 
@@ -150,7 +173,7 @@ def test_infinite_and_missing_bounds_are_drawn_as_no_interval_without_a_warning(
     axis = drawn(pd.concat([open_ended, lone, nothing]), log=log, floor=float("nan"))
     figures.save(axis.figure, tmp_path / "figure")
     assert np.isfinite(axis.get_ylim()).all()
-    assert "real images" not in [text.get_text() for text in axis.get_legend().get_texts()]
+    assert "real images" not in axis.get_legend_handles_labels()[1]
 
 
 def test_pictures_have_a_row_a_name_and_a_column_an_image(tmp_path):

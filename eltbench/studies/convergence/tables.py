@@ -86,6 +86,7 @@ def figure(rows: pd.DataFrame) -> Figure:
             deepest = effects["max_loops"].max()
             for axis, loops in zip(row, (deepest // 2, deepest), strict=True):
                 figures.forest(axis, effects[effects["loops"] == loops], 2.0, f"{title}: elt at L = {loops}")
+    figures.key(canvas, int(table["seeds"].max()))
     return canvas
 
 

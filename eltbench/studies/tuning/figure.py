@@ -50,7 +50,7 @@ def figure(table: pd.DataFrame) -> Figure:
             trainer, role, layers, deepest = known
             name = f"{trainer} {layers}N×{deepest}L" + ("" if role == "main" else f" ({role})")
             axis.set_title(f"{figures.heading(of_cell[CELL].iloc[0], table)}\n{name}")
-            axis.legend(fontsize=7, frameon=True, framealpha=0.7, edgecolor="none")
         for axis in row[of_cell.groupby(MODEL).ngroups :]:
             axis.set_axis_off()
+    figures.key(canvas, int(table["seeds"].max()))
     return canvas

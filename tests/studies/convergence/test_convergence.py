@@ -274,11 +274,15 @@ def test_the_figure_draws_every_model_once_and_its_variants_below(tmp_path):
         *["masked · relay: held-out loss at L_max"] * 2,
     ]
     steps, flops, forest = canvas.axes[0], canvas.axes[1], canvas.axes[2]
-    labels = [text.get_text() for text in steps.get_legend().get_texts()]
-    assert [label for label in labels if not label.startswith("final loss")] == [
+    (key,) = canvas.legends
+    assert {text.get_text() for text in key.get_texts()} == {
         "elt 2N×4L",
         "unique-depth 8N×1L (equal-compute)",
-    ]
+        "target: final loss of unique-depth",
+        "reaches the target (mean)",
+        "margin, ±2 %",
+        "95 % interval over 5 seeds",
+    }
     for axis, cost in ((steps, 1), (flops, 1.1e9)):
         (star,) = [each for each in axis.get_lines() if each.get_marker() == "*"]
         assert star.get_xdata()[0] == pytest.approx(cost * 1500 * np.mean(SPEED_UP))

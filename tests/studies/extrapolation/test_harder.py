@@ -140,7 +140,7 @@ def solving(levels, trained):
 
 def test_the_figure_shows_solving_by_difficulty_and_loops_with_what_was_trained():
     losses_, harder_, heat = STUDY.figure(frame(solving((1, 2, 3, 4), trained=30))).axes[:3]
-    assert harder_.get_title() == "masked · maze: harder items solved"
+    assert harder_.get_title() == "masked · maze"
     (line,) = [line for line in harder_.get_lines() if len(line.get_xdata()) > 2]
     assert np.array_equal(line.get_ydata(), np.array([1, 2, 3, 4, 8]) / 10)
     shares = heat.collections[0].get_array().reshape(4, 5)  # difficulty × exits
