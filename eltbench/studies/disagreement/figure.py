@@ -14,15 +14,17 @@ from eltbench.evaluation.signals.per_sample import ERRORS
 from eltbench.evaluation.signals.risk_coverage import HEADLINE
 from eltbench.evaluation.signals.uncertainty import SIGNALS
 from eltbench.evaluation.solving import DIFFICULTY
-from eltbench.evaluation.stopping import equal_solving
+from eltbench.evaluation.stopping import equal_solving, rules
 from eltbench.evidence import figures
 from eltbench.studies.curves import CELL
 from eltbench.studies.disagreement.markdown import RULES
 
 SHOWN = (*HEADLINE, "probe_logistic", "ensemble_entropy", "ensemble_variance")
 KINDS = ("exits of one pass", "cheap baseline", "other models or further loops", "learned probe")
-OF_FIXED, OF_ORACLE = {"ls": "--", "color": "0.3"}, {"ls": ":", "color": "0.3"}
-LEGEND: dict[str, Any] = {"fontsize": 7, "frameon": True, "framealpha": 0.7, "edgecolor": "none"}
+OF_FIXED: dict[str, Any] = {"ls": "--", "color": "0.3"}
+OF_ORACLE: dict[str, Any] = {"ls": ":", "color": "0.3"}
+LAST = ("halting", "judged-right")  # rules of models that are rarely shown
+ORDER = [*sorted(rules.RULES.keys() - {"fixed", "oracle", *LAST}), *LAST]  # one look each, in every panel and figure
 
 
 def figure(rows: pd.DataFrame) -> Figure:
@@ -44,7 +46,8 @@ def figure(rows: pd.DataFrame) -> Figure:
             _by_difficulty(lower[1], here, f"{title}: loops run at equal solving")
         else:
             _sampling(lower[1], here, f"{title}: loops along sampling")
-    canvas.set_figheight(10.5 * len(cells))
+    canvas.set_figheight(11.5 * len(cells))
+    canvas.supxlabel(f"means over {rows['seed'].nunique()} seeds", fontsize=8)
     return canvas
 
 
@@ -66,7 +69,7 @@ def _signals(axis: Axes, here: pd.DataFrame, title: str) -> None:
     for kind, label in enumerate(KINDS):
         axis.plot([], [], "o", color=figures.PALETTE[kind], ms=4, label=label)
     axis.plot([], [], "o", color="0.3", mfc="none", ms=4, label="hollow: over all items")
-    axis.legend(**LEGEND, loc="lower right")
+    _key(axis)
     axis.set(xlabel="AUROC within strata of corruption, range over seeds", title=title)
 
 
@@ -81,16 +84,15 @@ def _rules(axis: Axes, here: pd.DataFrame, title: str) -> None:
     points = here[(here["metric"] == "excess_error") & here["rule"].notna() & (here["loops"] == here["max_loops"])]
     if (lost := points["target"] == equal_solving.UNSOLVED).any():
         points = points[lost]
-    for number, (rule, curve) in enumerate(points.groupby("rule")):
+    for rule, curve in points.groupby("rule"):
         mean = curve.groupby("setting")[["loops_per_sample", "value"]].mean().sort_values("loops_per_sample")
-        look = _look(number) | (OF_FIXED if rule == "fixed" else {"ls": ":"} if rule == "oracle" else {})
-        axis.plot(mean["loops_per_sample"], mean["value"], label=rule, **look)
+        axis.plot(mean["loops_per_sample"], mean["value"], label=rule, **_of_rule(str(rule)))
     axis.axhline(0, color="0.4", lw=1)
     target = points["target"].dropna().unique()
     ylabel = f"{target[0].replace('_', ' ')} above the deepest exit" if len(target) else ""
     axis.set(xlabel="mean loops a sample", ylabel=ylabel, title=title)
     if len(points):
-        axis.legend(**LEGEND)
+        _key(axis)
     else:
         _say(axis, "no exits to stop at")
 
@@ -104,12 +106,17 @@ def risk_coverage(axis: Axes, here: pd.DataFrame, title: str) -> None:
         _say(axis, "no curve in these rows")
         return
     names = [name for name in SHOWN if name in set(curves["signal"])]
-    for number, name in enumerate([*names, "oracle"]):
+    for name in [*names, "oracle"]:
         mean = curves[curves["signal"] == name].groupby("coverage")["value"].mean()
-        axis.plot(mean.index, mean, label=name.replace("_", " "), **(OF_ORACLE if name == "oracle" else _look(number)))
+        axis.plot(
+            mean.index,
+            mean,
+            label=name.replace("_", " "),
+            **(OF_ORACLE if name == "oracle" else _look(SHOWN.index(name))),
+        )
     axis.axhline(curves[curves["coverage"] == 1.0]["value"].mean(), color="0.4", lw=1)
     axis.set_ylabel(str(curves["target"].iloc[0]).replace("_", " "))
-    axis.legend(**LEGEND)
+    _key(axis)
 
 
 def _sampling(axis: Axes, here: pd.DataFrame, title: str) -> None:
@@ -123,18 +130,18 @@ def _sampling(axis: Axes, here: pd.DataFrame, title: str) -> None:
         return
     ends = here[(here["metric"] == "distance_to_full_loops") & here["setting"].notna()]
     wanted = 0.75 * float(here["max_loops"].iloc[0])
-    for number, (rule, of_rule) in enumerate(ends.groupby("rule")):
+    for rule, of_rule in ends.groupby("rule"):
         taken = of_rule.groupby("setting")[["loops_per_sample", "value"]].mean()
         nearest = int((taken["loops_per_sample"] - wanted).abs().to_numpy().argmin())
         at = steps[(steps["rule"] == rule) & (steps["setting"] == taken.index[nearest])]
         curve = at.groupby("sampling_step")[["loops_per_sample", "loops_per_batch"]].mean()
-        look = _look(number) | (OF_FIXED if rule == "fixed" else {})
+        look = _of_rule(str(rule))
         label = f"{rule}: {taken['value'].iloc[nearest]:.3g} away"
         axis.plot(curve.index, curve["loops_per_sample"], label=label, **look)
         if rule != "fixed":
             axis.plot(curve.index, curve["loops_per_batch"], **{**look, "ls": "--", "marker": "", "alpha": 0.5})
     axis.set(xlabel="sampling step", ylabel="mean loops", title=title)
-    axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    _key(axis)
 
 
 def _by_difficulty(axis: Axes, here: pd.DataFrame, title: str) -> None:
@@ -147,22 +154,35 @@ def _by_difficulty(axis: Axes, here: pd.DataFrame, title: str) -> None:
     ran = here[level & (here["metric"] == "loops_run")]
     ran = ran.assign(difficulty=ran["stratum"].str.removeprefix(DIFFICULTY).astype(int))
     saved = here[here["metric"] == "loops_saved"].groupby(["rule", "loops"])["value"].mean()
-    for number, rule in enumerate(name for name in RULES if name in set(ran["rule"])):
+    for rule in (name for name in RULES if name in set(ran["rule"])):
         shares = " and ".join(f"{100 * share:.0f} %" for share in saved[rule])
         for further, curve in ran[ran["rule"] == rule].groupby(ran["loops"] > ran["max_loops"]):
             mean = curve.groupby("difficulty")["value"].mean()
             style = {"ls": "--", "alpha": 0.6} if further else {"label": f"{rule}: {shares} saved"}
-            axis.plot(mean.index, mean, **(_look(number) | style))
+            axis.plot(mean.index, mean, **(_of_rule(rule) | style))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     reach = f", dashed: of {here['loops'].max():.0f}" if here["loops"].nunique() > 1 else ""
     axis.set(xlabel="difficulty", ylabel=f"mean loops of {here['loops'].min():.0f}{reach}", title=title)
-    axis.legend(**LEGEND)
+    _key(axis)
+
+
+def _key(axis: Axes) -> None:
+    """The key to a panel, below it, where it covers nothing."""
+    axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
 
 
 def _say(axis: Axes, text: str) -> None:
     axis.text(0.5, 0.5, text, ha="center", transform=axis.transAxes)
 
 
+def _of_rule(rule: str) -> dict[str, Any]:
+    """How a rule is drawn; one that is not built in like the last."""
+    if rule in ("fixed", "oracle"):
+        return OF_FIXED if rule == "fixed" else OF_ORACLE
+    return _look(ORDER.index(rule) if rule in ORDER else -1)
+
+
 def _look(number: int) -> dict[str, Any]:
-    style = figures.CLEAREST[number % len(figures.CLEAREST)]
-    return {"color": figures.PALETTE[style], "marker": figures.MARKERS[style], "ms": 3, "lw": 1.2}
+    colour = figures.CLEAREST[number % len(figures.CLEAREST)]
+    marker = figures.CLEAREST[(number + number // len(figures.CLEAREST)) % len(figures.CLEAREST)]
+    return {"color": figures.PALETTE[colour], "marker": figures.MARKERS[marker], "ms": 3, "lw": 1.2}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
+import pytest
 from decisive_rows import STUDY, decisive
 
+import eltbench
 from eltbench.evaluation.solving import AS_TRAINED, HARDER
 from eltbench.studies.disagreement import markdown as disagreement_page
+from eltbench.studies.disagreement.figure import figure
 
 
 def test_the_page_shows_what_families_add_and_rules_save_with_the_baseline_they_are_held_against(tmp_path):
@@ -131,3 +136,18 @@ def _baseline(rows):
     """The AUROC of the entropy beside the gains of these rows."""
     gains = rows[(rows["signal"] == "disagreement")]
     return gains.assign(metric="auroc", signal="entropy", value=0.7, reason=None)
+
+
+@pytest.mark.slow
+def test_a_rule_looks_alike_in_every_panel_and_like_no_other():
+    rows = eltbench.load_rows(Path(__file__).parents[3] / "results" / "disagreement" / "digits")
+    looks: dict[str, set] = {}
+    for axis in figure(rows).axes:
+        if axis.get_title().endswith(("stopping early", "along sampling")):
+            for line in axis.get_lines():
+                if not line.get_label().startswith("_"):
+                    rule = line.get_label().partition(":")[0]
+                    looks.setdefault(rule, set()).add((line.get_color(), line.get_marker(), line.get_linestyle()))
+    assert {"kl", "entropy", "fixed", "oracle", "learned-gate"} <= set(looks)
+    assert all(len(its) == 1 for its in looks.values())
+    assert len(set().union(*looks.values())) == len(looks)
