@@ -135,14 +135,16 @@ def furthest_solved(table: pd.DataFrame) -> int:
     return int(unsolved.iloc[0] - 1 if len(unsolved) else ordered["distance"].iloc[-1])
 
 
-def training_curves(axis: Axes, table: pd.DataFrame, marks: pd.DataFrame, title: str, xlabel: str) -> None:
+def training_curves(
+    axis: Axes, table: pd.DataFrame, marks: pd.DataFrame, title: str, xlabel: str, measured: str
+) -> None:
     """A loss by training cost: a line with its interval per model, its crossing of the target as a star.
 
     table: columns of a study's summary and `at`, the cost. marks: columns trainer, role, unique_layers, max_loops, at,
     target, reached (share of the seeds); the star is hollow where a seed never reached its target. Dashed lines are the
     targets, the final losses of the unique-depth models.
     """
-    axis.set(xscale="log", yscale="log", xlabel=xlabel, title=title)
+    axis.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=measured, title=title)
     if table.empty:
         axis.text(0.5, 0.5, "no run left a curve", ha="center", transform=axis.transAxes)
         return
@@ -157,6 +159,29 @@ def training_curves(axis: Axes, table: pd.DataFrame, marks: pd.DataFrame, title:
         star |= {} if mark["reached"].iloc[0] == 1 else {"mfc": "white"}
         axis.plot(mark["at"], mark["target"], "*", label="reaches the target (mean)", **star)
     plain_ticks(axis, table["mean"])
+    _costs(axis)
+
+
+def over_curves(axis: Axes, table: pd.DataFrame, beside: pd.DataFrame, title: str, xlabel: str, measured: str) -> None:
+    """Percent of another model's loss by training cost: a line with its interval per model, zero being the other.
+
+    table: columns of a study's summary, mean and bounds in percent, and `at`, the cost. beside: all models of the
+    figure, which decide the styles.
+    """
+    axis.set(xscale="log", xlabel=xlabel, ylabel=measured, title=title)
+    if table.empty:
+        axis.text(0.5, 0.5, "no model to compare with", ha="center", transform=axis.transAxes)
+        return
+    axis.axhline(0, color="0.4", lw=1)
+    for model, curve in models(table, beside):
+        at, mean, low, high = _line(curve, "at")
+        axis.plot(at, mean, label=model.label, ms=3, **model.line)
+        axis.fill_between(at, low, high, color=model.colour, alpha=0.2, lw=0)
+    _costs(axis)
+
+
+def _costs(axis: Axes) -> None:
+    """Ticks of a logarithmic axis of training costs."""
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())

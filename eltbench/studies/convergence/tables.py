@@ -62,7 +62,7 @@ def _to_target(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def figure(rows: pd.DataFrame) -> Figure:
-    """For each cell a row of held-out loss by training steps and by FLOPs; below it, where elt has variants, theirs."""
+    """For each cell the loss by training steps, and over unique depth's at the same FLOPs; below, elt's variants."""
     from eltbench.evidence import figures
 
     table = summary(rows)
@@ -76,11 +76,12 @@ def figure(rows: pd.DataFrame) -> Figure:
         if kind == "curves":
             shown = here[~here["role"].isin(VARIANTS) & (here["loops"] == here["max_loops"])]
             raced = arrivals[(arrivals[CELL] == list(where)).all(axis=1) & ~arrivals["role"].isin(VARIANTS)]
-            for axis, cost, label in zip(row, ("steps", "flops"), ("training steps", "training FLOPs"), strict=True):
-                losses = shown[shown["metric"] == "heldout_loss"]
-                losses = losses.assign(at=losses[COSTS[cost]])
-                marks = raced.assign(at=raced[cost]).groupby(MODEL)[["at", "target", "reached"]].mean().reset_index()
-                figures.training_curves(axis, losses, marks, f"{title}: held-out loss at L_max", label)
+            losses = shown[shown["metric"] == "heldout_loss"]
+            marks = raced.assign(at=raced["steps"]).groupby(MODEL)[["at", "target", "reached"]].mean().reset_index()
+            at_steps = losses.assign(at=losses[COSTS["steps"]])
+            figures.training_curves(row[0], at_steps, marks, title, "training steps", "held-out loss at L_max")
+            over = over_unique(losses.assign(at=losses[COSTS["flops"]]))
+            figures.over_curves(row[1], over, losses, title, "training FLOPs", "loss over unique depth's, %")
         else:
             effects = here[here["metric"] == FROM_LINEAR].sort_values("role", key=lambda roles: roles.map(ORDER))
             deepest = effects["max_loops"].max()
@@ -90,5 +91,21 @@ def figure(rows: pd.DataFrame) -> Figure:
     return canvas
 
 
+def over_unique(losses: pd.DataFrame) -> pd.DataFrame:
+    """Losses in percent of the unique-depth model's at the same cost `at`, between whose snapshots it is interpolated.
+
+    Its own are left out, and what lies outside its curve; empty where there is no such model.
+    """
+    unique = losses[losses["trainer"] == "unique-depth"].sort_values("at")
+    others = losses[losses["trainer"] != "unique-depth"]
+    if unique.empty:
+        return others[:0]
+    others = others[others["at"].between(unique["at"].min(), unique["at"].max())]
+    logs = (np.log(values.to_numpy(float)) for values in (others["at"], unique["at"], unique["mean"]))
+    base = np.exp(np.interp(*logs))
+    return others.assign(**{bound: 100 * (others[bound] / base - 1) for bound in ("mean", "low", "high")})
+
+
 def _kinds(table: pd.DataFrame) -> list[str]:
-    return ["curves", "variants"] if (table["metric"] == FROM_LINEAR).any() else ["curves"]
+    variants = table.loc[table["metric"] == FROM_LINEAR, "role"].nunique()
+    return ["curves", "variants"] if variants > 1 else ["curves"]  # one dot is better read in the table of claims

@@ -17,6 +17,7 @@ from eltbench.evidence.steps_to_target import steps_to_target
 from eltbench.studies import deciding
 from eltbench.studies.convergence import arrivals as targets
 from eltbench.studies.convergence import variants
+from eltbench.studies.convergence.tables import over_unique
 
 STUDY = studies.create("convergence")
 DIGITS, RELAY = Cell("diffusion", "digits", "torch"), Cell("masked", "relay", "torch")
@@ -268,12 +269,12 @@ def test_the_figure_draws_every_model_once_and_its_variants_below(tmp_path):
     canvas = STUDY.figure(table(rows))
     titles = [axis.get_title() for axis in canvas.axes]
     assert titles == [
-        *["diffusion · digits: held-out loss at L_max"] * 2,
+        *["diffusion · digits"] * 2,
         "diffusion · digits: elt at L = 2",
         "diffusion · digits: elt at L = 4",
-        *["masked · relay: held-out loss at L_max"] * 2,
+        *["masked · relay"] * 2,
     ]
-    steps, flops, forest = canvas.axes[0], canvas.axes[1], canvas.axes[2]
+    steps, forest = canvas.axes[0], canvas.axes[2]
     (key,) = canvas.legends
     assert {text.get_text() for text in key.get_texts()} == {
         "elt 2N×4L",
@@ -283,9 +284,8 @@ def test_the_figure_draws_every_model_once_and_its_variants_below(tmp_path):
         "margin, ±2 %",
         "95 % interval over 5 seeds",
     }
-    for axis, cost in ((steps, 1), (flops, 1.1e9)):
-        (star,) = [each for each in axis.get_lines() if each.get_marker() == "*"]
-        assert star.get_xdata()[0] == pytest.approx(cost * 1500 * np.mean(SPEED_UP))
+    (star,) = [each for each in steps.get_lines() if each.get_marker() == "*"]
+    assert star.get_xdata()[0] == pytest.approx(1500 * np.mean(SPEED_UP))
     assert [text.get_text() for text in forest.get_yticklabels()] == ["cosine", "no-teacher"]
     canvas.savefig(tmp_path / "figure.png")
 
@@ -371,3 +371,17 @@ def test_a_loss_of_zero_leaves_the_cell_open_and_names_seed_and_value():
     assert decision.verdict == "inconclusive"
     assert "a log-ratio needs values above zero, there are 0 in seed 2" in decision.reason
     STUDY.summarise(table(rows))
+
+
+def test_a_loss_is_held_against_unique_depths_at_the_same_cost():
+    """Where its loss is a power of the cost, interpolation between snapshots is exact."""
+    at = {"unique-depth": np.array([1.0, 4.0, 16.0]), "elt": np.array([0.5, 2.0, 8.0, 32.0])}
+    losses = pd.concat(
+        pd.DataFrame({"trainer": name, "at": costs, "mean": factor * costs**-0.5}).assign(low=0.0, high=1.0)
+        for (name, costs), factor in zip(at.items(), (1.0, 1.1), strict=True)
+    )
+    over = over_unique(losses)
+    assert over["at"].tolist() == [2.0, 8.0]  # within its curve
+    assert over["mean"].tolist() == pytest.approx([10.0, 10.0])
+    assert over["high"].tolist() == pytest.approx([100 * (2**0.5 - 1), 100 * (8**0.5 - 1)])
+    assert over_unique(losses[losses["trainer"] == "elt"]).empty
