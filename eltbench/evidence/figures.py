@@ -13,6 +13,7 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -28,6 +29,7 @@ MARKERS = "osD^vP*Xdh"
 CONTROLS = ("dedicated", "equal-compute", "equal-parameters")  # roles; what is neither of them nor main is a variant
 ABOUT = "eltbench"  # the text of a picture that says what it shows
 CLEAREST = (0, 1, 2, 3, 4, 5, 9, 7, 8, 6)  # the palette's colours, the clearest on white first
+PAGE = 11.0  # inches at most across, so that a page's column of 1,100 pixels shows letters as large as its own
 LETTERS, LINE = 0.075, 0.2  # width of a letter of the key and height of a line of it, in inches
 
 
@@ -39,7 +41,7 @@ def plain() -> AbstractContextManager[None]:
 def grid(rows: int, columns: int, heights: Sequence[float] = ()) -> tuple[Figure, np.ndarray]:
     """An empty figure of rows × columns panels, its axes as an array of that shape; heights of rows are usually 1."""
     heights = heights or [1.0] * rows
-    canvas = Figure(figsize=(5.2 * columns, 3.8 * sum(heights)), layout="constrained")
+    canvas = Figure(figsize=(min(5.2, PAGE / columns) * columns, 3.8 * sum(heights)), layout="constrained")
     axes = canvas.subplots(rows, columns, squeeze=False, height_ratios=heights)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
@@ -242,7 +244,7 @@ class Model(NamedTuple):
     def kind(self) -> str:
         """Its name without its size, one for all controls of a trainer."""
         if self.role in CONTROLS:
-            return f"{self.trainer}, a control"
+            return f"{self.trainer}, {'trained for that L' if self.role == 'dedicated' else 'a control'}"
         return self.trainer if self.main else f"{self.trainer} ({self.role})"
 
     @property
@@ -293,10 +295,15 @@ def key(canvas: Figure, seeds: int = 0) -> None:
     if seeds > 1:
         shown[f"95 % interval over {seeds} seeds"] = Patch(color="0.85")
     if shown:
-        columns = max(1, int(canvas.get_figwidth() / (LETTERS * (max(map(len, shown)) + 8))))
-        canvas.set_figheight(canvas.get_figheight() + LINE * math.ceil(len(shown) / columns))
-        place = {"fontsize": 8, "frameon": False, "ncols": min(len(shown), columns)}
-        canvas.legend(list(shown.values()), list(shown), loc="outside lower center", **place)
+        key_of(canvas, list(shown.values()), list(shown))
+
+
+def key_of(canvas: Figure, handles: Sequence[Artist], names: Sequence[str]) -> None:
+    """A key of these handles below all panels, which keep their height."""
+    columns = max(1, int(canvas.get_figwidth() / (LETTERS * (max(map(len, names)) + 8))))
+    canvas.set_figheight(canvas.get_figheight() + LINE * math.ceil(len(names) / columns))
+    place = {"fontsize": 8, "frameon": False, "ncols": min(len(names), columns)}
+    canvas.legend(list(handles), list(names), loc="outside lower center", **place)
 
 
 def _line(curve: pd.DataFrame, along: str) -> tuple[np.ndarray, ...]:

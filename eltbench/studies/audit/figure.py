@@ -26,17 +26,24 @@ SPREAD = 0.38  # of a row's height to both sides, over which its conventions are
 
 
 class Style(NamedTuple):
-    """The columns that a panel shows by colour, by marker and by filling it; words for the marker's values."""
+    """The columns that a panel shows by colour, by marker and by filling it; words for the marker's values.
+
+    palette: colours that the panels of no other quantity have.
+    """
 
     colour: str
     marker: str
     filled: str
     words: dict[Any, str]
+    palette: tuple[Any, ...]
 
 
+CLEAREST = tuple(figures.PALETTE[place] for place in figures.CLEAREST)
 STYLES = {
-    "params_m": Style("layer", "embeddings", "biases", {"no embeddings": "no embeddings counted"}),
-    "gflops_k": Style("counts", "attention", "head", {True: "attention counted", False: "attention not counted"}),
+    "params_m": Style("layer", "embeddings", "biases", {"no embeddings": "no embeddings counted"}, CLEAREST[:3]),
+    "gflops_k": Style(
+        "counts", "attention", "head", {True: "attention counted", False: "attention not counted"}, CLEAREST[3:]
+    ),
 }
 
 
@@ -70,7 +77,7 @@ def _panel(axis: Axes, panel: pd.DataFrame, among: pd.DataFrame, style: Style) -
     colours, markers = (list(dict.fromkeys(among[name])) for name in (style.colour, style.marker))
     for _, points in panel.groupby([style.colour, style.marker, style.filled, "fits"], sort=False):
         first = points.iloc[0]
-        colour = figures.PALETTE[colours.index(first[style.colour])]
+        colour = style.palette[colours.index(first[style.colour])]
         axis.plot(
             points["deviation_percent"],
             places[points.index],
@@ -100,7 +107,7 @@ def _key(axis: Axes, shown: pd.DataFrame) -> None:
         colours, markers = (list(dict.fromkeys(among[name])) for name in (style.colour, style.marker))
         handles: list[Any] = [
             Line2D([], [], color=colour, lw=5, label=f"{name} a layer" if quantity == "params_m" else name)
-            for name, colour in zip(colours, figures.PALETTE, strict=False)
+            for name, colour in zip(colours, style.palette, strict=False)
         ]
         handles += [
             Line2D([], [], marker=marker, label=style.words.get(name, f"embeddings counted: {name}"), **grey)

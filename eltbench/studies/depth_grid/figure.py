@@ -57,7 +57,7 @@ def figure(table: pd.DataFrame) -> Figure:
         row[1].set(title=figures.heading(names, points) if metric == LOSS else "")
     if worlds:
         key = list(_key(points, solved=len(shown) > len(worlds)))
-        canvas.legend(handles=key, loc="outside right upper", fontsize=8, frameon=False)
+        figures.key_of(canvas, key, [str(handle.get_label()) for handle in key])
     return canvas
 
 

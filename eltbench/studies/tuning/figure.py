@@ -49,7 +49,7 @@ def figure(table: pd.DataFrame) -> Figure:
             figures.plain_ticks(axis, model["mean"])
             trainer, role, layers, deepest = known
             name = f"{trainer} {layers}N×{deepest}L" + ("" if role == "main" else f" ({role})")
-            axis.set_title(f"{figures.heading(of_cell[CELL].iloc[0], table)}\n{name}")
+            axis.set_title(f"{figures.heading(of_cell[CELL].iloc[0], table)}\n{name}", fontsize=10)
         for axis in row[of_cell.groupby(MODEL).ngroups :]:
             axis.set_axis_off()
     figures.key(canvas, int(table["seeds"].max()))
