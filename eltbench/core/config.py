@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from eltbench.core.validation import build, check_numbers, frozen, require, whole
+from eltbench.core.validation import build, check_numbers, frozen, printable, require, whole
 
 MOST_SNAPSHOTS = 10_000
 Options = tuple[tuple[str, Any], ...]
@@ -305,7 +305,7 @@ class Run:
     def about(self) -> str:
         """Its parts, size and seed in words."""
         size = f"{self.architecture.unique_layers}N×{self.architecture.max_loops}L"
-        return f"{self.trainer} {self.task} {self.dataset} {size} seed {self.seed}"
+        return printable(f"{self.trainer} {self.task} {self.dataset} {size} seed {self.seed}")
 
     def _unusual(self) -> list[tuple[str, Any]]:
         """Every setting that `about` does not say and that is not at its default."""

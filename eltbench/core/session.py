@@ -49,8 +49,8 @@ def written(classes: Iterable[type]) -> tuple[str, dict[str, str]]:
         kept = dict(parts)
         try:
             source_text(cls)  # without one it says so
-            space = next((each.__globals__ for each in _methods(cls)), {"__name__": cls.__module__})
-            _add(cls.__qualname__, cls, space, kept)
+            home = getattr(sys.modules.get(cls.__module__), "__dict__", {})
+            _add(cls.__qualname__, cls, next((each.__globals__ for each in _methods(cls)), home), kept)
             parts = kept
         except (OSError, ValueError) as error:
             refused[cls.__qualname__] = str(error)
