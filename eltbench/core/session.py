@@ -23,7 +23,9 @@ def source_text(cls: type) -> str:
                 if isinstance(node, ast.ClassDef) and node.name == cls.__qualname__:
                     first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
                     return "".join(inspect.getblock(lines[first - 1 :]))
-        raise OSError("its source cannot be read: define it in a cell, with a method, or in a module file") from None
+        raise OSError(
+            f"the source of {cls.__qualname__} cannot be read: define it in a cell, with a method, or in a module file"
+        ) from None
 
 
 def _methods(cls: type) -> Iterator[FunctionType]:
@@ -107,10 +109,11 @@ def _names(table: SymbolTable) -> Iterator[str]:
 
 def _origin(name: str, value: Any) -> str:
     """The import that gives this very object; empty where there is none."""
-    known = (name, getattr(value, "__qualname__", ""), getattr(value, "_name", ""))
+    known = (name, *(getattr(value, each, "") for each in ("__qualname__", "__name__", "_name")))
     for module in dict.fromkeys([str(getattr(value, "__module__", "")), *sys.modules]):
-        for its in known if module not in ("__main__", "") and module in sys.modules else ():
-            if isinstance(its, str) and its.isidentifier() and vars(sys.modules[module]).get(its) is value:
+        there = {} if module == "__main__" else getattr(sys.modules.get(module), "__dict__", {})
+        for its in known:
+            if isinstance(its, str) and its.isidentifier() and there.get(its) is value:
                 return f"from {module} import {its} as {name}"
     return ""
 

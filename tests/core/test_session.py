@@ -101,7 +101,7 @@ def test_a_class_that_cannot_be_written_down_says_why_where_it_is_looked_up(spac
 
 def test_a_class_without_any_source_is_refused(space):
     exec("class Mine(Trainer):\n    def exits(self): ...\n", space)
-    assert "its source cannot be read" in session.written([space["Mine"]])[1]["Mine"]
+    assert "the source of Mine cannot be read" in session.written([space["Mine"]])[1]["Mine"]
 
 
 def test_what_was_registered_is_found_by_the_process_that_is_told(space):
@@ -126,6 +126,20 @@ def test_a_decorated_class_registers_itself_there_too(space):
     registry.receive(told)
     assert (trainers.get("mine").name, trainers.create("mine", strength=2).strength) == ("mine", 2.0)
     assert trainers.get("mine").version == 3
+
+
+def test_a_dataset_and_a_trainer_share_the_module_of_their_session(space):
+    cell("from eltbench.data.digits import Digits\n", space)
+    own = '@register_data("dim")\nclass Dim(Digits):\n    def batch(self, rng, size):\n        return FACTOR\n'
+    space["register_data"] = data.register
+    cell(own, space)
+    trainers.register("mine")(space["Mine"])
+    told = registry.handed_on()
+    assert told["session"].count("FACTOR = 2.5") == 1
+    del data.registry._entries["dim"], trainers.registry._entries["mine"]
+    registry.receive(told)
+    assert {data.get("dim").__module__, trainers.get("mine").__module__} == {SESSION}
+    assert data.create("dim").batch(None, 1) == 2.5
 
 
 def test_nothing_is_handed_on_where_nothing_was_registered(monkeypatch):
