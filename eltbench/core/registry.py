@@ -61,12 +61,7 @@ def handed_on() -> dict[str, Any]:
                 target = f"{SESSION}:{entry.__qualname__}"
             registered.setdefault(plural, {})[name] = target, getattr(entry, "version", 1)
     text, refused = session.written(ours)
-    return {
-        "allowed": allowed(),
-        "registered": registered,
-        "session": text,
-        "refused": refused,
-    }
+    return {"allowed": allowed(), "registered": registered, "session": text, "refused": refused}
 
 
 def receive(message: Mapping[str, Any]) -> None:
@@ -240,9 +235,9 @@ def _imported(target: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     from eltbench.core import session
 
-    if why := _received["refused"].get(attribute):
+    if why := _received.get("refused", {}).get(attribute):
         raise ImportError(why)
-    return getattr(session.opened(SESSION, _received["session"]), attribute)
+    return getattr(session.opened(SESSION, _received.get("session", "")), attribute)
 
 
 def _target(entry: type | str) -> str:
