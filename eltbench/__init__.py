@@ -17,26 +17,45 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eltbench import data, tasks, trainers
+    from eltbench.cli.study_result import run_study
     from eltbench.core.config import Architecture, Optimisation, Run
     from eltbench.evidence.results import load_rows
+    from eltbench.execution.train import train
+    from eltbench.studies import plot
     from eltbench.training.model import load_model
 
 __version__ = "0.1.0"
 
-__all__ = ["Architecture", "Optimisation", "Run", "data", "load_model", "load_rows", "tasks", "trainers"]
+__all__ = [
+    "Architecture",
+    "Optimisation",
+    "Run",
+    "data",
+    "load_model",
+    "load_rows",
+    "plot",
+    "run_study",
+    "tasks",
+    "train",
+    "trainers",
+]
 
+_MODULES = {"data": "data", "plot": "studies.plot", "tasks": "tasks", "trainers": "trainers"}
 _HOMES = {
     **dict.fromkeys(("Architecture", "Optimisation", "Run"), "core.config"),
     "load_model": "training.model",
     "load_rows": "evidence.results",
+    "run_study": "cli.study_result",
+    "train": "execution.train",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'eltbench' has no attribute {name!r}; public names: {', '.join(__all__)}")
-    home = import_module(f"eltbench.{_HOMES.get(name, name)}")
-    return getattr(home, name) if name in _HOMES else home
+    if name in _MODULES:
+        return import_module(f"eltbench.{_MODULES[name]}")
+    return getattr(import_module(f"eltbench.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

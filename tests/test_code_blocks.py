@@ -132,8 +132,18 @@ def beside_results(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+@pytest.mark.slow
+def test_the_study_of_the_tutorial_runs(tmp_path, monkeypatch, capsys):
+    _, studied, _ = blocks(ROOT / "docs" / "tutorial.md", "python")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ELTBENCH_RUNS", "runs")
+    exec(studied, {})
+    assert capsys.readouterr().out.startswith("StudyResult(extrapolation smoke: ")
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "figure.png"}
+
+
 def test_the_tutorial_runs(tmp_path, beside_results, capsys):
-    asked, read = blocks(ROOT / "docs" / "tutorial.md", "python")
+    asked, _, read = blocks(ROOT / "docs" / "tutorial.md", "python")
     fit(Run("elt", "diffusion", "digits", architecture=SMALL, optimisation=BRIEF), tmp_path)
     exec(asked.replace('"RUN"', repr(str(tmp_path))), {})
     assert capsys.readouterr().out.startswith("(10, 8, 8, 1) ")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.image import imread
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,11 +45,19 @@ def test_the_front_page_is_read_in_a_minute_and_shows_a_figure_at_once():
     assert (ROOT / picture).exists()
 
 
-def test_the_python_examples_on_results_run(monkeypatch, capsys):
+@pytest.mark.slow
+def test_ten_lines_of_python_train_draw_samples_and_plot(monkeypatch, tmp_path, capsys):
     (example,) = (block for block in blocks("python") if "load_rows" in block)
-    monkeypatch.chdir(ROOT)
-    exec(example, {})
+    assert len([line for line in example.splitlines() if line]) <= 10
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ELTBENCH_RUNS", str(tmp_path / "runs"))
+    space = {}
+    exec(example.replace("steps=200", "steps=2, warmup_steps=1"), space)
     assert "diffusion" in capsys.readouterr().out
+    assert [path.parent.name for path in (tmp_path / "runs").glob("*/done.json")] == [space["model"].run_id]
+    sizes = {name: imread(tmp_path / f"{name}.png").shape for name in ("samples", "quality")}
+    assert sizes["samples"][0] > sizes["samples"][1] > 500  # twelve rows of ten pictures
 
 
 @pytest.mark.slow

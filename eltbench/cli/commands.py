@@ -144,7 +144,8 @@ class Sample:
             print(self.out)
             return 0
         with figures.plain():
-            pictures.by_loops(model, exits, self.samples, self.seed, **settings).savefig(self.out, dpi=150)
+            labels = pictures.classes(model, self.samples)
+            pictures.by_loops(model, exits, labels, self.seed, **settings).savefig(self.out, dpi=150)
         print(self.out)
         return 0
 

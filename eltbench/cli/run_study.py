@@ -14,7 +14,7 @@ import tyro
 
 from eltbench import backends, studies
 from eltbench.cli import budget, command_line
-from eltbench.cli.ending import Ending
+from eltbench.cli.ending import Ending, Finished
 from eltbench.core import durations, terminal
 from eltbench.core.atomic import check_writable
 from eltbench.core.machine import processors
@@ -27,14 +27,15 @@ from eltbench.evidence.publishing import lock, read_commands
 from eltbench.execution import executors, torchrun
 from eltbench.execution.collect import collect
 from eltbench.execution.estimate import estimate
+from eltbench.execution.progress import Reporter
 from eltbench.execution.store import RunStore, set_aside
 from eltbench.execution.sweep import Durations, Outcome, grouped, sweep, with_companions
 from eltbench.execution.sweep import plan as plan_sweep
 from eltbench.studies import recipes
 from eltbench.studies.base import Study
-from eltbench.studies.deciding import publish
-from eltbench.studies.presets import MOST_SEEDS, Preset, load_preset
-from eltbench.studies.untrained import Output, UnmeasuredError, Untrained
+from eltbench.studies.deciding import decide_all, publish
+from eltbench.studies.presets import MOST_SEEDS, Preset, load_preset, presets_of
+from eltbench.studies.untrained import Output, Prepared, UnmeasuredError, Untrained
 from eltbench.training.job import Job
 from eltbench.training.loop import check_vectorised
 from eltbench.training.model import runs_root
@@ -108,26 +109,35 @@ def execute_untrained(study: Untrained, options: Any) -> int:
         _say(asked.listing, to=sys.stdout)
         return 0
     folder = options.results / study.name / asked.folder
-    check_writable(folder)
-    if (folder / "rows.parquet").exists() and not asked.replaces:
-        raise ValueError(
-            f"{folder} holds an earlier run; repeat with --force to replace it, or choose another --results"
-        )
     try:
-        made = asked.make()
+        found = finish_untrained(study, asked, folder, started)
     except UnmeasuredError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+    Ending(study, asked.name, folder, found, study.said(found.rows), study.tables(found.rows)).tell(options)
+    return FAILED if found.failures else 0
+
+
+def finish_untrained(study: Untrained, asked: Prepared, folder: Path | None, started: float) -> Finished:
+    """Make the rows, decide, and publish into the folder if there is one."""
+    if folder is not None:
+        check_writable(folder)
+        if (folder / "rows.parquet").exists() and not asked.replaces:
+            raise ValueError(
+                f"{folder} holds an earlier run; repeat with --force to replace it, or choose another --results"
+            )
+    made = asked.make()
     rows = study.stamped(asked.name, made.rows)
+    if folder is None:
+        decisions = decide_all(study, rows, presets=None, smoke=asked.smoke)
+        return Finished(rows, decisions, study.remarks(rows), made.failures)
     for name, table in made.tables.items():
         results.write_table(folder / f"{name}.parquet", table)
     seconds = round(time.monotonic() - started, 1)
     entry = {**provenance(), "wall_seconds": seconds, "presets": list(asked.presets), "runs": dict(made.runs)}
     with lock(folder):
         decisions = publish(folder, study, asked.name, rows, [entry], smoke=asked.smoke)
-    remarks, said, wide = study.remarks(rows), study.said(rows), study.tables(rows)
-    Ending(study, asked.name, folder, decisions, remarks, made.failures, said, wide).tell(options)
-    return FAILED if made.failures else 0
+    return Finished(rows, decisions, study.remarks(rows), made.failures)
 
 
 @dataclass(frozen=True)
@@ -140,33 +150,52 @@ class Planned:
     jobs: list[Job]
     warnings: dict[str, list[str]]  # as they are told beside the rows and in the last line, if there are any
     store: RunStore
-    folder: Path
+    folder: Path | None  # none: nothing is published
     workers: int
     choice: budget.Choice | None = None
 
 
 def execute(study_name: str, command: StudyCommand) -> int:
     """Run a study of trained models; a ValueError is a message for the user."""
-    if torchrun.launched():
-        raise ValueError("a study starts its own processes, also for several devices: call it without torchrun")
     started = time.monotonic()
-    limit = durations.seconds("budget", command.budget) if command.budget is not None else None
-    planned = _planned(study_name, command)
-    if command.dry_run or limit is not None:
-        planned = _estimated(planned, limit)
+    planned = plan(study_name, command, command.results)
     if command.dry_run:
         return 0
-    with executors.opened(command.engine, command.scheduler, planned.workers) as executor:
-        outcome = sweep(planned.jobs, planned.store, vectorise_seeds=command.vectorise_seeds, executor=executor)
-    decisions, remarks = _published(planned, outcome, started)
+    found, outcome = finish(planned, started)
     said = {**planned.warnings, **{f"runs_{how}": len(runs) for how, runs in asdict(outcome).items()}}
-    failures = [f"run {run_id}: {message}" for run_id, message in outcome.failed.items()]
-    Ending(planned.study, planned.presets[0].name, planned.folder, decisions, remarks, failures, said).tell(command)
+    assert planned.folder is not None
+    Ending(planned.study, planned.presets[0].name, planned.folder, found, said).tell(command)
     return FAILED if outcome.failed else 0
 
 
-def _planned(study_name: str, command: StudyCommand) -> Planned:
-    """Plan and warn; raises ValueError where the command cannot be followed, before anything is begun."""
+def plan(study_name: str, command: StudyCommand, into: Path | None) -> Planned:
+    """Plan and warn; raises ValueError where the command cannot be followed, before anything is begun.
+
+    into: the folder of results in place of the command's; None where nothing is published.
+    """
+    if torchrun.launched():
+        raise ValueError("a study starts its own processes, also for several devices: call it without torchrun")
+    limit = durations.seconds("budget", command.budget) if command.budget is not None else None
+    planned = _planned(study_name, command, into)
+    return _estimated(planned, limit) if command.dry_run or limit is not None else planned
+
+
+def finish(planned: Planned, started: float, progress: Reporter | None = None) -> tuple[Finished, Outcome]:
+    """Make what is planned, decide, and publish it if it has a folder."""
+    command = planned.command
+    with executors.opened(command.engine, command.scheduler, planned.workers) as executor:
+        outcome = sweep(
+            planned.jobs, planned.store, progress=progress, vectorise_seeds=command.vectorise_seeds, executor=executor
+        )
+    rows, decisions = _published(planned, outcome, started)
+    remarks = [] if rows.empty else planned.study.remarks(rows)
+    if not planned.presets[0].smoke:
+        remarks = [*verdicts.withheld(decisions), *remarks]
+    failures = [f"run {run_id}: {message}" for run_id, message in outcome.failed.items()]
+    return Finished(rows, decisions, remarks, failures), outcome
+
+
+def _planned(study_name: str, command: StudyCommand, into: Path | None) -> Planned:
     study = studies.create(study_name)
     check_name("study", study.name.replace(":", "-").lstrip("_"))  # module:Class is the name of one that has none
     presets = _presets(study_name, command)
@@ -183,11 +212,11 @@ def _planned(study_name: str, command: StudyCommand) -> Planned:
     if command.scheduler and command.engine != "dask":
         raise ValueError(f"--scheduler belongs to --engine dask, given {command.scheduler!r} with {command.engine!r}")
     store = RunStore(runs_root(command.runs))
-    folder = command.results / study.name / presets[0].name
-    if not command.dry_run:
+    folder = None if into is None else into / study.name / presets[0].name
+    if folder is not None and not command.dry_run:
         check_writable(folder)
-    published = None if command.force else _rows(folder / "rows.parquet", touch=not command.dry_run)
-    if published is not None:
+    published = None if command.force or folder is None else _rows(folder / "rows.parquet", touch=not command.dry_run)
+    if published is not None and folder is not None:
         results.refuse_superseded(published, jobs, study.cell)
         recipes.refuse_others(study, published, _commands(folder / "provenance.json", touch=False), presets)
     if command.workers < 0:
@@ -211,10 +240,13 @@ def _estimated(planned: Planned, limit: float | None) -> Planned:
     return planned
 
 
-def _published(planned: Planned, outcome: Outcome, started: float) -> tuple[list[claims.Decision], list[str]]:
-    """Write everything that a study leaves behind; gives its decisions, and remarks on them."""
+def _published(planned: Planned, outcome: Outcome, started: float) -> tuple[pd.DataFrame, Sequence[claims.Decision]]:
+    """Write everything that a study leaves behind, if anywhere; gives the rows that are there then, and decisions."""
     study, preset, jobs, store, folder = planned.study, planned.presets[0], planned.jobs, planned.store, planned.folder
     new, force = collect(jobs, store, study.name, preset.name, study.columns), planned.command.force
+    if folder is None:
+        presets = presets_of([_entry(planned, outcome, started)])
+        return new, [] if new.empty else decide_all(study, new, presets=presets, smoke=preset.smoke)
     with lock(folder):  # another command may have published here in the meantime
         published = None if force else _rows(folder / "rows.parquet", touch=True)
         earlier = [] if force else _commands(folder / "provenance.json", touch=True)
@@ -223,13 +255,13 @@ def _published(planned: Planned, outcome: Outcome, started: float) -> tuple[list
         rows = results.merge_published(published, new, jobs, study.cell, force)
         if rows.empty:
             print("error: no run left any rows", file=sys.stderr)
-            return [], []
+            return rows, []
         commands = still_told([*earlier, _entry(planned, outcome, started)], set(rows["run_id"]))
         decisions = publish(folder, study, preset.name, rows, commands, smoke=preset.smoke)
         if study.sample_pictures and not preset.smoke:
             there = [job for job in jobs if store.state(job.run_id) == "done"]
             pictures.write(folder, there, store.root, outcome.done)
-    return decisions, [*([] if preset.smoke else verdicts.withheld(decisions)), *study.remarks(rows)]
+    return rows, decisions
 
 
 def _entry(planned: Planned, outcome: Outcome, started: float) -> dict[str, Any]:

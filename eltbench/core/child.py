@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import IO, Any, NoReturn, TextIO
 
-from eltbench.core.registry import allow_named, allowed
+from eltbench.core.registry import handed_on, receive
 
 ORPHANED = 3  # exit code when the sender is gone
 Emit = Callable[[Mapping[str, Any]], None]
@@ -40,10 +40,10 @@ def start(
 
 
 def send(child: subprocess.Popen[bytes], message: Mapping[str, Any]) -> None:
-    """Send a message to a process, with the classes that this one allows; a process that has ended is not an error."""
+    """Send a message to a process, with the classes that this one knows; a process that has ended is not an error."""
     assert child.stdin is not None
     with contextlib.suppress(BrokenPipeError):
-        child.stdin.write(json.dumps({"allowed": allowed(), **message}).encode() + b"\n")
+        child.stdin.write(json.dumps({"known": handed_on(), **message}).encode() + b"\n")
         child.stdin.flush()
 
 
@@ -67,7 +67,7 @@ def serve(act: Callable[[Any, Emit], None]) -> NoReturn:
 
     try:
         message = json.loads(line)
-        allow_named(message["allowed"])
+        receive(message["known"])
         act(message, emit)
     except Exception as error:
         traceback.print_exc()

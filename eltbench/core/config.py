@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from eltbench.core.validation import build, check_numbers, frozen, require, whole
+from eltbench.core.validation import build, check_numbers, frozen, printable, require, whole
 
 MOST_SNAPSHOTS = 10_000
 Options = tuple[tuple[str, Any], ...]
@@ -291,6 +291,32 @@ class Run:
             pairs = getattr(self, name)
             pairs = pairs.items() if isinstance(pairs, dict) else pairs
             object.__setattr__(self, name, tuple(sorted((key, frozen(value)) for key, value in pairs)))
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self._unusual())
+        return f"Run({self.about}{'; ' if settings else ''}{settings})"
+
+    def _repr_html_(self) -> str:
+        from eltbench.core import tables
+
+        return tables.html(f"Run: {self.about}", [(name, repr(value)) for name, value in self._unusual()])
+
+    @property
+    def about(self) -> str:
+        """Its parts, size and seed in words."""
+        size = f"{self.architecture.unique_layers}N×{self.architecture.max_loops}L"
+        return printable(f"{self.trainer} {self.task} {self.dataset} {size} seed {self.seed}")
+
+    def _unusual(self) -> list[tuple[str, Any]]:
+        """Every setting that `about` does not say and that is not at its default."""
+        said = {"seed", "architecture", "optimisation", "unique_layers", "max_loops"}
+        settings = [
+            (each, getattr(config, each.name))
+            for config in (self.architecture, self.optimisation, self)
+            for each in fields(config)
+            if each.name not in said and each.default is not MISSING
+        ]
+        return [(each.name, value) for each, value in settings if value != each.default]
 
     def to_dict(self) -> dict[str, Any]:
         """The run as plain JSON values; `run_from_dict` is the inverse."""

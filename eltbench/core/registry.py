@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,8 +15,11 @@ T = TypeVar("T")
 C = TypeVar("C", bound=type)
 
 
+SESSION = "eltbench_session"  # the module of what no file holds, in processes that this one starts
 TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # module:Class
 _allowed: set[str] = set()
+_registries: dict[str, Registry[Any]] = {}  # by their plural
+_received: dict[str, Any] = {}  # what the process that started this one handed on
 
 
 class UnknownNameError(ValueError):
@@ -36,6 +39,38 @@ def allow(target: str) -> None:
 def allowed() -> list[str]:
     """The names that this process has allowed, for the processes that it starts."""
     return sorted(_allowed)
+
+
+def handed_on() -> dict[str, Any]:
+    """What the processes that this one starts must know to find its classes: see `receive`.
+
+    allowed: names of the form "module:Class". registered: by registry and name, the class and version of what was
+    registered here. session: a module of the classes that no file holds, such as those of a notebook's cells. refused:
+    by class, why it cannot be there.
+    """
+    if _received:
+        return {**_received, "allowed": allowed()}
+    from eltbench.core import session
+
+    registered, ours = dict[str, dict[str, Any]](), []
+    for plural, registry in _registries.items():
+        for name, entry in registry.own().items():
+            target = _target(entry)
+            if isinstance(entry, type) and session.belongs(entry):
+                ours.append(entry)
+                target = f"{SESSION}:{entry.__qualname__}"
+            registered.setdefault(plural, {})[name] = target, getattr(entry, "version", 1)
+    text, refused = session.written(ours)
+    return {"allowed": allowed(), "registered": registered, "session": text, "refused": refused}
+
+
+def receive(message: Mapping[str, Any]) -> None:
+    """Know what `handed_on` gave in another process of this user, whose word it is."""
+    allow_named(message["allowed"])
+    if message != _received:
+        sys.modules.pop(SESSION, None)
+        _received.clear()
+        _received.update(message)
 
 
 def allow_named(names: Iterable[str]) -> None:
@@ -78,6 +113,7 @@ class Registry(Generic[T]):
         self.builtin = tuple(builtin or ())
         self._entries: dict[str, type[T] | str] = dict(builtin or {})
         self._plugins_read = False
+        _registries[plural] = self
 
     def register(self, name: str, target: str | None = None, *, version: int = 1) -> Callable[[C], C]:
         """Register a class by decorator, or a lazy `target` "module:Class"; the name must be free or lead there."""
@@ -97,7 +133,7 @@ class Registry(Generic[T]):
         Raises it also for a failed import and for a class of another kind.
         """
         self.check(name)
-        entry = self._entries.get(name, name)
+        entry, version = self._received().get(name) or (self._entries.get(name, name), 1)
         if isinstance(entry, str):
             try:
                 entry = _imported(entry)
@@ -107,13 +143,13 @@ class Registry(Generic[T]):
             if name in self._entries:
                 self._entries[name] = entry
             if "name" not in vars(entry):  # a lazy class that did not use the decorator; its parent may have
-                entry.name, entry.version = name, vars(entry).get("version", 1)  # type: ignore[attr-defined]
+                entry.name, entry.version = name, vars(entry).get("version", version)  # type: ignore[attr-defined]
         return entry
 
     def check(self, name: str) -> None:
         """Raise UnknownNameError unless `name` is registered, or allowed; loads nothing."""
         self._read_plugins(unless=name)
-        if name in self._entries or name in _allowed:
+        if name in self._entries or name in _allowed or name in self._received():
             return
         if TARGET.fullmatch(name):
             raise UnknownNameError(
@@ -141,7 +177,16 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All registered names, in alphabetical order."""
         self._read_plugins()
-        return sorted(self._entries)
+        return sorted({*self._entries, *self._received()})
+
+    def own(self) -> dict[str, type[T] | str]:
+        """What was registered in this process, as it was given."""
+        return {name: entry for name, entry in self._entries.items() if name not in self.builtin}
+
+    def _received(self) -> dict[str, Any]:
+        """Target and version by name, of what the process that started this one had registered."""
+        found: dict[str, Any] = _received.get("registered", {}).get(self.plural, {})
+        return found
 
     def _add(self, name: str, entry: type[T] | str) -> None:
         existing = self._entries.get(name)
@@ -186,7 +231,13 @@ def home(cls: type) -> str:
 
 def _imported(target: str) -> Any:
     module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    if module != SESSION:
+        return getattr(importlib.import_module(module), attribute)
+    from eltbench.core import session
+
+    if why := _received.get("refused", {}).get(attribute):
+        raise ImportError(why)
+    return getattr(session.opened(SESSION, _received.get("session", "")), attribute)
 
 
 def _target(entry: type | str) -> str:

@@ -1,9 +1,10 @@
-"""Tables as people read them: rows of text under a head, for a terminal and for a Markdown document."""
+"""Tables as people read them: rows of text under a head, for a terminal, a Markdown document and a notebook."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from html import escape
 
 from rich import box
 from rich.console import Console
@@ -32,3 +33,9 @@ def markdown(head: Cells, lines: Iterable[Cells], numbers: Iterable[str] = ()) -
     """The same for a document, ending in a line break."""
     ruled = [head, ["--:" if name in numbers else "---" for name in head], *lines]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in ruled)
+
+
+def html(caption: str, lines: Iterable[Cells]) -> str:
+    """The same for a notebook, below a caption; all of it is text, whatever it holds."""
+    rows = ("".join(f"<td>{escape(cell)}</td>" for cell in cells) for cells in lines)
+    return f"<p>{escape(caption)}</p><table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"

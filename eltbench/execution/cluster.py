@@ -30,7 +30,7 @@ import eltbench
 from eltbench.core.atomic import expanded
 from eltbench.core.child import in_words
 from eltbench.core.durations import duration
-from eltbench.core.registry import allow_named, allowed
+from eltbench.core.registry import handed_on, receive
 from eltbench.core.validation import build, require, unknown
 from eltbench.execution import gpus
 from eltbench.execution.processes import End, Group, Local, Tell
@@ -189,7 +189,7 @@ class Dask:
             refuse_strangers(self.client, *sweep)
             waiting = {
                 self.client.submit(
-                    make_there, group, *sweep, allowed(), key=f"eltbench-{group[0][0].run_id}-{token}", pure=False
+                    make_there, group, *sweep, handed_on(), key=f"eltbench-{group[0][0].run_id}-{token}", pure=False
                 ): group
                 for group in groups
             }
@@ -222,14 +222,15 @@ class Notes(Reporter):
         self.warnings.append(text)
 
 
-def make_there(group: Group, mark: str, version: str, named: Sequence[str] = ()) -> Made:
+def make_there(group: Group, mark: str, version: str, known: Mapping[str, Any] | None = None) -> Made:
     """Make a group on a worker of the cluster, in a process with GPUs of its own.
 
-    named: the classes that the sweep's process allows (`eltbench.core.registry`).
+    known: the classes that the sweep's process knows (`registry.handed_on`).
     """
     if stranger := greeting(mark, version):
         raise ValueError(stranger)
-    allow_named(named)
+    if known is not None:
+        receive(known)
     run, notes, ends = group[0][0].run, Notes(), list[End]()
     on_gpu = run.device in ("cuda", "gpu")
     pinned: AbstractContextManager[dict[str, str]] = gpus.claimed(run.devices) if on_gpu else nullcontext({})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
-import inspect
 import json
 import sys
 from dataclasses import MISSING, fields, is_dataclass
@@ -15,6 +14,7 @@ from typing import Any, get_type_hints
 from eltbench import backends, data, tasks, trainers
 from eltbench.core.config import Options, Run, decisive
 from eltbench.core.registry import UnknownNameError, home
+from eltbench.core.session import source_text
 from eltbench.core.validation import declared, unknown
 
 
@@ -56,7 +56,7 @@ def source(part: type) -> str:
     for each in part.__mro__:
         if home(each).partition(".")[0] not in others:
             with contextlib.suppress(OSError, TypeError):
-                texts.append(inspect.getsource(each))
+                texts.append(source_text(each))
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16] if texts else ""
 
 

@@ -40,6 +40,15 @@ class Model:
         self.run, self.engine, self.parts, self.directory = run, engine, made, directory
         self.trainer, self.task, self.dataset = made.trainer, made.task, made.dataset
 
+    def __repr__(self) -> str:
+        weights = sum(accounting.parameters(self.parts.network).values())
+        return f"Model({self.run.about}: run {self.run_id}, {weights:,} weights, {self.run.optimisation.steps:,} steps)"
+
+    def _repr_html_(self) -> str:
+        from eltbench.core import tables
+
+        return tables.html(repr(self), [("folder", str(self.directory))] if self.directory else [])
+
     @property
     def spec(self) -> DataSpec:
         """The form of this model's data."""

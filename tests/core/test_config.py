@@ -107,6 +107,23 @@ def test_an_impossible_run_is_refused(fields, message):
         Run("elt", "masked", "digits-codes", **fields)
 
 
+def test_a_run_says_what_it_is_and_every_unusual_setting():
+    assert repr(Run("elt", "masked", "relay")) == "Run(elt masked relay 2N×4L seed 0)"
+    shape, brief = Architecture(max_loops=6, width=32), Optimisation(steps=5, betas=(0.9, 0.95))
+    run = Run("elt", "masked", "relay", 3, shape, brief, dataset_options=(("colours", 5),), backend="jax")
+    changed = "width=32, steps=5, betas=(0.9, 0.95), dataset_options=(('colours', 5),), backend='jax'"
+    assert repr(run) == f"Run(elt masked relay 2N×6L seed 3; {changed})"
+    assert run._repr_html_().startswith("<p>Run: elt masked relay 2N×6L seed 3</p><table><tr><td>width</td><td>32</td>")
+
+
+def test_a_run_of_a_stranger_is_shown_as_text():
+    run = Run("<b>\x1b[2J", "masked", "relay", dataset_options=(("<i>", "<script>"),))
+    assert repr(run).isprintable()
+    shown = run._repr_html_()
+    assert not any(tag in shown for tag in ("<b>", "<i>", "<script>", "\x1b["))
+    assert "&lt;script&gt;" in shown
+
+
 def test_the_edges_of_the_allowed_are_allowed():
     assert Architecture(min_loops=4, max_loops=4, attention_radius=0, heads=64).effective_depth == 8
     assert Architecture(prelude=3, coda=2, positions="rotary", heads=16).effective_depth == 3 + 2 * 4 + 2

@@ -64,6 +64,15 @@ def test_a_loaded_model_predicts_as_the_trained_engine_does(store, tmp_path):
     assert not np.array_equal(untrained.sample(LABELS, loops=4, steps=2), loaded.sample(LABELS, loops=4, steps=2))
 
 
+def test_a_model_says_what_it_is(store):
+    run = RUNS["diffusion"]
+    model = load_model(run_id(run), runs=store)
+    weights = sum(np.asarray(each).size for each in model.engine.held("average").values())
+    about = f"Model(elt diffusion digits 1N×3L seed 0: run {run_id(run)}, {weights:,} weights, 3 steps)"
+    assert repr(model) == about
+    assert model._repr_html_() == f"<p>{about}</p><table><tr><td>folder</td><td>{model.directory}</td></tr></table>"
+
+
 def test_the_run_keeps_its_identity_wherever_it_is_loaded(store, tmp_path):
     elsewhere = replace(RUNS["diffusion"], device="cuda:0")
     shutil.copytree(store / run_id(RUNS["diffusion"]), tmp_path / "moved")

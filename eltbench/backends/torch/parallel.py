@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from eltbench.backends.base import Report
 from eltbench.core.arrays import Array
 from eltbench.core.config import Run
-from eltbench.core.registry import allow_named, allowed
+from eltbench.core.registry import handed_on, receive
 from eltbench.tasks.base import Batch, ExitOutput, Ops, Task
 
 ORPHANED = 3  # exit code of a rank whose parent is gone
@@ -151,7 +151,7 @@ def launch(run: Run, train: Callable[[Report | None], object], report: Report | 
         return False
     heard = multiprocessing.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (run, Path(folder) / "rendezvous", train, heard, allowed())
+        arguments = (run, Path(folder) / "rendezvous", train, heard, handed_on())
         ranks = torch.multiprocessing.start_processes(_rank, arguments, run.devices, join=False, daemon=True)
         try:
             while not ranks.join(timeout=LISTEN_EVERY):
@@ -168,10 +168,10 @@ def launch(run: Run, train: Callable[[Report | None], object], report: Report | 
 
 
 def _rank(
-    index: int, run: Run, rendezvous: Path, train: Callable[[Report | None], object], heard: Any, named: list[str]
+    index: int, run: Run, rendezvous: Path, train: Callable[[Report | None], object], heard: Any, known: dict[str, Any]
 ) -> None:
     """The life of one rank."""
-    allow_named(named)
+    receive(known)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         join(run, rendezvous, index)

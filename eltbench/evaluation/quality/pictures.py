@@ -19,8 +19,13 @@ SAMPLES = 10  # in a row
 PUZZLES = 4
 
 
-def by_loops(model: Model, exits: Sequence[int], samples: int, seed: int, **settings: Any) -> Figure:
-    """One row of samples a loop count, all from the same noise, their classes going round; settings of the sampler.
+def classes(model: Model, samples: int) -> np.ndarray:
+    """Labels of so many samples (samples,), the classes going round."""
+    return np.arange(samples, dtype=np.int32) % max(1, model.spec.classes)
+
+
+def by_loops(model: Model, exits: Sequence[int], labels: np.ndarray, seed: int, **settings: Any) -> Figure:
+    """One row of samples a loop count, all from the same noise, one a label; settings of the sampler.
 
     Raises ValueError where the model's world holds no images.
     """
@@ -28,7 +33,6 @@ def by_loops(model: Model, exits: Sequence[int], samples: int, seed: int, **sett
 
     if model.dataset.images(model.dataset.heldout().values[:1]) is None:
         raise ValueError(f"dataset {model.run.dataset!r} holds no images to draw")
-    labels = np.arange(samples, dtype=np.int32) % max(1, model.spec.classes)
     drawn = [model.dataset.images(model.sample(labels, loops, seed=seed, **settings)) for loops in exits]
     images = np.stack([each for each in drawn if each is not None])
     return figures.pictures(images, [f"L = {loops}" for loops in exits], title(model))
@@ -72,7 +76,9 @@ def _draw_samples(path: Path, model: Model, job: Job) -> None:
     seed = job.run.seed
     about = f"Samples of {title(model)} (seed {seed}), a row a loop count, all from the same noise"
     with figures.plain(), replacing(path) as temporary:
-        figure = by_loops(model, job.settings["sample_loops"], SAMPLES, seed=seed, **job.settings["sampling"])
+        figure = by_loops(
+            model, job.settings["sample_loops"], classes(model, SAMPLES), seed=seed, **job.settings["sampling"]
+        )
         metadata = {"Software": None, figures.ABOUT: about}  # without a date
         figure.savefig(temporary, format="png", dpi=100, metadata=metadata)
 
