@@ -1,6 +1,7 @@
 # make setup   create .venv and install
 # make run     … and run the quick extrapolation study
 # make test    … and pass the tests
+# make thorough  … and those that take long: mutated files, notebooks, the README's path, benchmarks once
 # make report  … and write report.html from the committed results
 # make docs    … and build the documentation into docs/_build
 PYTHON ?= python3
@@ -14,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles wha
 # Python compiles what it imports; pip would spend a minute on modules that nobody loads
 PIP = install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: setup run report docs test lint pytest floors newest benchmark clean
+.PHONY: setup run report docs test lint pytest thorough floors newest benchmark clean
 
 setup: $(STAMP)
 
@@ -41,8 +42,13 @@ lint: setup
 test: setup
 	$(MAKE) --jobs 2 lint pytest
 
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 pytest: setup
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not thorough"
+
+thorough: setup
+	$(PYTEST) -m thorough
 
 # what is run in either environment
 define smoke

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import eltbench
+from eltbench.core.atomic import write_text
 
 project, author, release = "eltbench", "eltbench contributors", eltbench.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
+nb_execution_mode = "off"  # their outputs are committed, and a test makes them anew
 myst_heading_anchors = 4
 default_role = "literal"  # in docstrings a single backtick marks code
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # they stand in the signatures of the code
-html_theme = "alabaster"
+autodoc_typehints = "signature"
+html_theme = "furo"  # search, dark mode, and wide tables that scroll within their page
+html_title = "eltbench"
 html_show_copyright = False  # the licence says it
-html_theme_options = {"description": "What does looping a transformer block buy, and where does it stop?"}
-html_sidebars = {"**": ["about.html", "searchfield.html", "navigation.html"]}
+
+ROOT = Path(__file__).parents[1]
+for notebook in sorted(ROOT.glob("notebooks/*.ipynb")):  # which stand outside of these pages, and link to them
+    text = notebook.read_text(encoding="utf-8")
+    write_text(ROOT / "docs" / "notebooks" / notebook.name, text.replace("](../docs/", "](../"))
 
 ELSEWHERE = re.compile(r"(?<!!)\[([^]]+)\]\(\.\./([^)]+)\)")  # links out of docs/: to code, presets, results
 MARKUP = re.compile(r"([*|_])")

@@ -1,8 +1,8 @@
 """Writes the generated tables of README.md and docs/ anew from the committed results: `python docs/generate.py`.
 
 A table stands between the marks `<!-- KIND: FOLDER -->` and `<!-- end of KIND -->`; the kinds are those of TABLES.
-`compare` takes two folders, `gpu-hours` TFLOPS, `declared` columns or limits, `overview` nothing. With --figures the
-published figures are drawn anew first.
+`compare` takes two folders, `gpu-hours` TFLOPS, `declared` columns or limits, `gallery` the folder of all results,
+`overview` nothing. With --figures the published figures are drawn anew first.
 """
 
 from __future__ import annotations
@@ -79,6 +79,17 @@ def hours(teraflops: str) -> str:
     return tables.markdown(gpu_hours.HEAD, lines, gpu_hours.HEAD[2:])
 
 
+def gallery(of: str) -> str:
+    """The figure of every folder that is published below one, under a title that leads to its study's page."""
+    lines = []
+    for folder in published():
+        if folder.startswith(of):
+            study, *preset = Path(folder).parts[1:]
+            name = " ".join([study, *preset])
+            lines.append(f"## [{name}]({study}.md)\n\n![The figure of {name}](../{folder}/figure.png)\n")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[str], str]] = {
     "claims": lambda folder: markdown(decided(folder)),
     "compare": compared,
@@ -87,6 +98,7 @@ TABLES: dict[str, Callable[[str], str]] = {
     "signals": lambda folder: disagreement_page.markdown(summary(folder)),
     "past": lambda folder: past_max.markdown(eltbench.load_rows(ROOT / folder)),
     "variants": lambda folder: variants.markdown(summary(folder)),
+    "gallery": gallery,
     "choices": lambda folder: sensitivity.markdown(summary(folder)),
     "gpu-hours": hours,
     "overview": lambda _: overview([decided(folder) for folder in published()]),

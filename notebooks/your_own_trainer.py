@@ -60,12 +60,12 @@ found = eltbench.run_study(
     results=place,
     progress=False,
 )
-print(found)
+{decision.claim.id: decision.verdict for decision in found.decisions}
 
 # %% [markdown]
 # It is a trainer like every other now: in the table, in the figure, in the claims that compare trainers.
 
-# %%
+# %% tags=["varies"]
 rows = eltbench.load_rows(found.folder)
 losses = rows.query("metric == 'heldout_loss' and stratum.isna()")
 losses.pivot_table(index="loops", columns="trainer", values="value").round(4)

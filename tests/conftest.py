@@ -30,6 +30,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+THOROUGH = ("benchmarks", "fuzz")  # folders whose slow tests `make test` leaves to `make thorough`
+
 # no test asserts wall-clock, hypothesis' own included; new examples are sought by people, not by CI
 settings.register_profile("eltbench", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("eltbench")
@@ -37,9 +39,9 @@ settings.load_profile("eltbench")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Notebooks are slow; begin with the files that hold slow tests, so that no processor waits for a last file."""
+    """Begin with the files that hold slow tests, so that no processor waits for a last file."""
     for item in items:
-        if item.path.suffix == ".ipynb":
-            item.add_marker("slow")
+        if item.path.parent.name in THOROUGH and item.get_closest_marker("slow"):
+            item.add_marker("thorough")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)

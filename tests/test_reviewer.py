@@ -31,6 +31,7 @@ for program in folder.iterdir():
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_reviewer_s_path_is_walked_from_clone_to_verdicts(tmp_path):
     (path,) = re.findall(r"<!-- reviewer -->\n```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)

@@ -99,6 +99,7 @@ def test_every_puzzle_has_one_solution_and_the_stated_difficulty(size):
     check(made, made.heldout())
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_ten_thousand_puzzles_are_as_promised():
     made = Sudoku(6, puzzles=10_000)

@@ -19,6 +19,7 @@ FOLDERS = [str(folder.relative_to(RESULTS)) for folder in folders(RESULTS)]
 TOUCH = 1.0  # pixels by which two boxes may meet
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_its_texts_keep_apart_and_within_the_canvas(folder):

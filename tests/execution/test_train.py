@@ -97,7 +97,7 @@ def test_the_run_is_the_command_s_to_the_bit(trained, tmp_path, capsys):
 def test_a_run_that_is_there_is_not_trained_again(trained, no_process, capsys):
     model, runs = trained
     assert eltbench.train(RUN, runs=runs).run_id == model.run_id
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "runs to make: 0, cached: 1\n"
 
 
 @pytest.mark.slow
