@@ -11,7 +11,7 @@ from eltbench.core.atomic import write_text
 
 project, author, release = "eltbench", "eltbench contributors", eltbench.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]
 nb_execution_mode = "off"  # their outputs are committed, and a test makes them anew
 myst_heading_anchors = 4
 default_role = "literal"  # in docstrings a single backtick marks code
@@ -20,6 +20,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 html_theme = "furo"  # search, dark mode, and wide tables that scroll within their page
 html_title = "eltbench"
+html_static_path, html_css_files = ["_static"], ["tables.css"]
 html_show_copyright = False  # the licence says it
 
 ROOT = Path(__file__).parents[1]

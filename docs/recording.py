@@ -27,15 +27,15 @@ BLOCK = "<!-- recording: {0} -->\n```text\n{1}\n```\n<!-- end of recording -->"
 
 
 def main() -> int:
-    """Run the command and write both screens into the page; gives the command's exit code."""
+    """Run `make run` and write both screens into the page; gives its exit code."""
     screen = pyte.Screen(COLUMNS, LINES)
     stream = pyte.ByteStream(screen)
     with tempfile.TemporaryDirectory() as place:
         child, terminal = pty.fork()
         if not child:
-            os.chdir(place)
-            os.environ |= {"ELTBENCH_RUNS": f"{place}/runs", "TERM": "xterm-256color"}
-            os.execv(sys.executable, [sys.executable, "-m", "eltbench.studies.extrapolation"])
+            os.chdir(PAGE.parents[1])
+            os.environ |= {"ELTBENCH_RUNS": place, "TERM": "xterm-256color"}
+            os.execvp("make", ["make", "run"])
         ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
         began, running = time.monotonic(), ""
         while True:

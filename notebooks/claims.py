@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -18,6 +20,7 @@
 
 # %%
 # %matplotlib inline
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -41,25 +44,27 @@ found.groupby(["study", "preset", "claim"])["cell_verdict"].agg(lambda here: ", 
 
 # %% [markdown]
 # Each line is one effect with its interval, widened over the claims of its study; the band is the region that was
-# stated before the run. Supported: the interval lies inside. Contradicted: outside. Scales differ from claim to claim.
+# stated before the run. Supported (dots): the interval lies inside. Contradicted (crosses): outside. Inconclusive (squares):
+# neither. Scales differ from claim to claim.
 
 # %%
-colours = {"supported": "#0072b2", "contradicted": "#b34700", "inconclusive": "#595959"}
+looks = {"supported": ("#0072b2", "o"), "contradicted": ("#b34700", "X"), "inconclusive": ("#595959", "s")}
 primary = found[found["witness"] == "primary"].dropna(subset=["estimate", "low", "high"])
 groups = list(primary.groupby(["claim", "condition"], sort=False))
-heights = [len(here) + 1.2 for _, here in groups]
-canvas, axes = plt.subplots(len(groups), figsize=(10, 0.32 * sum(heights)), height_ratios=heights, layout="constrained")
+heights = [len(here) + 2 for _, here in groups]
+canvas, axes = plt.subplots(len(groups), figsize=(10, 0.3 * sum(heights)), height_ratios=heights, layout="constrained")
 for axis, ((claim, _), here) in zip(np.atleast_1d(axes), groups, strict=True):
     for place, line in enumerate(here.itertuples()):
-        axis.plot([line.low, line.high], [place, place], color=colours[line.cell_verdict], lw=2)
-        axis.plot(line.estimate, place, "o", color=colours[line.cell_verdict])
+        colour, marker = looks[line.cell_verdict]
+        axis.plot([line.low, line.high], [place, place], color=colour, lw=2)
+        axis.plot(line.estimate, place, marker, color=colour, ms=5)
     left, right = axis.get_xlim()
     axis.axvspan(*np.clip([line.region_low, line.region_high], left, right), color="#cfe3f1", zorder=0)
     axis.axvline(0, color="0.6", ls=":")
-    about = here[["preset", "task", "dataset", "backend", "cell_verdict"]].agg(" ".join, axis=1)
+    about = here[["preset", "task", "dataset", "backend"]].agg(" ".join, axis=1)
     axis.set(xlim=(left, right), ylim=(len(here) - 0.4, -0.6))
     axis.set_yticks(range(len(here)), about, fontsize=7)
-    axis.set_title(f"{claim}: {line.estimand} ({line.scale})", fontsize=9, loc="left")
+    axis.set_title(textwrap.fill(f"{claim}: {line.estimand} ({line.scale})", 72), fontsize=8, loc="left")
 
 # %% [markdown]
 # ## As numbers
