@@ -39,12 +39,12 @@ def main() -> int:
         ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
         began, running = time.monotonic(), ""
         while True:
-            if select.select([terminal], [], [], 1.0)[0]:
+            if select.select([terminal], [], [], 0.02)[0]:
                 try:
                     stream.feed(os.read(terminal, 65_536))
                 except OSError:  # the other end is closed
                     break
-            if not running and time.monotonic() > began + LOOK:
+            elif not running and time.monotonic() > began + LOOK:  # between two drawings of the bars
                 running = shown(screen)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     text = PAGE.read_text(encoding="utf-8")
