@@ -44,8 +44,8 @@ found.groupby(["study", "preset", "claim"])["cell_verdict"].agg(lambda here: ", 
 
 # %% [markdown]
 # Each line is one effect with its interval, widened over the claims of its study; the band is the region that was
-# stated before the run. Supported (dots): the interval lies inside. Contradicted (crosses): outside. Inconclusive (squares):
-# neither. Scales differ from claim to claim.
+# stated before the run. Supported (dots): the interval lies inside. Contradicted (crosses): outside. Inconclusive
+# (squares): neither. Scales differ from claim to claim.
 
 # %%
 looks = {"supported": ("#0072b2", "o"), "contradicted": ("#b34700", "X"), "inconclusive": ("#595959", "s")}
