@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import tyro
 
-from eltbench import backends, studies
+from eltbench import studies
 from eltbench.cli.command_line import options
 from eltbench.core import tables
 from eltbench.core.atomic import check_writable
@@ -22,9 +22,7 @@ from eltbench.core.provenance import provenance
 from eltbench.core.registry import allow_named
 from eltbench.core.terminal import tell_programs
 from eltbench.execution.store import RunStore
-from eltbench.execution.sweep import sweep
 from eltbench.training.identity import run_id
-from eltbench.training.job import Job
 from eltbench.training.model import load_model, runs_root
 
 MOST_IN_A_LINE, MOST_PICTURES = 500, 5_000  # beyond, a picture is wider than matplotlib draws, or takes it hours
@@ -65,18 +63,17 @@ class Train:
     def act(self) -> int:
         """Train the model, also as one of torchrun's processes."""
         from eltbench.execution import torchrun
+        from eltbench.execution.train import make
         from eltbench.training.loop import parts
 
         asked = vars(self).copy()
         allow_named((self.trainer, self.task, self.dataset))
         store = RunStore(runs_root(asked.pop("runs")))
         run = Run(**options(asked.pop("option")), **asked)
-        parts(run)  # refuses what cannot be before a process is started
         if torchrun.launched():
+            parts(run)  # refuses what cannot be
             return torchrun.train(run, store)
-        if run.device != "cpu" or run.devices > 1:
-            backends.get(run.backend).check_device(run.device, run.devices)
-        outcome = sweep([Job(run)], store)
+        outcome = make(run, store)
         for message in outcome.failed.values():
             print(f"failed: {message}", file=sys.stderr)
         if outcome.failed:

@@ -9,7 +9,7 @@ from eltbench.core.config import Run
 from eltbench.execution import torchrun
 from eltbench.execution.progress import Reporter
 from eltbench.execution.store import RunStore
-from eltbench.execution.sweep import sweep
+from eltbench.execution.sweep import Outcome, sweep
 from eltbench.training.job import Job
 from eltbench.training.loop import parts
 from eltbench.training.model import Model, load_model, runs_root
@@ -26,11 +26,16 @@ def train(run: Run, *, runs: str | Path | None = None, progress: bool = True) ->
     """
     if torchrun.launched():
         raise ValueError("train starts its own processes, also for several devices: call it without torchrun")
-    parts(run)
-    if run.device != "cpu" or run.devices > 1:
-        backends.get(run.backend).check_device(run.device, run.devices)
     store = RunStore(runs_root(runs))
-    outcome = sweep([Job(run)], store, progress=None if progress else Reporter())
+    outcome = make(run, store, None if progress else Reporter())
     for run_id, reason in outcome.failed.items():
         raise RuntimeError(f"run {run_id} failed: {reason}; more in {store.directory(run_id) / 'failure.txt'}")
     return load_model(store.directory(Job(run).run_id), runs=store.root)
+
+
+def make(run: Run, store: RunStore, progress: Reporter | None = None) -> Outcome:
+    """Make one run; raises ValueError for one that cannot be before a process is started."""
+    parts(run)
+    if run.device != "cpu" or run.devices > 1:
+        backends.get(run.backend).check_device(run.device, run.devices)
+    return sweep([Job(run)], store, progress=progress)

@@ -15,7 +15,6 @@ from matplotlib.image import imread
 
 import eltbench
 from eltbench import backends, data, studies, tasks, trainers
-from eltbench.cli import commands
 from eltbench.cli import main as cli
 from eltbench.core.config import Architecture, Optimisation, Run
 from eltbench.evaluation.quality import features
@@ -218,7 +217,7 @@ def test_train_makes_one_run_and_finds_it_again(ask, tmp_path):
 
 def test_train_takes_options_of_trainer_task_and_dataset(ask, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(commands, "sweep", lambda jobs, store: asked.extend(jobs) or Outcome())
+    monkeypatch.setattr("eltbench.execution.train.sweep", lambda jobs, store, progress: asked.extend(jobs) or Outcome())
     given = ("trainer.decay=cosine", "trainer.student=false", "dataset.gates=24", "dataset.colours=24")
     options = [word for option in given for word in ("--option", option)]
     code, said, error = ask("train", "--task", "masked", "--dataset", "relay", *options, "--runs", tmp_path)
