@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -44,14 +42,6 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     return Made(tmp_path_factory.mktemp("study"))
-
-
-@pytest.fixture
-def no_process(monkeypatch):
-    def refuse(*arguments, **options):
-        raise AssertionError("a process was started")
-
-    monkeypatch.setattr(subprocess, "Popen", refuse)
 
 
 @pytest.mark.slow

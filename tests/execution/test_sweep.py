@@ -25,14 +25,6 @@ def store(tmp_path):
     return RunStore(tmp_path / "runs")
 
 
-@pytest.fixture
-def no_process(monkeypatch):
-    def refuse(*arguments, **options):
-        raise AssertionError("a process was started")
-
-    monkeypatch.setattr(subprocess, "Popen", refuse)
-
-
 @pytest.fixture(scope="class")
 def swept(tmp_path_factory):
     """One sweep: a run that turns NaN, a sound one measured twice, and one whose measurement fails."""

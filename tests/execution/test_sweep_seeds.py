@@ -1,6 +1,5 @@
 """A sweep with vectorised seeds: one process for the seeds of a configuration, and the truth about each of its runs."""
 
-import subprocess
 from dataclasses import replace
 
 import pytest
@@ -22,14 +21,6 @@ def plugin(monkeypatch, tmp_path):
 @pytest.fixture
 def store(tmp_path):
     return RunStore(tmp_path / "runs")
-
-
-@pytest.fixture
-def no_process(monkeypatch):
-    def refuse(*arguments, **options):
-        raise AssertionError("a process was started")
-
-    monkeypatch.setattr(subprocess, "Popen", refuse)
 
 
 def first_sums(seed):

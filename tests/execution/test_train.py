@@ -66,14 +66,6 @@ def same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
     return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.fixture
-def no_process(monkeypatch):
-    def refuse(*arguments, **options):
-        raise AssertionError("a process was started")
-
-    monkeypatch.setattr(subprocess, "Popen", refuse)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The model of a run, and the cache that it is in."""

@@ -214,7 +214,8 @@ def test_the_command_writes_the_same_files_as_every_study_and_trains_once(tmp_pa
     for _ in range(2):
         assert command.main("convergence", arguments) == 0
         *said, last = capfd.readouterr().out.splitlines()
-        assert "a remark on 9 rows" in said  # three steps of elt at two exits, and of unique depth at one
+        # above three places; three steps of elt at two exits, and of unique depth at one
+        assert said[-4] == "a remark on 9 rows"
         lines.append(json.loads(last))
     assert [(line["runs_done"], line["runs_cached"]) for line in lines] == [(2, 0), (0, 2)]
     assert sorted(path.name for path in (tmp_path / "results" / "convergence" / "tiny").iterdir()) == [
