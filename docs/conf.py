@@ -33,7 +33,12 @@ MARKUP = re.compile(r"([*|_])")
 
 
 def without_links_elsewhere(app: Any, page: str, source: list[str]) -> None:
-    """What lies outside these pages is named by its place in the repository; a site holds no copy of it."""
+    """What lies outside these pages is named by its place in the repository; a site holds no copy of it.
+
+    A notebook's text is JSON, and `](../` leads from it to these pages.
+    """
+    if page.startswith("notebooks/"):
+        return
     source[0] = ELSEWHERE.sub(
         lambda found: f"`{found[2]}`" if found[1].strip("`") in found[2] else f"{found[1]} (`{found[2]}`)", source[0]
     )

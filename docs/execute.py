@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-WIDEST, COLOURS = 1000, 128  # pixels, and colours: lines and text need no more
+WIDEST, COLOURS = 1000, 64  # pixels, and colours: lines and text need no more
 SECONDS = 240  # for one cell
 
 
