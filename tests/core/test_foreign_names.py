@@ -217,7 +217,7 @@ def test_a_plus_among_trainers_adds_an_arm_and_allows_it(mine, given, capsys):
 def test_what_is_a_value_of_the_command_line_is_named_by_the_user(mine, monkeypatch, capsys):
     trained = []
     fine = Outcome()
-    monkeypatch.setattr("eltbench.cli.commands.sweep", lambda jobs, store: trained.extend(jobs) or fine)
+    monkeypatch.setattr("eltbench.execution.train.sweep", lambda jobs, store, progress: trained.extend(jobs) or fine)
     assert cli.main(["train", "--trainer", "mine:Mine", "--runs", "runs"]) == 0, capsys.readouterr().err
     assert trained[0].run.trainer == "mine:Mine"
 

@@ -10,8 +10,8 @@ from judging import asked, bounded, drawn, tried, watched
 from start import TRAINED
 
 from eltbench import studies
-from eltbench.cli import commands
 from eltbench.cli import run_study as study_command
+from eltbench.execution import train
 from eltbench.execution.estimate import estimate
 from eltbench.execution.sweep import Outcome
 from eltbench.studies.throughput import measuring
@@ -87,7 +87,7 @@ def untrained(monkeypatch):
     def nothing(*_, **__):
         raise ValueError("a command was about to time networks")
 
-    monkeypatch.setattr(commands, "sweep", lambda *_, **__: Outcome())
+    monkeypatch.setattr(train, "sweep", lambda *_, **__: Outcome())
     monkeypatch.setattr(study_command, "sweep", lambda *_, **__: Outcome())
     monkeypatch.setattr(study_command, "estimate", lambda groups, *rest: estimate([], *rest))
     monkeypatch.setattr(measuring, "measure", nothing)
